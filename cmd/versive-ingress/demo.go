@@ -1,0 +1,200 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"versive-ingress/schema"
+)
+
+func demoCommand() *cobra.Command {
+	var once bool
+	cmd := &cobra.Command{
+		Use:   "demo",
+		Short: "See it work, without any setup",
+		Long: `Run the ingress on an embedded broker, on loopback only, with a new secret and
+a temporary data directory. Post it a signed sample over HTTP, post the same
+again, and show what a consumer of the stream receives: one event.
+
+Then keep serving until Ctrl-C, or end with --once.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return demo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), once)
+		},
+	}
+	cmd.Flags().BoolVar(&once, "once", false, "end when the sample was consumed; exit 0 only if all was well")
+	return cmd
+}
+
+func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
+	settings, err := readSettings()
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp("", "versive-ingress-demo-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+
+	secret := newSecret()
+	settings.Secrets, settings.SecretsFile = []string{secret}, ""
+	settings.Listen = freeAddress("127.0.0.1:8080")
+	settings.AdminListen = freeAddress("127.0.0.1:9090")
+	settings.NATSListen = freeAddress("127.0.0.1:4222")
+	settings.NATSURL, settings.NATSConfig = "", ""
+	settings.TLSCert, settings.TLSKey = "", ""
+	settings.DataDir = dir
+	settings.LogLevel = max(settings.LogLevel, slog.LevelWarn)
+	if err := settings.check(); err != nil {
+		return err
+	}
+
+	ingress, err := start(ctx, settings, newLogger(settings, logs))
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "The ingress is running on an embedded broker, for this machine only.\n\n")
+	fmt.Fprintf(out, "  webhooks     %s\n  subscribers  %s\n\n", ingress.url, ingress.broker.URL())
+	if err := showOnce(ctx, out, ingress, secret); err != nil {
+		ingress.stop()
+		return err
+	}
+	if once {
+		ingress.stop()
+		return nil
+	}
+	fmt.Fprintf(out, "Post more:\n  %s send --secret %s %s\n\n", programName(), secret, ingress.url)
+	fmt.Fprintf(out, "Read them with the nats CLI:\n  nats --server %s subscribe --stream %s --all '%s.>'\n\n", ingress.broker.URL(), settings.Stream, settings.Subject)
+	fmt.Fprintln(out, "Serving until Ctrl-C.")
+	return ingress.wait(ctx)
+}
+
+// showOnce posts the sample twice and shows what a consumer receives. It
+// returns an error if that is anything but the event, once.
+func showOnce(ctx context.Context, out io.Writer, i *ingress, secret string) error {
+	s := sender{url: i.url}
+	if err := s.signWith(secret); err != nil {
+		return err
+	}
+	id := newEventID()
+	first, err := s.post(ctx, id, time.Now(), sample)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "A signed webhook is posted:         ", first)
+	second, err := s.post(ctx, id, time.Now(), sample)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(out, "The same webhook is posted again:   ", second)
+	if first.Outcome != "stored" || second.Outcome != "duplicate" || second.Sequence != first.Sequence {
+		return errors.New("want the first stored, and the second a duplicate of it")
+	}
+
+	received, err := consume(ctx, i)
+	if err != nil {
+		return fmt.Errorf("reading the stream: %w", err)
+	}
+	fmt.Fprintf(out, "A consumer of the stream receives:   %d event\n\n", len(received))
+	if len(received) != 1 {
+		return fmt.Errorf("want 1 event in the stream, got %d", len(received))
+	}
+	return show(out, received[0], id)
+}
+
+// show prints a message and checks that it is the event that was sent.
+func show(out io.Writer, msg jetstream.Msg, id string) error {
+	event, err := schema.Decode(msg.Headers(), msg.Data())
+	if err != nil {
+		return err
+	}
+	metadata, err := msg.Metadata()
+	if err != nil {
+		return err
+	}
+	data := jsontext.Value(msg.Data()).Clone()
+	if err := data.Indent(jsontext.WithIndentPrefix("  "), jsontext.WithIndent("  ")); err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "  subject   %s\n  id        %s\n  sequence  %d\n  %s\n\n", msg.Subject(), event.ID, metadata.Sequence.Stream, data)
+	if event.ID != id || event.Interview.ID != sampleInterview {
+		return errors.New("the event is not the one that was sent")
+	}
+	return nil
+}
+
+// consume reads the whole stream as any other service would, over TCP.
+func consume(ctx context.Context, i *ingress) ([]jetstream.Msg, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	nc, err := nats.Connect(i.broker.URL())
+	if err != nil {
+		return nil, err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return nil, err
+	}
+	consumer, err := js.OrderedConsumer(ctx, i.settings.Stream, jetstream.OrderedConsumerConfig{
+		FilterSubjects: []string{i.settings.Subject + ".>"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	var received []jetstream.Msg
+	for {
+		msg, err := consumer.Next(jetstream.FetchContext(ctx))
+		if err != nil {
+			return nil, err
+		}
+		received = append(received, msg)
+		metadata, err := msg.Metadata()
+		if err != nil {
+			return nil, err
+		}
+		if metadata.NumPending == 0 {
+			return received, nil
+		}
+	}
+}
+
+// freeAddress returns the usual address if it is free, else one with a port
+// that the system chooses.
+func freeAddress(usual string) string {
+	listener, err := net.Listen("tcp", usual)
+	if err != nil {
+		return "127.0.0.1:0"
+	}
+	listener.Close()
+	return usual
+}
+
+func newSecret() string {
+	key := make([]byte, 24)
+	_, _ = rand.Read(key) // never fails
+	return "whsec_" + base64.StdEncoding.EncodeToString(key)
+}
+
+// programName is how this program was called, for a line to paste.
+func programName() string {
+	if strings.Contains(os.Args[0], "go-build") { // by go run
+		return "go run ./cmd/versive-ingress"
+	}
+	return os.Args[0]
+}

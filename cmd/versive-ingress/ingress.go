@@ -1,0 +1,311 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"versive-ingress/ingest"
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// ingress is a running ingress. Its parts are in the order in which they are
+// started; stop goes the other way.
+type ingress struct {
+	log      *slog.Logger
+	settings Settings
+
+	failed    chan error // of a server, after the start
+	admin     *http.Server
+	webhook   *http.Server
+	url       string           // of the webhook endpoint, as seen from this machine
+	broker    *embedded.Broker // nil with INGRESS_NATS_URL
+	publisher *publish.Publisher
+
+	handler  atomic.Pointer[ingest.Handler] // nil until everything has started
+	stopping atomic.Bool
+}
+
+// start starts everything, from the outside in, so that the sender and the
+// probes get an answer (503) while the broker recovers its streams or is not
+// there yet. It returns when webhooks are accepted.
+func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err error) {
+	i := &ingress{log: log, settings: s, failed: make(chan error, 2)}
+	defer func() {
+		if err != nil {
+			i.stop()
+		}
+	}()
+	metrics := i.newRegistry()
+
+	adminListener, err := net.Listen("tcp", s.AdminListen)
+	if err != nil {
+		return nil, fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
+	}
+	i.admin = i.newServer(i.adminRoutes(metrics))
+	go i.serve(i.admin, adminListener)
+
+	if err := i.listen(); err != nil {
+		return nil, err
+	}
+
+	if err := i.startBroker(ctx); err != nil {
+		return nil, err
+	}
+	if i.publisher, err = publish.Open(ctx, i.publishConfig()); err != nil {
+		return nil, err
+	}
+	maxBody, err := i.maxBody()
+	if err != nil {
+		return nil, err
+	}
+	handler, err := ingest.New(ingest.Config{
+		Path:        s.Path,
+		Secrets:     s.Secrets,
+		Tolerance:   s.Tolerance,
+		MaxBody:     maxBody,
+		MaxInflight: int64(s.MaxInflight),
+		Publisher:   publisher{i.publisher},
+		Logger:      log,
+		Metrics:     metrics,
+	})
+	if err != nil {
+		return nil, err
+	}
+	i.handler.Store(handler)
+	log.Info("ready", "webhooks", i.url, "admin", "http://"+adminListener.Addr().String(), "stream", s.Stream, "version", version)
+	return i, nil
+}
+
+// wait blocks until ctx ends or a server fails, and then stops everything.
+func (i *ingress) wait(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+		i.log.Info("shutting down")
+	case err = <-i.failed:
+	}
+	i.stop()
+	i.log.Info("stopped")
+	return err
+}
+
+// stop ends everything in the one order that loses nothing: accept no more,
+// finish what was accepted, close the client, stop the broker.
+func (i *ingress) stop() {
+	i.stopping.Store(true)
+	if h := i.handler.Load(); h != nil {
+		h.Drain()
+	}
+	if i.webhook != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), i.settings.ShutdownTimeout)
+		defer cancel()
+		if err := i.webhook.Shutdown(ctx); err != nil {
+			i.log.Warn("requests in progress were cut off; the sender will repeat them", "error", err)
+			i.webhook.Close()
+		}
+	}
+	if i.publisher != nil {
+		i.publisher.Close()
+	}
+	if i.broker != nil {
+		i.broker.Stop()
+	}
+	if i.admin != nil {
+		i.admin.Close()
+	}
+}
+
+// serveWebhook passes a request on as soon as there is somebody to serve it.
+func (i *ingress) serveWebhook(w http.ResponseWriter, r *http.Request) {
+	if h := i.handler.Load(); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	ingest.Unavailable(w, r)
+}
+
+// ready returns nil while events can be stored, else why not.
+func (i *ingress) ready() error {
+	switch {
+	case i.stopping.Load():
+		return errors.New("shutting down")
+	case i.handler.Load() == nil:
+		return errors.New("starting")
+	case i.broker != nil:
+		if err := i.broker.Full(); err != nil {
+			return err
+		}
+	}
+	return i.publisher.Ready()
+}
+
+// Limits of the servers. The body has a deadline of its own; see package
+// ingest.
+const (
+	headerTimeout = 5 * time.Second
+	// answerTimeout is from the end of the headers: longer than the body's
+	// deadline and INGRESS_PUBLISH_TIMEOUT can be together.
+	answerTimeout = 20 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 16 << 10
+)
+
+func (i *ingress) newServer(h http.Handler) *http.Server {
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // for proxies that speak it
+	return &http.Server{
+		Handler:           h,
+		Protocols:         protocols,
+		ReadHeaderTimeout: headerTimeout,
+		WriteTimeout:      answerTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		// What a client does wrong on the wire; forgers must not fill the log.
+		ErrorLog: slog.NewLogLogger(i.log.Handler(), slog.LevelDebug),
+	}
+}
+
+func (i *ingress) serve(server *http.Server, listener net.Listener) {
+	serve := server.Serve
+	if server.TLSConfig != nil {
+		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
+	}
+	if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
+		i.failed <- fmt.Errorf("listener %s: %w", listener.Addr(), err)
+	}
+}
+
+// listen opens the webhook listener, with TLS if it is configured.
+func (i *ingress) listen() error {
+	s := i.settings
+	server := i.newServer(http.HandlerFunc(i.serveWebhook))
+	scheme := "http"
+	if s.TLSCert != "" {
+		certificate, err := tls.LoadX509KeyPair(s.TLSCert, s.TLSKey)
+		if err != nil {
+			return fmt.Errorf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %w", err)
+		}
+		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		scheme = "https"
+	}
+	listener, err := net.Listen("tcp", s.Listen)
+	if err != nil {
+		return fmt.Errorf("INGRESS_LISTEN: %w", err)
+	}
+	address := listener.Addr().(*net.TCPAddr)
+	if address.IP.IsUnspecified() {
+		address = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: address.Port}
+	}
+	i.url = scheme + "://" + address.String() + s.Path
+	i.webhook = server
+	go i.serve(server, listener)
+	return nil
+}
+
+// headerRoom is what is left for a message's headers beside its data, in
+// bytes: JetStream takes no more.
+const headerRoom = 64 << 10
+
+func (i *ingress) startBroker(ctx context.Context) error {
+	s := i.settings
+	if s.NATSURL != "" {
+		return nil
+	}
+	var err error
+	i.broker, err = embedded.Start(ctx, embedded.Config{
+		Dir:        s.DataDir,
+		Listen:     s.NATSListen,
+		ConfigFile: s.NATSConfig,
+		MaxStore:   int64(s.MaxStore),
+		MaxPayload: int64(cmp.Or(s.MaxBody, defaultMaxBody)) + schema.MaxGrowth + headerRoom,
+		Logger:     i.log,
+	})
+	if err == nil {
+		i.log.Info("embedded broker is running", "subscribers", i.broker.URL(), "data_dir", s.DataDir)
+	}
+	return err
+}
+
+func (i *ingress) publishConfig() publish.Config {
+	s := i.settings
+	var options []nats.Option
+	if i.broker != nil {
+		options = append(options, nats.InProcessServer(i.broker))
+	}
+	if s.NATSCreds != "" {
+		options = append(options, nats.UserCredentials(s.NATSCreds))
+	}
+	if s.NATSNKey != "" {
+		options = append(options, nkeyOption(s.NATSNKey))
+	}
+	if s.NATSCA != "" {
+		options = append(options, nats.RootCAs(s.NATSCA))
+	}
+	if s.NATSCert != "" {
+		options = append(options, nats.ClientCert(s.NATSCert, s.NATSKey))
+	}
+	return publish.Config{
+		URL:          s.NATSURL,
+		Options:      options,
+		Stream:       s.Stream,
+		Subject:      s.Subject,
+		Replicas:     s.Replicas,
+		MaxAge:       s.MaxAge,
+		DedupeWindow: s.DedupeWindow,
+		Timeout:      s.PublishTimeout,
+		Logger:       i.log,
+	}
+}
+
+// nkeyOption reads the seed when the connection is made, so that a missing
+// file is reported like every other failure to connect.
+func nkeyOption(file string) nats.Option {
+	return func(o *nats.Options) error {
+		option, err := nats.NkeyOptionFromSeed(file)
+		if err != nil {
+			return err
+		}
+		return option(o)
+	}
+}
+
+// maxBody returns the largest body whose event the broker takes.
+func (i *ingress) maxBody() (int64, error) {
+	size := i.publisher.MaxMessage()
+	room := size - schema.MaxGrowth - headerRoom
+	set := int64(i.settings.MaxBody)
+	switch {
+	case room <= 0:
+		return 0, fmt.Errorf("the broker takes messages of %v at most, want at least %v; raise its max_payload, or the stream's max_msg_size", Size(size), Size(schema.MaxGrowth+headerRoom+1<<20))
+	case set > room:
+		return 0, fmt.Errorf("INGRESS_MAX_BODY=%v does not fit the broker, which takes messages of %v at most; raise its max_payload (or the stream's max_msg_size) to at least %v, or lower INGRESS_MAX_BODY to at most %v", Size(set), Size(size), Size(set+size-room), Size(room))
+	case set > 0:
+		return set, nil
+	case room < defaultMaxBody:
+		i.log.Warn("bodies are limited by the broker's max_payload", "max_body", Size(room).String(), "usual", Size(defaultMaxBody).String())
+	}
+	return min(room, defaultMaxBody), nil
+}
+
+// publisher makes a publish.Publisher an ingest.Publisher: the two packages
+// do not know each other.
+type publisher struct{ *publish.Publisher }
+
+func (p publisher) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	receipt, err := p.Publisher.Publish(ctx, m)
+	return ingest.Receipt(receipt), err
+}

@@ -1,0 +1,25 @@
+// Command versive-ingress receives Versive's webhooks and stores each one
+// durably, exactly once, in a NATS JetStream stream.
+//
+// It wires the packages together: ingest verifies what comes in, schema makes
+// an event of it, publish stores it, and the embedded broker holds it where no
+// other is configured. What the program promises stands in package ingest.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	err := rootCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "versive-ingress:", err)
+		os.Exit(1)
+	}
+}

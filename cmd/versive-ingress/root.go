@@ -1,0 +1,58 @@
+package main
+
+import (
+	"fmt"
+	"runtime"
+	"runtime/debug"
+
+	"github.com/spf13/cobra"
+)
+
+// Set by the linker in a release.
+var (
+	version = "devel"
+	commit  = ""
+)
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "versive-ingress",
+		Short: "From a signed webhook to one durable event",
+		Long: `versive-ingress receives the webhooks of Versive, verifies and normalizes them,
+and stores each one exactly once in a NATS JetStream stream, from which any
+number of services can read and replay it.
+
+To see it work:  versive-ingress demo`,
+		SilenceUsage:  true, // an error at run time is not a wrong flag
+		SilenceErrors: true, // main prints it
+	}
+	root.AddCommand(serveCommand(), demoCommand(), sendCommand(), healthCommand(), versionCommand())
+	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "version",
+		Short: "Print version, commit and Go version",
+		Args:  cobra.NoArgs,
+		Run: func(cmd *cobra.Command, _ []string) {
+			fmt.Fprintf(cmd.OutOrStdout(), "versive-ingress %s (commit %s, %s)\n", version, revision(), runtime.Version())
+		},
+	}
+}
+
+// revision returns the commit that the program was built from, as far as the
+// linker or the go command has noted it.
+func revision() string {
+	if commit != "" {
+		return commit
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, s := range info.Settings {
+			if s.Key == "vcs.revision" {
+				return s.Value
+			}
+		}
+	}
+	return "unknown"
+}

@@ -1,0 +1,81 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+)
+
+func serveCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Receive webhooks and store them",
+		Long: `Receive webhooks and store them, until SIGTERM or SIGINT.
+
+Settings come from the environment:
+
+` + settingsText(),
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			settings, err := loadSettings()
+			if err != nil {
+				return err
+			}
+			log := newLogger(settings, cmd.ErrOrStderr())
+			ingress, err := start(cmd.Context(), settings, log)
+			if err != nil {
+				return err
+			}
+			return ingress.wait(cmd.Context())
+		},
+	}
+	return cmd
+}
+
+// settingsText is the table of settings for a terminal.
+func settingsText() string {
+	var b strings.Builder
+	for _, f := range fields() {
+		fmt.Fprintf(&b, "  %s", f.name)
+		if f.fallback != "" {
+			fmt.Fprintf(&b, " (%s)", f.fallback)
+		}
+		fmt.Fprintf(&b, "\n      %s\n", f.about)
+	}
+	return b.String()
+}
+
+// settingsMarkdown is the same table for README.md.
+func settingsMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| variable | default | meaning |\n| --- | --- | --- |\n")
+	for _, f := range fields() {
+		fallback := f.fallback
+		switch {
+		case fallback == "":
+			fallback = "–"
+		case !strings.Contains(fallback, " "):
+			fallback = "`" + fallback + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.name, fallback, f.about)
+	}
+	return b.String()
+}
+
+func newLogger(s Settings, w io.Writer) *slog.Logger {
+	options := &slog.HandlerOptions{Level: s.LogLevel}
+	if s.LogFormat == "text" || s.LogFormat == "" && isTerminal(w) {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}

@@ -1,0 +1,250 @@
+package main
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/kelseyhightower/envconfig"
+
+	"versive-ingress/ingest"
+)
+
+// Settings are read from the environment, by loadSettings alone. The tags
+// carry the full names: with a prefix, envconfig falls back to the bare name,
+// and an ambient $PATH or $NATS_URL would win in silence.
+type Settings struct {
+	Listen      string        `envconfig:"INGRESS_LISTEN" default:":8080" desc:"webhook listener"`
+	Path        string        `envconfig:"INGRESS_PATH" default:"/webhooks/versive" desc:"webhook path"`
+	AdminListen string        `envconfig:"INGRESS_ADMIN_LISTEN" default:"127.0.0.1:9090" desc:"listener for /livez, /readyz and /metrics; keep it off the public network"`
+	Secrets     []string      `envconfig:"INGRESS_SECRETS" desc:"whsec_… signing secrets, comma separated; every one is accepted"`
+	SecretsFile string        `envconfig:"INGRESS_SECRETS_FILE" desc:"file with more of them, one a line; lines that begin with # are comments"`
+	Tolerance   time.Duration `envconfig:"INGRESS_TOLERANCE" default:"5m" desc:"accepted distance between a webhook's timestamp and the clock"`
+	MaxBody     Size          `envconfig:"INGRESS_MAX_BODY" shown:"8MiB, or what the broker's max_payload leaves room for" desc:"largest accepted body"`
+	MaxInflight Size          `envconfig:"INGRESS_MAX_INFLIGHT" default:"256MiB" desc:"bytes of all bodies held at once; beyond it 503; a quarter is kept for bodies up to 64 KiB"`
+	TLSCert     string        `envconfig:"INGRESS_TLS_CERT" desc:"certificate file, PEM; with TLS_KEY serves HTTPS"`
+	TLSKey      string        `envconfig:"INGRESS_TLS_KEY" desc:"its private key file, PEM"`
+
+	NATSURL   string `envconfig:"INGRESS_NATS_URL" shown:"empty: the embedded broker" desc:"URLs of a NATS server or cluster with JetStream, comma separated"`
+	NATSCreds string `envconfig:"INGRESS_NATS_CREDS" desc:"credentials file (JWT and seed)"`
+	NATSNKey  string `envconfig:"INGRESS_NATS_NKEY" desc:"NKey seed file"`
+	NATSCA    string `envconfig:"INGRESS_NATS_CA" desc:"CA certificates to trust the broker by, PEM file"`
+	NATSCert  string `envconfig:"INGRESS_NATS_CERT" desc:"client certificate file, PEM"`
+	NATSKey   string `envconfig:"INGRESS_NATS_KEY" desc:"its private key file, PEM"`
+
+	DataDir    string `envconfig:"INGRESS_DATA_DIR" default:"./data" desc:"embedded broker: where the streams live"`
+	NATSListen string `envconfig:"INGRESS_NATS_LISTEN" shown:"127.0.0.1:4222" desc:"embedded broker: where subscribers connect; an address off the loopback needs authorization in NATS_CONFIG"`
+	NATSConfig string `envconfig:"INGRESS_NATS_CONFIG" desc:"embedded broker: a nats-server configuration file for accounts, TLS, leaf nodes, a cluster"`
+	MaxStore   Size   `envconfig:"INGRESS_MAX_STORE" shown:"what is stored plus 80 % of what is free" desc:"embedded broker: largest total size of the streams"`
+
+	Stream       string        `envconfig:"INGRESS_STREAM" default:"VERSIVE" desc:"stream name"`
+	Subject      string        `envconfig:"INGRESS_SUBJECT" default:"versive" desc:"first subject token"`
+	Replicas     int           `envconfig:"INGRESS_REPLICAS" default:"1" desc:"stream replicas; 3 on a cluster"`
+	MaxAge       time.Duration `envconfig:"INGRESS_MAX_AGE" default:"0" shown:"0: for ever" desc:"how long events are kept"`
+	DedupeWindow time.Duration `envconfig:"INGRESS_DEDUPE_WINDOW" default:"48h" desc:"JetStream's duplicate window; the sender retries for 27 h 35 m"`
+
+	PublishTimeout  time.Duration `envconfig:"INGRESS_PUBLISH_TIMEOUT" default:"8s" desc:"how long storing an event may take"`
+	ShutdownTimeout time.Duration `envconfig:"INGRESS_SHUTDOWN_TIMEOUT" default:"20s" desc:"how long requests in progress may take at the end"`
+	LogLevel        slog.Level    `envconfig:"INGRESS_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
+	LogFormat       string        `envconfig:"INGRESS_LOG_FORMAT" shown:"text on a terminal, else json" desc:"text or json"`
+}
+
+const (
+	// senderTimeout is after how long the sender gives up on an answer. A
+	// second is left for the network.
+	senderTimeout = 15 * time.Second
+	networkShare  = time.Second
+
+	defaultMaxBody = 8 << 20
+	// maxMaxBody keeps a message below JetStream's largest record of 32 MiB.
+	maxMaxBody = 31 << 20
+)
+
+// loadSettings reads and checks the settings. The error names the variable,
+// its value (never a secret) and what is allowed.
+func loadSettings() (Settings, error) {
+	s, err := readSettings()
+	if err != nil {
+		return Settings{}, err
+	}
+	if err := s.readSecretsFile(); err != nil {
+		return Settings{}, err
+	}
+	return s, s.check()
+}
+
+// readSettings reads the settings from the environment. An empty variable
+// counts as not set.
+func readSettings() (Settings, error) {
+	if err := checkNames(); err != nil {
+		return Settings{}, err
+	}
+	var s Settings
+	if err := envconfig.Process("", &s); err != nil {
+		if parse, ok := errors.AsType[*envconfig.ParseError](err); ok {
+			return Settings{}, fmt.Errorf("%s=%q is not %s", parse.KeyName, parse.Value, allowed(parse.TypeName))
+		}
+		return Settings{}, err
+	}
+	return s, nil
+}
+
+// serviceLink matches what Kubernetes injects for a service named ingress.
+var serviceLink = regexp.MustCompile(`^INGRESS_(SERVICE_HOST|SERVICE_PORT.*|PORT.*)$`)
+
+// checkNames refuses INGRESS_ variables that are no settings: a misspelt one
+// would be ignored in silence. It removes empty ones from the environment.
+func checkNames() error {
+	var known []string
+	for _, f := range fields() {
+		known = append(known, f.name)
+	}
+	for _, entry := range os.Environ() {
+		name, value, _ := strings.Cut(entry, "=")
+		switch {
+		case !strings.HasPrefix(name, "INGRESS_"), serviceLink.MatchString(name):
+		case !slices.Contains(known, name):
+			return fmt.Errorf("%s is not a setting; see: versive-ingress serve --help", name)
+		case value == "":
+			os.Unsetenv(name)
+		}
+	}
+	return nil
+}
+
+// allowed says what values a setting of the named type takes.
+func allowed(typeName string) string {
+	switch typeName {
+	case "time.Duration":
+		return `a duration such as "90s", "5m" or "48h"`
+	case "main.Size":
+		return `a size such as "65536", "64KiB" or "8MiB"`
+	case "slog.Level":
+		return "debug, info, warn or error"
+	default:
+		return "a whole number"
+	}
+}
+
+func (s *Settings) readSecretsFile() error {
+	if s.SecretsFile == "" {
+		return nil
+	}
+	text, err := os.ReadFile(s.SecretsFile)
+	if err != nil {
+		return fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
+			s.Secrets = append(s.Secrets, line)
+		}
+	}
+	return nil
+}
+
+var (
+	subjectToken = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
+	streamName   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
+)
+
+// check refuses values out of range and settings that contradict each other.
+func (s *Settings) check() error {
+	for i, secret := range s.Secrets {
+		s.Secrets[i] = strings.TrimSpace(secret)
+		if err := ingest.CheckSecret(s.Secrets[i]); err != nil {
+			return fmt.Errorf("INGRESS_SECRETS and INGRESS_SECRETS_FILE: secret %d of %d %w", i+1, len(s.Secrets), err)
+		}
+	}
+
+	wrong := func(name string, value any, want string) error {
+		return fmt.Errorf("%s=%v: want %s", name, value, want)
+	}
+	maxPublish := senderTimeout - networkShare - ingest.BodyTimeout
+	switch {
+	case len(s.Secrets) == 0:
+		return errors.New("INGRESS_SECRETS is not set: want the endpoint's signing secret (whsec_…), here or in INGRESS_SECRETS_FILE; to try without one: versive-ingress demo")
+	case !isAddress(s.Listen):
+		return wrong("INGRESS_LISTEN", s.Listen, "host:port or :port")
+	case !isAddress(s.AdminListen):
+		return wrong("INGRESS_ADMIN_LISTEN", s.AdminListen, "host:port or :port")
+	case !strings.HasPrefix(s.Path, "/") || strings.ContainsAny(s.Path, " ?#%"):
+		return wrong("INGRESS_PATH", s.Path, `a path that begins with "/", without spaces, query or escapes`)
+	case s.Tolerance < time.Second || s.Tolerance > 24*time.Hour:
+		return wrong("INGRESS_TOLERANCE", s.Tolerance, "1s to 24h")
+	case s.MaxBody < 0 || s.MaxBody > maxMaxBody:
+		return wrong("INGRESS_MAX_BODY", s.MaxBody, "1 byte to 31MiB, the most that one message can hold")
+	case s.MaxInflight/4*3 < cmp.Or(s.MaxBody, defaultMaxBody):
+		return wrong("INGRESS_MAX_INFLIGHT", s.MaxInflight, fmt.Sprintf("at least 4/3 of INGRESS_MAX_BODY (%v), or no such body is ever accepted", cmp.Or(s.MaxBody, defaultMaxBody)))
+	case (s.TLSCert == "") != (s.TLSKey == ""):
+		return errors.New("INGRESS_TLS_CERT and INGRESS_TLS_KEY: set both, or neither")
+	case (s.NATSCert == "") != (s.NATSKey == ""):
+		return errors.New("INGRESS_NATS_CERT and INGRESS_NATS_KEY: set both, or neither")
+	case s.NATSCreds != "" && s.NATSNKey != "":
+		return errors.New("INGRESS_NATS_CREDS and INGRESS_NATS_NKEY: set one of them; a connection has one identity")
+	case s.MaxStore < 0:
+		return wrong("INGRESS_MAX_STORE", s.MaxStore, "a positive size")
+	case !streamName.MatchString(s.Stream):
+		return wrong("INGRESS_STREAM", s.Stream, "1 to 64 letters, digits, _ and -")
+	case !subjectToken.MatchString(s.Subject):
+		return wrong("INGRESS_SUBJECT", s.Subject, "one subject token: 1 to 32 letters, digits, _ and -, the first a letter or digit")
+	case s.Replicas < 1 || s.Replicas > 5:
+		return wrong("INGRESS_REPLICAS", s.Replicas, "1 to 5")
+	case s.Replicas > 1 && s.NATSURL == "" && s.NATSConfig == "":
+		return wrong("INGRESS_REPLICAS", s.Replicas, "1 with the embedded broker; set INGRESS_NATS_URL to a cluster")
+	case s.MaxAge < 0 || s.MaxAge > 0 && s.MaxAge < time.Second:
+		return wrong("INGRESS_MAX_AGE", s.MaxAge, "0 (for ever) or at least 1s")
+	case s.DedupeWindow < time.Second:
+		return wrong("INGRESS_DEDUPE_WINDOW", s.DedupeWindow, "at least 1s; the sender retries for 27 h 35 m")
+	case s.PublishTimeout < 100*time.Millisecond || s.PublishTimeout > maxPublish:
+		return wrong("INGRESS_PUBLISH_TIMEOUT", s.PublishTimeout, fmt.Sprintf("100ms to %v: with %v for the body, the sender must have its answer within %v", maxPublish, ingest.BodyTimeout, senderTimeout))
+	case s.ShutdownTimeout < 0:
+		return wrong("INGRESS_SHUTDOWN_TIMEOUT", s.ShutdownTimeout, "0s or more")
+	case s.LogFormat != "" && s.LogFormat != "text" && s.LogFormat != "json":
+		return wrong("INGRESS_LOG_FORMAT", s.LogFormat, "text or json")
+	}
+	for i, address := range strings.Split(s.NATSURL, ",") {
+		if _, err := url.Parse(strings.TrimSpace(address)); err != nil {
+			return fmt.Errorf("INGRESS_NATS_URL: address %d is not a URL such as nats://host:4222", i+1) // it may hold a password
+		}
+	}
+	if s.NATSURL != "" {
+		for name, value := range map[string]string{"INGRESS_NATS_CONFIG": s.NATSConfig, "INGRESS_NATS_LISTEN": s.NATSListen} {
+			if value != "" {
+				return fmt.Errorf("%s=%s is for the embedded broker, but INGRESS_NATS_URL names another; unset one of them", name, value)
+			}
+		}
+	}
+	return nil
+}
+
+func isAddress(s string) bool {
+	_, _, err := net.SplitHostPort(s)
+	return err == nil
+}
+
+// field is one setting, for the table of them.
+type field struct {
+	name, fallback, about string
+}
+
+// fields returns the settings in the order of the struct.
+func fields() []field {
+	var list []field
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Settings]()) {
+		fallback := f.Tag.Get("shown")
+		if fallback == "" {
+			fallback = f.Tag.Get("default")
+		}
+		list = append(list, field{f.Tag.Get("envconfig"), fallback, f.Tag.Get("desc")})
+	}
+	return list
+}

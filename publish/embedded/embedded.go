@@ -1,0 +1,238 @@
+// Package embedded runs a NATS server with JetStream inside the process.
+//
+// Its part of the promise (see package ingest): what the broker acknowledges
+// is on the disk, power loss included (sync_interval: always); the store
+// stays smaller than the disk; and one process alone has the data directory.
+//
+// Only commands import this package, so that a program which publishes or
+// subscribes does not compile a NATS server.
+package embedded
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+)
+
+// DefaultListen is where subscribers connect if nothing else is said.
+const DefaultListen = "127.0.0.1:4222"
+
+// Config says how the broker runs.
+type Config struct {
+	// Dir is where the streams live. It is created if it does not exist.
+	Dir string
+	// Listen is the host:port for subscribers; port 0 takes a free one. Empty
+	// is what ConfigFile says, or else DefaultListen.
+	Listen string
+	// ConfigFile is a nats-server configuration file for what is not set here:
+	// accounts, TLS, leaf nodes, a cluster. Empty is none.
+	ConfigFile string
+	// MaxStore is the largest total size of the streams in bytes. 0 is what
+	// ConfigFile says, or else what is stored plus 80 % of what is free on the
+	// disk.
+	MaxStore int64
+	// MaxPayload is the largest message in bytes, headers included. A larger
+	// max_payload in ConfigFile wins.
+	MaxPayload int64
+
+	Logger *slog.Logger // nil discards
+}
+
+// Broker is a running NATS server. It is safe for concurrent use.
+type Broker struct {
+	server   *server.Server
+	lock     *os.File
+	maxStore int64
+}
+
+// Start starts the broker and returns when it takes connections, with all
+// streams recovered. That can take a while with a large store; ctx ends the
+// wait.
+func Start(ctx context.Context, cfg Config) (*Broker, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	b, err := start(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	return b, nil
+}
+
+func start(ctx context.Context, cfg Config) (*Broker, error) {
+	options, err := cfg.options()
+	if err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	// Measured under the lock: nothing else writes there now.
+	if options.JetStreamMaxStore <= 0 {
+		if options.JetStreamMaxStore, err = mostOfDisk(cfg.Dir); err != nil {
+			lock.Close()
+			return nil, fmt.Errorf("data directory: %w", err)
+		}
+	}
+
+	s, err := server.NewServer(options)
+	if err != nil {
+		lock.Close()
+		return nil, err
+	}
+	b := &Broker{server: s, lock: lock, maxStore: options.JetStreamMaxStore}
+	fatal := make(chan error, 1)
+	s.SetLoggerV2(&bridge{cfg.Logger, fatal}, false, false, false)
+
+	go s.Start() // returns by itself, or waits for ever after a fatal error
+	for {
+		select {
+		case err = <-fatal:
+		case <-ctx.Done():
+			err = context.Cause(ctx)
+		default:
+			if s.ReadyForConnections(50 * time.Millisecond) {
+				return b, nil
+			}
+			continue
+		}
+		b.Stop()
+		return nil, err
+	}
+}
+
+// options merges the configuration file with what this package decides.
+func (c Config) options() (*server.Options, error) {
+	o := &server.Options{}
+	if c.ConfigFile != "" {
+		var err error
+		if o, err = server.ProcessConfigFile(c.ConfigFile); err != nil {
+			return nil, fmt.Errorf("configuration file %s: %w", c.ConfigFile, err)
+		}
+		if o.StoreDir != "" && filepath.Clean(o.StoreDir) != filepath.Clean(c.Dir) {
+			return nil, fmt.Errorf("configuration file %s sets store_dir %q, but the data directory is %q; remove store_dir", c.ConfigFile, o.StoreDir, c.Dir)
+		}
+		if c.Listen != "" && (o.Host != "" || o.Port != 0) {
+			return nil, fmt.Errorf("configuration file %s sets a listener, and so does the listen address %q; remove one of them", c.ConfigFile, c.Listen)
+		}
+	}
+	if o.Host == "" && o.Port == 0 {
+		if err := listen(o, cmp.Or(c.Listen, DefaultListen)); err != nil {
+			return nil, err
+		}
+	}
+	if !isLoopback(o.Host) && !hasAuthorization(o) {
+		return nil, fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure users in a NATS configuration file", o.Host)
+	}
+
+	if o.ServerName == "" {
+		o.ServerName = "versive-ingress"
+	}
+	o.NoSigs = true // signals belong to the program
+	o.JetStream = true
+	o.StoreDir = c.Dir
+	o.SyncAlways = true
+	if c.MaxStore > 0 {
+		o.JetStreamMaxStore = c.MaxStore
+	}
+	o.MaxPayload = max(o.MaxPayload, int32(c.MaxPayload))
+	o.DisableJetStreamBanner = true
+	return o, nil
+}
+
+func listen(o *server.Options, address string) error {
+	host, port, err := net.SplitHostPort(address)
+	if err != nil {
+		return fmt.Errorf("listen address: %w", err)
+	}
+	if o.Port, err = strconv.Atoi(port); err != nil {
+		return fmt.Errorf("listen address %q: the port must be a number", address)
+	}
+	if o.Port == 0 {
+		o.Port = server.RANDOM_PORT
+	}
+	o.Host = cmp.Or(host, server.DEFAULT_HOST)
+	return nil
+}
+
+// isLoopback reports whether a listener on host is out of reach for others. An
+// empty host is the server's default, all interfaces.
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+func hasAuthorization(o *server.Options) bool {
+	return o.NoAuthUser == "" && (o.Username != "" || o.Authorization != "" || len(o.Users) > 0 || len(o.Nkeys) > 0 ||
+		len(o.TrustedOperators) > 0 || o.AuthCallout != nil || o.TLSMap)
+}
+
+// InProcessConn connects to the broker without a socket; it makes a Broker a
+// nats.InProcessConnProvider.
+func (b *Broker) InProcessConn() (net.Conn, error) { return b.server.InProcessConn() }
+
+// URL returns where subscribers connect.
+func (b *Broker) URL() string { return b.server.ClientURL() }
+
+// Full returns an error when the store is at its limit, so that nothing more
+// can be stored.
+func (b *Broker) Full() error {
+	info, err := b.server.Jsz(nil)
+	if err != nil {
+		return fmt.Errorf("embedded broker: %w", err)
+	}
+	if info.Store >= uint64(b.maxStore) {
+		return fmt.Errorf("embedded broker: store is full: %d bytes of %d", info.Store, b.maxStore)
+	}
+	return nil
+}
+
+// Stop ends the broker, flushes its store and gives the data directory free.
+func (b *Broker) Stop() {
+	b.server.Shutdown()
+	b.server.WaitForShutdown()
+	b.lock.Close()
+}
+
+// bridge is the server's logger.
+type bridge struct {
+	log   *slog.Logger
+	fatal chan<- error
+}
+
+// Noticef logs at debug level: the server announces every step of its start.
+func (b *bridge) Noticef(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
+
+// Warnf leaves out what the server says of a max_payload over 8 MiB: the
+// default is that large on purpose.
+func (b *bridge) Warnf(format string, v ...any) {
+	if !strings.HasPrefix(format, "Maximum payloads over") {
+		b.log.Warn(fmt.Sprintf(format, v...))
+	}
+}
+
+func (b *bridge) Errorf(format string, v ...any) { b.log.Error(fmt.Sprintf(format, v...)) }
+func (b *bridge) Debugf(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
+func (b *bridge) Tracef(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
+
+// Fatalf is called for errors that keep the server from starting; it leaves
+// it to its logger to end the process.
+func (b *bridge) Fatalf(format string, v ...any) {
+	select {
+	case b.fatal <- fmt.Errorf(format, v...):
+	default:
+	}
+}

@@ -1,0 +1,72 @@
+package publish
+
+import (
+	"context"
+	"errors"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Error codes of JetStream that nats.go has no name for.
+const (
+	errCodeDuplicateInFlight    jetstream.ErrorCode = 10158
+	errCodeInsufficientResource jetstream.ErrorCode = 10023
+	errCodeStoreFailed          jetstream.ErrorCode = 10077 // full by bytes or messages, among others
+	errCodeStorageExceeded      jetstream.ErrorCode = 10047
+	errCodeNoPeers              jetstream.ErrorCode = 10005
+)
+
+// Error says why a message was not confirmed. It may be stored all the same;
+// publishing it again is safe.
+type Error struct {
+	reason string
+	err    error
+}
+
+// Reason returns one of a few words, fit for a metric's label:
+//
+//   - "unreachable": no connection, or no broker answers for the stream;
+//   - "no_answer": the broker did not answer in time;
+//   - "full": the stream or the broker's store is at its limit;
+//   - "refused": the broker refused the message for another reason.
+func (e *Error) Reason() string { return e.reason }
+
+func (e *Error) Error() string { return e.reason + ": " + e.err.Error() }
+
+func (e *Error) Unwrap() error { return e.err }
+
+// classify turns an error of nats.go into an [Error].
+func classify(err error) *Error {
+	reason := "refused"
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		switch api.ErrorCode {
+		case errCodeStoreFailed, errCodeInsufficientResource, errCodeStorageExceeded:
+			reason = "full"
+		}
+		return &Error{reason, err}
+	}
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
+		reason = "no_answer"
+	case errors.Is(err, nats.ErrConnectionClosed),
+		errors.Is(err, nats.ErrConnectionReconnecting),
+		errors.Is(err, nats.ErrReconnectBufExceeded),
+		errors.Is(err, nats.ErrDisconnected),
+		errors.Is(err, nats.ErrNoResponders),
+		errors.Is(err, jetstream.ErrNoStreamResponse):
+		reason = "unreachable"
+	}
+	return &Error{reason, err}
+}
+
+// ConflictError says that the broker or an existing stream cannot hold the
+// promise as it is configured. Only a person can change that.
+type ConflictError struct {
+	Stream  string
+	Problem string // what is wrong, and what to do
+}
+
+func (e *ConflictError) Error() string {
+	return "stream " + e.Stream + ": " + e.Problem
+}

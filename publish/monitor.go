@@ -1,0 +1,128 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+const (
+	// checkInterval and checkTimeout together bound how long the loss of the
+	// broker goes unnoticed.
+	checkInterval = time.Second
+	checkTimeout  = 2 * time.Second
+
+	// troubleHold is for how long a failed publish makes the streams count as
+	// not writable. The broker's own word on a stream does not show a failing
+	// disk or a store at its limit; only writing does. After the hold, the
+	// next webhook tries again.
+	troubleHold = 10 * time.Second
+
+	// smallEvent is the room, in bytes, that a stream with a limit must have
+	// left to count as writable.
+	smallEvent = 4 << 10
+)
+
+// trouble is the last publish that failed, if none has succeeded since.
+type trouble struct {
+	err *Error
+	at  time.Time
+}
+
+// failed classifies the error of a publish and remembers it.
+func (p *Publisher) failed(err error) error {
+	e := classify(err)
+	p.troubled.Store(&trouble{e, time.Now()})
+	return e
+}
+
+// Ready returns nil while the streams can be written, else why they cannot.
+// It is at most a few seconds old.
+func (p *Publisher) Ready() error {
+	if err := p.ready.Load(); err != nil {
+		return *err
+	}
+	if t := p.troubled.Load(); t != nil && time.Since(t.at) < troubleHold {
+		return fmt.Errorf("the last publish failed: %w", t.err)
+	}
+	return nil
+}
+
+// monitor checks the streams until ctx ends.
+func (p *Publisher) monitor(ctx context.Context) {
+	ticker := time.NewTicker(checkInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		err := p.check(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		p.transition(err)
+	}
+}
+
+func (p *Publisher) transition(err error) {
+	before := p.ready.Load()
+	switch {
+	case err != nil && (before == nil || (*before).Error() != err.Error()):
+		p.cfg.Logger.Error("streams cannot be written", "error", err)
+	case err == nil && before != nil:
+		p.cfg.Logger.Info("streams can be written again")
+	}
+	if err == nil {
+		p.ready.Store(nil)
+	} else {
+		p.ready.Store(&err)
+	}
+}
+
+// check asks the broker whether both streams have a leader and room. A stream
+// that is gone, because the broker came back empty or somebody deleted it, is
+// created again: refusing events for ever would not bring the old ones back.
+func (p *Publisher) check(ctx context.Context) error {
+	if !p.nc.IsConnected() {
+		return errors.New("no connection to the broker")
+	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	for kind := range p.streams {
+		name := schema.Kind(kind).Stream(p.cfg.Stream)
+		stream, err := p.js.Stream(ctx, name)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			p.cfg.Logger.Error("stream is gone; creating it again", "stream", name)
+			stream, err = p.ensure(ctx, schema.Kind(kind))
+		}
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+		if err := writable(stream.CachedInfo()); err != nil {
+			return fmt.Errorf("stream %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func writable(info *jetstream.StreamInfo) error {
+	c, s := info.Config, info.State
+	switch {
+	case info.Cluster != nil && info.Cluster.Leader == "":
+		return errors.New("has no leader")
+	case c.Sealed:
+		return errors.New("is sealed")
+	case c.MaxMsgs > 0 && s.Msgs >= uint64(c.MaxMsgs):
+		return fmt.Errorf("is full: %d messages of %d", s.Msgs, c.MaxMsgs)
+	case c.MaxBytes > 0 && s.Bytes+smallEvent > uint64(c.MaxBytes):
+		return fmt.Errorf("is full: %d bytes of %d", s.Bytes, c.MaxBytes)
+	}
+	return nil
+}

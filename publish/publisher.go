@@ -1,0 +1,255 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+// Config says where to publish and how. All fields without a stated zero
+// value must be set.
+type Config struct {
+	// URL lists the broker's addresses, comma separated. Ignored with
+	// nats.InProcessServer among the Options.
+	URL string
+	// Options are added to the connection's own: credentials, TLS.
+	Options []nats.Option
+
+	Stream       string        // name of the event stream; the others' derive from it
+	Subject      string        // first token of the events' subjects
+	Replicas     int           // of each stream
+	MaxAge       time.Duration // of a stored message; 0 keeps it for ever
+	DedupeWindow time.Duration // shrinks to MaxAge if that is shorter
+	Timeout      time.Duration // for one Publish, retries included
+
+	Logger *slog.Logger // nil discards
+}
+
+// Receipt says where a message is stored.
+type Receipt struct {
+	Stream    string
+	Sequence  uint64
+	Duplicate bool // it was stored already
+}
+
+// Publisher stores messages. It is safe for concurrent use.
+type Publisher struct {
+	cfg     Config
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	streams [2]jetstream.Stream // by Kind
+
+	// ready holds nil or why the streams cannot be written; see monitor.
+	ready    atomic.Pointer[error]
+	troubled atomic.Pointer[trouble]
+	stop     context.CancelFunc
+	stopped  sync.WaitGroup
+}
+
+const (
+	// dialTimeout bounds a connection attempt and a write to the connection.
+	// The latter must be short: nats.go writes under its lock, and a frozen
+	// broker would hold up every caller beyond its deadline.
+	dialTimeout = 2 * time.Second
+	// retryWait is between attempts to reach the broker.
+	retryWait = time.Second
+)
+
+// Open connects to the broker and creates or widens the streams. While the
+// broker cannot be reached it waits, logging why, until ctx ends. It returns
+// a [*ConflictError] when the streams cannot hold the promise, and
+// nats.ErrAuthorization or the like when the broker refuses the credentials.
+//
+// The connection outlives every loss of the broker; see [Publisher.Ready].
+func Open(ctx context.Context, cfg Config) (*Publisher, error) {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Publisher{cfg: cfg}
+	for {
+		err := p.open(ctx)
+		if err == nil {
+			break
+		}
+		p.Close()
+		if isPermanent(err) {
+			return nil, fmt.Errorf("opening publisher: %w", err)
+		}
+		if ctx.Err() != nil {
+			return nil, fmt.Errorf("opening publisher: %w (last: %v)", context.Cause(ctx), err)
+		}
+		cfg.Logger.Warn("broker is not ready; waiting for it", "error", err)
+		select {
+		case <-ctx.Done():
+		case <-time.After(retryWait):
+		}
+	}
+	monitorCtx, stop := context.WithCancel(context.Background())
+	p.stop = stop
+	p.stopped.Go(func() { p.monitor(monitorCtx) })
+	return p, nil
+}
+
+func isPermanent(err error) bool {
+	if _, ok := errors.AsType[*ConflictError](err); ok {
+		return true
+	}
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
+}
+
+func (p *Publisher) open(ctx context.Context) error {
+	log := p.cfg.Logger
+	options := append([]nats.Option{
+		nats.Name("versive-ingress"),
+		nats.Timeout(dialTimeout),
+		nats.FlusherTimeout(dialTimeout),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(retryWait / 4),
+		// A message that waits for a reconnection would be stored long after
+		// its caller was told that it failed.
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil: closed by us
+				log.Warn("broker connection lost", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("broker connection is back", "broker", nc.ConnectedUrlRedacted())
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			log.Error("broker reported an error", "error", err)
+		}),
+	}, p.cfg.Options...)
+
+	var err error
+	if p.nc, err = nats.Connect(p.cfg.URL, options...); err != nil {
+		return fmt.Errorf("connecting to the broker: %w", err)
+	}
+	if p.js, err = jetstream.New(p.nc); err != nil {
+		return err
+	}
+	return p.ensureAll(ctx)
+}
+
+func (p *Publisher) ensureAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*dialTimeout)
+	defer cancel()
+	for kind := range p.streams {
+		stream, err := p.ensure(ctx, schema.Kind(kind))
+		if err != nil {
+			return err
+		}
+		p.streams[kind] = stream
+	}
+	return nil
+}
+
+// MaxMessage returns the size in bytes of the largest message, headers and
+// data together, that the broker and both streams take.
+func (p *Publisher) MaxMessage() int64 {
+	size := p.nc.MaxPayload()
+	for _, stream := range p.streams {
+		if limit := int64(stream.CachedInfo().Config.MaxMsgSize); limit > 0 {
+			size = min(size, limit)
+		}
+	}
+	return size
+}
+
+// Close ends the connection. Publish must not be in progress or called again.
+func (p *Publisher) Close() {
+	if p.stop != nil {
+		p.stop()
+		p.stopped.Wait()
+	}
+	if p.nc != nil {
+		p.nc.Close()
+	}
+}
+
+// Publish stores m and returns when the stream has confirmed it, durably as
+// far as the broker's configuration goes (sync_interval: always, or replicas).
+// It does not end with ctx, for a message whose caller went away may be stored
+// all the same; it has its own deadline, Config.Timeout.
+//
+// The error is an [*Error]. It does not say that m is not stored: the answer
+// may have been lost.
+func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, error) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
+	defer cancel()
+
+	header := make(nats.Header, len(m.Header)+2)
+	for name, values := range m.Header {
+		header[name] = values
+	}
+	header[jetstream.MsgIDHeader] = []string{m.ID}
+	header[jetstream.ExpectedLastSubjSeqHeader] = []string{"0"}
+	msg := &nats.Msg{Subject: m.Subject(p.cfg.Subject), Header: header, Data: m.Data}
+
+	for wait := 5 * time.Millisecond; ; wait *= 2 {
+		receipt, err := p.attempt(ctx, m.Kind, msg)
+		if err == nil {
+			p.troubled.Store(nil)
+			return receipt, nil
+		}
+		if !errors.Is(err, errInFlight) {
+			return Receipt{}, p.failed(err)
+		}
+		select {
+		case <-ctx.Done():
+			return Receipt{}, p.failed(fmt.Errorf("%w: %w", ctx.Err(), err))
+		case <-time.After(wait):
+		}
+	}
+}
+
+// errInFlight means that another copy is on its way into the stream: neither
+// stored for certain nor refused.
+var errInFlight = errors.New("another copy of the message is in flight")
+
+// attempt publishes once. It is the whole of the exactly-once rule.
+func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg) (Receipt, error) {
+	stream := p.streams[kind]
+	name := stream.CachedInfo().Config.Name
+
+	ack, err := p.js.PublishMsg(ctx, msg)
+	if err == nil {
+		if ack.Stream != name {
+			return Receipt{}, fmt.Errorf("subject belongs to stream %s, not %s", ack.Stream, name)
+		}
+		return Receipt{Stream: name, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	}
+
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return Receipt{}, err
+	}
+	switch api.ErrorCode {
+	case jetstream.JSErrCodeStreamWrongLastSequence:
+		// The subject has a message, so says the broker; see it before saying so.
+		first, err := stream.GetLastMsgForSubject(ctx, msg.Subject)
+		if errors.Is(err, jetstream.ErrMsgNotFound) { // a replica that is behind
+			return Receipt{}, errInFlight
+		}
+		if err != nil {
+			return Receipt{}, fmt.Errorf("confirming a duplicate: %w", err)
+		}
+		return Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true}, nil
+	case errCodeDuplicateInFlight, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
+		return Receipt{}, errInFlight
+	}
+	return Receipt{}, err
+}
