@@ -1,10 +1,13 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,12 +139,25 @@ func (p *Publisher) open(ctx context.Context) error {
 
 	var err error
 	if p.nc, err = nats.Connect(p.cfg.URL, options...); err != nil {
-		return fmt.Errorf("connecting to the broker: %w", err)
+		return fmt.Errorf("connecting to the broker at %s: %w", redact(cmp.Or(p.cfg.URL, "nats://in-process")), err)
 	}
 	if p.js, err = jetstream.New(p.nc); err != nil {
 		return err
 	}
 	return p.ensureAll(ctx)
+}
+
+// redact returns a list of URLs without the passwords in them.
+func redact(list string) string {
+	urls := strings.Split(list, ",")
+	for i, raw := range urls {
+		if u, err := url.Parse(strings.TrimSpace(raw)); err == nil {
+			urls[i] = u.Redacted()
+		} else {
+			urls[i] = "(not a URL)"
+		}
+	}
+	return strings.Join(urls, ",")
 }
 
 func (p *Publisher) ensureAll(ctx context.Context) error {

@@ -1,0 +1,200 @@
+package embedded_test
+
+import (
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+)
+
+func start(t *testing.T, cfg embedded.Config) *embedded.Broker {
+	t.Helper()
+	b, err := embedded.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Stop)
+	return b
+}
+
+func writeConfig(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+// One process alone has the data directory, for as long as its broker runs.
+func TestDirIsLocked(t *testing.T) {
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
+	first := start(t, cfg)
+	_, err := embedded.Start(t.Context(), cfg)
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
+		t.Errorf("got %v, want an error that names this process", err)
+	}
+	first.Stop()
+	start(t, cfg)
+}
+
+// What was stored is there after a restart, and so is what is known of it.
+func TestStoreSurvivesRestart(t *testing.T) {
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
+	broker := start(t, cfg)
+	js := inProcess(t, broker)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "s.1", []byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	broker.Stop()
+
+	stream, err := inProcess(t, start(t, cfg)).Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.GetMsg(t.Context(), 1); err != nil || string(m.Data) != "kept" {
+		t.Errorf("got %v, %v", m, err)
+	}
+}
+
+func inProcess(t *testing.T, b *embedded.Broker) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect("", nats.InProcessServer(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// The server itself says that it syncs always, and what its limits are.
+func TestSyncsAlways(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close()
+	start(t, embedded.Config{
+		Dir:        t.TempDir(),
+		ConfigFile: writeConfig(t, fmt.Sprintf("listen: \"127.0.0.1:-1\"\nhttp: %q\njetstream { sync_interval: 2m }", address)),
+		MaxStore:   1 << 30,
+		MaxPayload: 9 << 20,
+	})
+	var info struct {
+		Config struct {
+			SyncAlways bool  `json:"sync_always"`
+			MaxStorage int64 `json:"max_storage"`
+		} `json:"config"`
+	}
+	response, err := http.Get("http://" + address + "/jsz?config=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if err := json.UnmarshalRead(response.Body, &info); err != nil {
+		t.Fatal(err)
+	}
+	if !info.Config.SyncAlways || info.Config.MaxStorage != 1<<30 {
+		t.Errorf("got %+v", info.Config)
+	}
+}
+
+func TestFull(t *testing.T) {
+	broker := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 64 << 10})
+	js := inProcess(t, broker)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := broker.Full(); err != nil {
+		t.Errorf("an empty store is full: %v", err)
+	}
+	for i := 0; ; i++ {
+		if _, err := js.Publish(t.Context(), "s", make([]byte, 8<<10)); err != nil {
+			break
+		}
+		if i > 100 {
+			t.Fatal("the limit of the store is not kept")
+		}
+	}
+	if err := broker.Full(); err == nil {
+		t.Error("a store at its limit is not full")
+	}
+}
+
+func TestStartRefuses(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, test := range []struct {
+		name string
+		cfg  embedded.Config
+		want string // part of the error
+	}{
+		{"an open listener without authorization", embedded.Config{Listen: "0.0.0.0:0"}, "without authorization"},
+		{"all interfaces without authorization", embedded.Config{Listen: ":0"}, "without authorization"},
+		{"the same in a file", embedded.Config{ConfigFile: writeConfig(t, `listen: "0.0.0.0:-1"`)}, "without authorization"},
+		{"a default user", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "0.0.0.0:-1"
+			no_auth_user: anyone
+			authorization { users: [{user: anyone, password: x}] }`)}, "without authorization"},
+		{"a listener in both places", embedded.Config{Listen: "127.0.0.1:0", ConfigFile: writeConfig(t, `port: 4222`)}, "remove one of them"},
+		{"another store directory", embedded.Config{ConfigFile: writeConfig(t, `jetstream { store_dir: "/elsewhere" }`)}, "store_dir"},
+		{"a file that is none", embedded.Config{ConfigFile: writeConfig(t, `no_such_option: 1`)}, "configuration file"},
+		{"a port that is taken", embedded.Config{Listen: taken.Addr().String()}, "address already in use"},
+		{"a port that is none", embedded.Config{Listen: "127.0.0.1:http"}, "must be a number"},
+		{"an address that is none", embedded.Config{Listen: "4222"}, "listen address"},
+		{"a directory that is a file", embedded.Config{Dir: file, Listen: "127.0.0.1:0"}, "data directory"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			if test.cfg.Dir == "" {
+				test.cfg.Dir = t.TempDir()
+			}
+			b, err := embedded.Start(t.Context(), test.cfg)
+			if err == nil {
+				b.Stop()
+			}
+			if err == nil || !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q in it", err, test.want)
+			}
+		})
+	}
+}
+
+// With users, a broker may listen anywhere, and only they get in.
+func TestAuthorization(t *testing.T) {
+	broker := start(t, embedded.Config{Dir: t.TempDir(), ConfigFile: writeConfig(t, `
+		listen: "0.0.0.0:-1"
+		authorization { users: [{user: reader, password: secret}] }`)})
+	if nc, err := nats.Connect(broker.URL()); err == nil {
+		nc.Close()
+		t.Error("anyone gets in")
+	}
+	nc, err := nats.Connect(broker.URL(), nats.UserInfo("reader", "secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nc.Close()
+}

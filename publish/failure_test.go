@@ -1,0 +1,274 @@
+package publish_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// A proxy stands between a publisher and its broker and loses what it is told
+// to lose.
+type proxy struct {
+	listener net.Listener
+	target   string
+	// lose… make the bytes of a direction vanish, as in a network that is
+	// split. freeze holds them back.
+	loseRequests, loseAnswers atomic.Bool
+	freeze                    sync.RWMutex
+
+	mu    sync.Mutex
+	conns []net.Conn
+	wg    sync.WaitGroup
+}
+
+func startProxy(t *testing.T, broker *embedded.Broker) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{listener: listener, target: broker.URL()[len("nats://"):]}
+	p.wg.Go(p.accept)
+	t.Cleanup(func() {
+		listener.Close()
+		p.cut()
+		p.wg.Wait()
+	})
+	return p
+}
+
+func (p *proxy) url() string { return "nats://" + p.listener.Addr().String() }
+
+func (p *proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		broker, err := net.Dial("tcp", p.target)
+		if err != nil {
+			client.Close()
+			continue
+		}
+		p.mu.Lock()
+		p.conns = append(p.conns, client, broker)
+		p.mu.Unlock()
+		p.wg.Go(func() { p.copy(broker, client, &p.loseRequests) })
+		p.wg.Go(func() { p.copy(client, broker, &p.loseAnswers) })
+	}
+}
+
+func (p *proxy) copy(to io.WriteCloser, from io.ReadCloser, lose *atomic.Bool) {
+	defer to.Close()
+	defer from.Close()
+	buf := make([]byte, 64<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		p.freeze.RLock()
+		if !lose.Load() {
+			_, err = to.Write(buf[:n])
+		}
+		p.freeze.RUnlock()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// cut closes all connections.
+func (p *proxy) cut() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range p.conns {
+		c.Close()
+	}
+	p.conns = nil
+}
+
+func wantReason(t *testing.T, err error, want string) {
+	t.Helper()
+	e, ok := errors.AsType[*publish.Error](err)
+	if !ok {
+		t.Fatalf("got error %v, want a publish.Error", err)
+	}
+	if e.Reason() != want {
+		t.Errorf("got reason %q (%v), want %q", e.Reason(), err, want)
+	}
+}
+
+// Every failure comes in two: the message is stored, or it is not. The caller
+// sees the same error, and publishing again settles it.
+func TestPublishFailure(t *testing.T) {
+	for _, test := range []struct {
+		name   string
+		fail   func(*proxy)
+		reason string
+		stored bool
+	}{
+		{"request lost", func(p *proxy) { p.loseRequests.Store(true) }, "no_answer", false},
+		{"answer lost", func(p *proxy) { p.loseAnswers.Store(true) }, "no_answer", true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			broker := startBroker(t, embedded.Config{})
+			proxy := startProxy(t, broker)
+			cfg := config(proxy.url())
+			cfg.Timeout = 500 * time.Millisecond
+			p := openPublisher(t, cfg)
+			m := event(t, "msg_1")
+
+			test.fail(proxy)
+			_, err := p.Publish(t.Context(), m)
+			wantReason(t, err, test.reason)
+			if p.Ready() == nil {
+				t.Error("ready, although the last publish failed")
+			}
+			js := connect(t, broker.URL())
+			if got := len(stored(t, js, "VERSIVE")) == 1; got != test.stored {
+				t.Errorf("stored: %t, want %t", got, test.stored)
+			}
+
+			proxy.loseRequests.Store(false)
+			proxy.loseAnswers.Store(false)
+			proxy.cut() // as both ends would in the end
+			var receipt publish.Receipt
+			await(t, "publishing again succeeds", 10*time.Second, func() bool {
+				receipt, err = p.Publish(t.Context(), m)
+				return err == nil
+			})
+			if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: test.stored}); receipt != want {
+				t.Errorf("got %+v, want %+v", receipt, want)
+			}
+			if n := len(stored(t, js, "VERSIVE")); n != 1 {
+				t.Errorf("the stream holds %d messages, want 1", n)
+			}
+			if err := p.Ready(); err != nil {
+				t.Errorf("not ready after a publish: %v", err)
+			}
+		})
+	}
+}
+
+// A broker that neither answers nor reads must not hold a caller longer than
+// the timeout, however large the message.
+func TestPublishToFrozenBroker(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	proxy := startProxy(t, broker)
+	cfg := config(proxy.url())
+	cfg.Timeout = 3 * time.Second
+	p := openPublisher(t, cfg)
+
+	proxy.freeze.Lock()
+	defer proxy.freeze.Unlock()
+	var wg sync.WaitGroup
+	for i := range 8 {
+		m := schema.Quarantine(fmt.Sprintf("msg_%d", i), make([]byte, 8<<20), &schema.Error{Reason: schema.Malformed}, nil)
+		wg.Go(func() {
+			started := time.Now()
+			if _, err := p.Publish(t.Context(), m); err == nil {
+				t.Error("published to a frozen broker")
+			}
+			if took := time.Since(started); took > cfg.Timeout+2*time.Second {
+				t.Errorf("took %v with a timeout of %v", took, cfg.Timeout)
+			}
+		})
+	}
+	wg.Wait()
+	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+}
+
+func TestBrokerStopsAndComesBack(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	address := freeAddress(t)
+	start := func() *embedded.Broker {
+		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: dir, Listen: address})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return broker
+	}
+	broker := start()
+	p := openPublisher(t, config(broker.URL()))
+	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
+		t.Fatal(err)
+	}
+
+	broker.Stop()
+	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+	started := time.Now()
+	_, err := p.Publish(t.Context(), event(t, "msg_2"))
+	wantReason(t, err, "unreachable")
+	if took := time.Since(started); took > time.Second {
+		t.Errorf("took %v to find out that there is no broker", took)
+	}
+
+	broker = start()
+	defer broker.Stop()
+	await(t, "published again", 10*time.Second, func() bool {
+		_, err := p.Publish(t.Context(), event(t, "msg_2"))
+		return err == nil
+	})
+	await(t, "ready", 10*time.Second, func() bool { return p.Ready() == nil })
+	if ids := stored(t, connect(t, broker.URL()), "VERSIVE"); len(ids) != 2 {
+		t.Errorf("the stream holds %v", ids)
+	}
+}
+
+func TestFullStream(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	js := connect(t, broker.URL())
+	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "VERSIVE", Subjects: []string{"versive.>"}, MaxMsgs: 3, Discard: jetstream.DiscardNew,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := openPublisher(t, config(broker.URL()))
+	for i := range 3 {
+		if _, err := p.Publish(t.Context(), event(t, fmt.Sprintf("msg_%d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		_, err := p.Publish(t.Context(), event(t, "msg_3"))
+		wantReason(t, err, "full")
+	}
+	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+	if got, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil || !got.Duplicate {
+		t.Errorf("an event that is stored is a duplicate in a full stream too: got %+v, %v", got, err)
+	}
+	if ids := stored(t, js, "VERSIVE"); len(ids) != 3 || ids[0] != "msg_0" {
+		t.Errorf("the stream holds %v", ids)
+	}
+}
+
+func TestStreamIsDeleted(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	js := connect(t, broker.URL())
+	p := openPublisher(t, config(broker.URL()))
+	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "published into a new stream", 10*time.Second, func() bool {
+		_, err := p.Publish(t.Context(), event(t, "msg_1"))
+		return err == nil
+	})
+}

@@ -1,0 +1,259 @@
+package publish_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m,
+		// The server's own, which outlive its shutdown.
+		goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1"),
+	)
+}
+
+// startBroker runs a broker in dir, on a port of its own, until the test ends.
+func startBroker(t *testing.T, cfg embedded.Config) *embedded.Broker {
+	t.Helper()
+	if cfg.Listen == "" && cfg.ConfigFile == "" {
+		cfg.Listen = "127.0.0.1:0"
+	}
+	if cfg.Dir == "" {
+		cfg.Dir = t.TempDir()
+	}
+	cfg.MaxPayload = max(cfg.MaxPayload, 9<<20)
+	broker, err := embedded.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Stop)
+	return broker
+}
+
+func config(url string) publish.Config {
+	return publish.Config{
+		URL:          url,
+		Stream:       "VERSIVE",
+		Subject:      "versive",
+		Replicas:     1,
+		DedupeWindow: 48 * time.Hour,
+		Timeout:      2 * time.Second,
+	}
+}
+
+func openPublisher(t *testing.T, cfg publish.Config) *publish.Publisher {
+	t.Helper()
+	p, err := publish.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.Close)
+	return p
+}
+
+// event returns a canonical event with the given svix-id.
+func event(t *testing.T, id string) schema.Message {
+	t.Helper()
+	m, err := schema.Normalize(id, []byte(`{"event_type":"interview.completed","interview":{"id":"i"},"study":{"id":"s"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// connect returns a plain client of the broker, as any other program would be.
+func connect(t *testing.T, url string) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// stored returns the svix-id of every message of a stream, in order.
+func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state := s.CachedInfo().State
+	var ids []string
+	for seq := max(state.FirstSeq, 1); seq <= state.LastSeq; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, m.Header.Get(jetstream.MsgIDHeader))
+	}
+	return ids
+}
+
+// await waits until condition holds, and fails the test after a while.
+func await(t *testing.T, what string, within time.Duration, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+func TestPublishStoresOnce(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+
+	quarantined := schema.Quarantine("msg_1", []byte("{"), &schema.Error{Reason: schema.Malformed, Detail: "is broken"},
+		map[string][]string{"Svix-Id": {"msg_1"}})
+	for _, test := range []struct {
+		message schema.Message
+		stream  string
+		subject string
+	}{
+		{event(t, "msg_1"), "VERSIVE", "versive.interview.completed.s.i.msg_1"},
+		{quarantined, "VERSIVE_QUARANTINE", "versive-quarantine.msg_1"},
+	} {
+		for _, duplicate := range []bool{false, true, true} {
+			got, err := p.Publish(t.Context(), test.message)
+			if want := (publish.Receipt{Stream: test.stream, Sequence: 1, Duplicate: duplicate}); err != nil || got != want {
+				t.Errorf("got %+v, %v; want %+v", got, err, want)
+			}
+		}
+		s, err := js.Stream(t.Context(), test.stream)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, err := s.GetMsg(t.Context(), 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Subject != test.subject || string(m.Data) != string(test.message.Data) {
+			t.Errorf("stored %s %s", m.Subject, m.Data)
+		}
+		for name, values := range test.message.Header {
+			if m.Header.Get(name) != values[0] {
+				t.Errorf("header %s is %q, want %q", name, m.Header.Get(name), values[0])
+			}
+		}
+		if n := s.CachedInfo().State.Msgs; n != 1 {
+			t.Errorf("%s holds %d messages, want 1", test.stream, n)
+		}
+	}
+}
+
+// The duplicate window forgets; the subject does not.
+func TestPublishAfterTheWindow(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+
+	m := event(t, "msg_1")
+	// A message whose id the window does not know, as after its end.
+	if _, err := js.Publish(t.Context(), m.Subject("versive"), m.Data); err != nil {
+		t.Fatal(err)
+	}
+	got, err := p.Publish(t.Context(), m)
+	if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: true}); err != nil || got != want {
+		t.Errorf("got %+v, %v; want %+v", got, err, want)
+	}
+}
+
+// Many callers of two publishers send the same ids at the same time, as the
+// sender's resends reach two ingresses behind a balancer.
+func TestPublishConcurrently(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	publishConcurrently(t, config(broker.URL()), 100, 4)
+}
+
+// publishConcurrently publishes each of n ids so many times at once through
+// two publishers, and checks that each is stored once and that all receipts
+// of an id tell the same sequence, one of them as new.
+func publishConcurrently(t *testing.T, cfg publish.Config, n, times int) {
+	t.Helper()
+	publishers := []*publish.Publisher{openPublisher(t, cfg), openPublisher(t, cfg)}
+	var wg sync.WaitGroup
+	receipts := make([][]publish.Receipt, n)
+	for i := range n {
+		m := event(t, fmt.Sprintf("msg_%d", i))
+		receipts[i] = make([]publish.Receipt, times)
+		for k := range times {
+			wg.Go(func() {
+				var err error
+				if receipts[i][k], err = publishers[k%2].Publish(t.Context(), m); err != nil {
+					t.Errorf("publishing %s: %v", m.ID, err)
+				}
+			})
+		}
+	}
+	wg.Wait()
+
+	sequences := map[uint64]bool{}
+	for i, of := range receipts {
+		fresh := 0
+		for _, r := range of {
+			if !r.Duplicate {
+				fresh++
+			}
+			if r.Sequence != of[0].Sequence {
+				t.Errorf("id %d is at sequences %d and %d", i, of[0].Sequence, r.Sequence)
+			}
+		}
+		if fresh != 1 {
+			t.Errorf("id %d was new %d times, want once", i, fresh)
+		}
+		sequences[of[0].Sequence] = true
+	}
+	ids := stored(t, connect(t, cfg.URL), cfg.Stream)
+	if len(ids) != n || len(sequences) != n {
+		t.Errorf("%d messages at %d sequences, want %d", len(ids), len(sequences), n)
+	}
+}
+
+// A caller that goes away does not take its message with it.
+func TestPublishOutlivesItsCaller(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := p.Publish(ctx, event(t, "msg_1")); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPublishLargest(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	if p.MaxMessage() != 9<<20 {
+		t.Fatalf("largest message is %d bytes, want the broker's max_payload", p.MaxMessage())
+	}
+	body := `{"event_type":"interview.completed","interview":{"id":"i","transcript":"` + strings.Repeat("x", 8<<20) + `"},"study":{"id":"s"}}`
+	m, err := schema.Normalize("msg_1", []byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, duplicate := range []bool{false, true} {
+		got, err := p.Publish(t.Context(), m)
+		if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: duplicate}); err != nil || got != want {
+			t.Errorf("got %+v, %v; want %+v", got, err, want)
+		}
+	}
+}

@@ -1,0 +1,203 @@
+package publish_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+)
+
+// byHand is a stream that an operator could have made.
+func byHand(change func(*jetstream.StreamConfig)) jetstream.StreamConfig {
+	c := jetstream.StreamConfig{
+		Name:               "VERSIVE",
+		Subjects:           []string{"versive.>"},
+		Discard:            jetstream.DiscardNew,
+		Duplicates:         48 * time.Hour,
+		AllowDirect:        true,
+		AllowAtomicPublish: true,
+	}
+	change(&c)
+	return c
+}
+
+func TestOpenCreatesStreams(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+	for name, subject := range map[string]string{"VERSIVE": "versive.>", "VERSIVE_QUARANTINE": "versive-quarantine.>"} {
+		stream, err := js.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := stream.CachedInfo().Config
+		want := byHand(func(c *jetstream.StreamConfig) {
+			c.Name, c.Subjects = name, []string{subject}
+			c.Retention, c.Storage, c.Replicas = jetstream.LimitsPolicy, jetstream.FileStorage, 1
+			c.MaxConsumers, c.MaxMsgs, c.MaxBytes, c.MaxMsgsPerSubject, c.MaxMsgSize = -1, -1, -1, -1, -1
+		})
+		if diff := cmp.Diff(want, got, cmpopts.IgnoreFields(jetstream.StreamConfig{}, "Description", "Metadata", "ConsumerLimits")); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+// What an operator has set by hand is widened where the promise needs it, and
+// never narrowed.
+func TestOpenWidensStream(t *testing.T) {
+	day := 24 * time.Hour
+	for _, test := range []struct {
+		name   string
+		have   jetstream.StreamConfig
+		cfg    func(*publish.Config)
+		want   func(jetstream.StreamConfig) any
+		expect any
+	}{
+		{
+			"another subject is kept", byHand(func(c *jetstream.StreamConfig) { c.Subjects = []string{"old.>"} }), nil,
+			func(c jetstream.StreamConfig) any { return strings.Join(c.Subjects, " ") }, "old.> versive.>",
+		},
+		{
+			"a short window is widened", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }), nil,
+			func(c jetstream.StreamConfig) any { return c.Duplicates }, 2 * day,
+		},
+		{
+			"a long window is kept", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = 4 * day }), nil,
+			func(c jetstream.StreamConfig) any { return c.Duplicates }, 4 * day,
+		},
+		{
+			"the window stays within an age set by hand", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxAge = time.Minute, time.Hour }), nil,
+			func(c jetstream.StreamConfig) any { return [2]time.Duration{c.MaxAge, c.Duplicates} },
+			[2]time.Duration{time.Hour, time.Hour},
+		},
+		{
+			"a shorter age is widened to the setting", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxAge = time.Hour, time.Hour }),
+			func(c *publish.Config) { c.MaxAge = 3 * day },
+			func(c jetstream.StreamConfig) any { return [2]time.Duration{c.MaxAge, c.Duplicates} },
+			[2]time.Duration{3 * day, 2 * day},
+		},
+		{
+			"a longer age is kept", byHand(func(c *jetstream.StreamConfig) { c.MaxAge = 9 * day }),
+			func(c *publish.Config) { c.MaxAge = 3 * day },
+			func(c jetstream.StreamConfig) any { return c.MaxAge }, 9 * day,
+		},
+		{
+			"no age is kept", byHand(func(*jetstream.StreamConfig) {}),
+			func(c *publish.Config) { c.MaxAge = time.Hour },
+			func(c jetstream.StreamConfig) any { return [2]time.Duration{c.MaxAge, c.Duplicates} },
+			[2]time.Duration{0, 2 * day},
+		},
+		{
+			"an unlimited stream discards new from now on", byHand(func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }), nil,
+			func(c jetstream.StreamConfig) any { return c.Discard }, jetstream.DiscardNew,
+		},
+		{
+			"direct get and atomic publish are allowed", byHand(func(c *jetstream.StreamConfig) { c.AllowDirect, c.AllowAtomicPublish = false, false }), nil,
+			func(c jetstream.StreamConfig) any { return [2]bool{c.AllowDirect, c.AllowAtomicPublish} },
+			[2]bool{true, true},
+		},
+		{
+			"limits are kept", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxBytes, c.MaxMsgSize = time.Hour, 1<<30, 2<<20 }), nil,
+			func(c jetstream.StreamConfig) any { return [2]int64{c.MaxBytes, int64(c.MaxMsgSize)} },
+			[2]int64{1 << 30, 2 << 20},
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			broker := startBroker(t, embedded.Config{})
+			js := connect(t, broker.URL())
+			if _, err := js.CreateStream(t.Context(), test.have); err != nil {
+				t.Fatal(err)
+			}
+			cfg := config(broker.URL())
+			if test.cfg != nil {
+				test.cfg(&cfg)
+			}
+			p := openPublisher(t, cfg)
+			stream, err := js.Stream(t.Context(), "VERSIVE")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.expect, test.want(stream.CachedInfo().Config)); diff != "" {
+				t.Errorf("(-want +got):\n%s", diff)
+			}
+			if limit := int64(test.have.MaxMsgSize); limit > 0 && p.MaxMessage() != limit {
+				t.Errorf("largest message is %d, want the stream's limit %d", p.MaxMessage(), limit)
+			}
+			if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+func TestOpenRefusesStream(t *testing.T) {
+	for _, test := range []struct {
+		name    string
+		have    jetstream.StreamConfig
+		problem string // part of the error
+	}{
+		{"work queue", byHand(func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }), "WorkQueue retention"},
+		{"interest", byHand(func(c *jetstream.StreamConfig) { c.Retention = jetstream.InterestPolicy }), "Interest retention"},
+		{"memory", byHand(func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }), "in memory"},
+		{"no acknowledgements", byHand(func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false }), "no_ack"},
+		{"asynchronous", byHand(func(c *jetstream.StreamConfig) {
+			c.PersistMode, c.AllowAtomicPublish = jetstream.AsyncPersistMode, false
+		}), "persist_mode"},
+		{"old are discarded", byHand(func(c *jetstream.StreamConfig) { c.Discard, c.MaxBytes = jetstream.DiscardOld, 1<<20 }), "--discard new"},
+		{"new are discarded by subject", byHand(func(c *jetstream.StreamConfig) { c.DiscardNewPerSubject, c.MaxMsgsPerSubject = true, 1 }), "discard_new_per_subject"},
+		{"transform", byHand(func(c *jetstream.StreamConfig) {
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "versive.>", Destination: "other.>"}
+		}), "transforms subjects"},
+		{"subjects are another stream's", byHand(func(c *jetstream.StreamConfig) { c.Name = "OTHER" }), "overlap"},
+		{"mirror", jetstream.StreamConfig{Name: "VERSIVE", Mirror: &jetstream.StreamSource{Name: "ORIGIN"}}, "mirror"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			broker := startBroker(t, embedded.Config{})
+			if _, err := connect(t, broker.URL()).CreateStream(t.Context(), test.have); err != nil {
+				t.Fatal(err)
+			}
+			p, err := publish.Open(t.Context(), config(broker.URL()))
+			if err == nil {
+				p.Close()
+			}
+			conflict, ok := errors.AsType[*publish.ConflictError](err)
+			if !ok {
+				t.Fatalf("got %v, want a ConflictError", err)
+			}
+			if conflict.Stream != "VERSIVE" || !strings.Contains(conflict.Problem, test.problem) {
+				t.Errorf("got %v, want %q in it", conflict, test.problem)
+			}
+		})
+	}
+}
+
+func TestOpenRefusesReplicasWithoutCluster(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	cfg := config(broker.URL())
+	cfg.Replicas = 3
+	_, err := publish.Open(t.Context(), cfg)
+	if _, ok := errors.AsType[*publish.ConflictError](err); !ok {
+		t.Errorf("got %v, want a ConflictError", err)
+	}
+}
+
+// While there is no broker, Open waits; the caller's context ends it. A
+// password does not get into the error.
+func TestOpenWaitsForBroker(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	_, err := publish.Open(ctx, config("nats://user:pa55word@127.0.0.1:1"))
+	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "pa55word") {
+		t.Errorf("got %v, want the deadline and which broker could not be reached", err)
+	}
+}
