@@ -77,6 +77,9 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
+		cfg.Logger.Warn("duplicate window shrinks to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
+	}
 	p := &Publisher{cfg: cfg}
 	for {
 		err := p.open(ctx)
