@@ -122,5 +122,8 @@ func Decode(header map[string][]string, data []byte) (Event, error) {
 		}
 		return Event{}, fmt.Errorf("decoding event %s: not valid JSON", event.ID)
 	}
+	if event.Type != typeCompleted || event.Interview.ID == "" || event.Study.ID == "" {
+		return Event{}, fmt.Errorf("decoding event %s: not of a known type, or a required member is missing", event.ID)
+	}
 	return event, nil
 }

@@ -3,6 +3,7 @@ package schema
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -10,11 +11,25 @@ import (
 // toLower lowers a string's letters and leaves its bytes alone if there is
 // nothing to lower.
 func toLower(value jsontext.Value) (jsontext.Value, string) {
+	if isLower(value) {
+		return value, ""
+	}
 	s := unquote(value)
 	if lower := strings.ToLower(s); lower != s {
 		return quote(lower), ""
 	}
 	return value, ""
+}
+
+// isLower reports whether a JSON string holds nothing to lower. It says so
+// of plain ASCII without escapes alone, the usual case.
+func isLower(value jsontext.Value) bool {
+	for _, c := range value {
+		if 'A' <= c && c <= 'Z' || c == '\\' || c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 func toUTC(value jsontext.Value) (jsontext.Value, string) {

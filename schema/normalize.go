@@ -30,6 +30,7 @@ const (
 // (see [Quarantine]).
 func Normalize(id string, body []byte) (Message, error) {
 	p := newParser(body)
+	defer p.close()
 	data, err := p.document()
 	if err != nil {
 		return Message{}, err
@@ -111,7 +112,7 @@ const (
 // value is absent, null or, where emptyIsAbsent says so, "".
 type form struct {
 	kind          jsontext.Kind
-	absent        string // "" if the member is required
+	absent        jsontext.Value // nil if the member is required
 	emptyIsAbsent bool
 
 	// normalize rewrites a value of the right type; nil keeps it as it is. What
@@ -120,14 +121,23 @@ type form struct {
 }
 
 var (
-	text      = &form{kind: '"', absent: `""`}
-	optional  = &form{kind: '"', absent: "null", emptyIsAbsent: true}
-	number    = &form{kind: '0', absent: "null", emptyIsAbsent: true}
-	boolean   = &form{kind: 't', absent: "false"}
-	metadata  = &form{kind: '{', absent: "{}"}
-	role      = &form{kind: '"', absent: `""`, normalize: toLower}
-	timestamp = &form{kind: '"', absent: "null", emptyIsAbsent: true, normalize: toUTC}
+	text      = &form{kind: '"', absent: emptyText}
+	optional  = &form{kind: '"', absent: null, emptyIsAbsent: true}
+	number    = &form{kind: '0', absent: null, emptyIsAbsent: true}
+	boolean   = &form{kind: 't', absent: no}
+	metadata  = &form{kind: '{', absent: emptyObject}
+	role      = &form{kind: '"', absent: emptyText, normalize: toLower}
+	timestamp = &form{kind: '"', absent: null, emptyIsAbsent: true, normalize: toUTC}
 	identity  = &form{kind: '"', emptyIsAbsent: true, normalize: checkID}
+)
+
+// What is written for values that are absent.
+var (
+	null        = jsontext.Value("null")
+	no          = jsontext.Value("false")
+	emptyText   = jsontext.Value(`""`)
+	emptyObject = jsontext.Value("{}")
+	emptyArray  = jsontext.Value("[]")
 )
 
 // apply returns what is written for a value, or what is wrong with it.
@@ -148,8 +158,8 @@ func (f *form) apply(value jsontext.Value) (jsontext.Value, string) {
 }
 
 func (f *form) whenAbsent() (jsontext.Value, string) {
-	if f.absent == "" {
+	if f.absent == nil {
 		return nil, "is required"
 	}
-	return jsontext.Value(f.absent), ""
+	return f.absent, ""
 }

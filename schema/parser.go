@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -19,8 +20,20 @@ type parser struct {
 	kept    [keepCount]jsontext.Value
 }
 
+// decoders keeps decoders between bodies, for the sake of the tables in them.
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
 func newParser(body []byte) *parser {
-	return &parser{body: body, dec: jsontext.NewDecoder(bytes.NewBuffer(body))}
+	dec := decoders.Get().(*jsontext.Decoder)
+	dec.Reset(bytes.NewBuffer(body))
+	return &parser{body: body, dec: dec}
+}
+
+// close gives the decoder back, without the body.
+func (p *parser) close() {
+	p.dec.Reset(new(bytes.Buffer))
+	decoders.Put(p.dec)
+	p.dec = nil
 }
 
 // document reads the whole body and returns the canonical event.
@@ -95,7 +108,7 @@ func (p *parser) object(dst []byte, members []member) ([]byte, error) {
 	for i := range members {
 		m := &members[i]
 		if known[i] == nil {
-			known[i] = p.absent(m, p.dec.StackPointer().AppendToken(m.name))
+			known[i] = p.absent(m, m.name)
 		}
 		dst = append(dst, separator, '"')
 		dst = append(dst, m.name...)
@@ -115,45 +128,45 @@ func (p *parser) member(m *member) (jsontext.Value, error) {
 	case m.array && kind == '[':
 		return p.array(m.members)
 	case !m.array && kind == '{' && m.members != nil:
-		return p.object(nil, m.members)
+		return p.object(p.room(), m.members)
 	}
 	value, err := p.value()
 	if err != nil {
 		return nil, err
 	}
 	if m.array && isEmptyObject(value) {
-		return p.absent(m, p.dec.StackPointer()), nil
+		return p.absent(m), nil
 	}
 	if m.members != nil {
 		if kind == 'n' {
-			return p.absent(m, p.dec.StackPointer()), nil
+			return p.absent(m), nil
 		}
 		want := jsontext.Kind('{')
 		if m.array {
 			want = '['
 		}
-		return p.refuse(p.dec.StackPointer(), mismatch(kind, want)), nil
+		return p.refuse(mismatch(kind, want)), nil
 	}
 	value, problem := m.form.apply(value)
 	if problem != "" {
-		return p.refuse(p.dec.StackPointer(), problem), nil
+		return p.refuse(problem), nil
 	}
 	p.kept[m.keep] = value
 	return value, nil
 }
 
-// absent returns what is written for a member that is missing or null at
-// pointer.
-func (p *parser) absent(m *member, pointer jsontext.Pointer) jsontext.Value {
+// absent returns what is written for a member that is missing or null at path,
+// which is relative to where the decoder stands.
+func (p *parser) absent(m *member, path ...string) jsontext.Value {
 	switch {
 	case m.array:
-		return jsontext.Value("[]")
+		return emptyArray
 	case m.members != nil: // an object is as required as its first member
-		return p.absent(&m.members[0], pointer.AppendToken(m.members[0].name))
+		return p.absent(&m.members[0], append(path, m.members[0].name)...)
 	}
 	value, problem := m.form.whenAbsent()
 	if problem != "" {
-		return p.refuse(pointer, problem)
+		return p.refuse(problem, path...)
 	}
 	p.kept[m.keep] = value
 	return value
@@ -164,7 +177,8 @@ func (p *parser) array(members []member) (jsontext.Value, error) {
 	if _, err := p.dec.ReadToken(); err != nil { // the bracket
 		return nil, p.malformed(err)
 	}
-	dst := []byte{'['}
+	dst := append(p.room(), '[')
+	over := false
 	for p.dec.PeekKind() != ']' {
 		if len(dst) > 1 {
 			dst = append(dst, ',')
@@ -173,7 +187,7 @@ func (p *parser) array(members []member) (jsontext.Value, error) {
 			if _, err := p.value(); err != nil {
 				return nil, err
 			}
-			p.refuse(p.dec.StackPointer(), mismatch(kind, '{'))
+			p.refuse(mismatch(kind, '{'))
 			continue
 		}
 		var err error
@@ -181,12 +195,15 @@ func (p *parser) array(members []member) (jsontext.Value, error) {
 			return nil, err
 		}
 		if len(dst) > len(p.body)+MaxGrowth {
-			p.refuse(p.dec.StackPointer().Parent(), tooLong)
+			over = true
 			dst = dst[:1] // it will not be written
 		}
 	}
 	if _, err := p.dec.ReadToken(); err != nil {
 		return nil, p.malformed(err)
+	}
+	if over {
+		return p.refuse(tooLong), nil
 	}
 	return append(dst, ']'), nil
 }
@@ -202,12 +219,23 @@ func (p *parser) value() (jsontext.Value, error) {
 	return p.body[end-len(value) : end], nil
 }
 
-// refuse remembers the first member that cannot be accepted.
-func (p *parser) refuse(pointer jsontext.Pointer, problem string) jsontext.Value {
+// room returns an empty buffer for the canonical form of the value that
+// starts here: if nothing is filled in, it is no longer than what is left.
+func (p *parser) room() []byte {
+	return make([]byte, 0, len(p.body)-int(p.dec.InputOffset()))
+}
+
+// refuse remembers the first member that cannot be accepted: the one at path,
+// which is relative to where the decoder stands.
+func (p *parser) refuse(problem string, path ...string) jsontext.Value {
 	if p.invalid == nil {
+		pointer := p.dec.StackPointer()
+		for _, name := range path {
+			pointer = pointer.AppendToken(name)
+		}
 		p.invalid = &Error{Reason: Invalid, Pointer: string(pointer), Detail: problem}
 	}
-	return jsontext.Value("null")
+	return null
 }
 
 // malformed describes a syntax error by its place alone: the library's own

@@ -1,0 +1,155 @@
+package schema_test
+
+import (
+	"flag"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"versive-ingress/schema"
+)
+
+var update = flag.Bool("update", false, "rewrite the .golden files")
+
+// TestGolden normalizes testdata/golden/<rule>/<case>.json, whose bytes are the
+// body, and compares what is stored, or why the body is refused, with
+// <case>.golden. The folders are the rules by which an event is made.
+func TestGolden(t *testing.T) {
+	for _, path := range goldenInputs(t) {
+		t.Run(caseName(path), func(t *testing.T) {
+			message, err := schema.Normalize(svixID, readFile(t, path))
+			got := render(t, message, err)
+			golden := strings.TrimSuffix(path, ".json") + ".golden"
+			if *update {
+				if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if diff := cmp.Diff(string(readFile(t, golden)), got); diff != "" {
+				t.Errorf("(-%s +got)\n%s", golden, diff)
+			}
+		})
+	}
+}
+
+// TestGoldenHasNoStrays keeps a misnamed or orphaned file from passing for a
+// test.
+func TestGoldenHasNoStrays(t *testing.T) {
+	known := map[string]bool{}
+	for _, path := range goldenInputs(t) {
+		known[path] = true
+		known[strings.TrimSuffix(path, ".json")+".golden"] = true
+	}
+	for _, path := range goldenFiles(t) {
+		if !known[path] {
+			t.Errorf("%s belongs to no case", path)
+		}
+	}
+}
+
+// TestGoldenIsCanonical says of every accepted case what is true of all of
+// them.
+func TestGoldenIsCanonical(t *testing.T) {
+	validate := jsonSchema(t)
+	for _, path := range accepted(t) {
+		t.Run(caseName(path), func(t *testing.T) {
+			first := normalize(t, readFile(t, path))
+			if err := validate(first.Data); err != nil {
+				t.Errorf("the JSON Schema refuses it: %v", err)
+			}
+			again := normalize(t, first.Data)
+			if diff := cmp.Diff(string(first.Data), string(again.Data)); diff != "" {
+				t.Errorf("not idempotent (-once +twice)\n%s", diff)
+			}
+			if diff := cmp.Diff(first.Header, again.Header); diff != "" {
+				t.Errorf("headers not idempotent (-once +twice)\n%s", diff)
+			}
+			if once, twice := first.Subject("versive"), again.Subject("versive"); once != twice {
+				t.Errorf("subject not idempotent: %s, then %s", once, twice)
+			}
+		})
+	}
+}
+
+// TestNormalizeKeepsNothingOfTheBody writes over the body once it is
+// normalized, as a server that reuses its buffers does.
+func TestNormalizeKeepsNothingOfTheBody(t *testing.T) {
+	for _, path := range accepted(t) {
+		input := readFile(t, path)
+		message := normalize(t, input)
+		before := render(t, message, nil)
+		for i := range input {
+			input[i] = 'x'
+		}
+		if diff := cmp.Diff(before, render(t, message, nil)); diff != "" {
+			t.Errorf("%s (-before +after)\n%s", caseName(path), diff)
+		}
+	}
+}
+
+// render writes a message, or an error, as a .golden file shows it.
+func render(t *testing.T, m schema.Message, err error) string {
+	t.Helper()
+	if err != nil {
+		e := refusal(t, err)
+		return fmt.Sprintf("%s\n%s\n", e.Reason, e.Description())
+	}
+	var b strings.Builder
+	fmt.Fprintln(&b, m.Subject("versive"))
+	for _, name := range slices.Sorted(maps.Keys(m.Header)) {
+		for _, value := range m.Header[name] {
+			fmt.Fprintf(&b, "%s: %s\n", name, value)
+		}
+	}
+	fmt.Fprintf(&b, "\n%s\n", m.Data)
+	return b.String()
+}
+
+// accepted returns the golden inputs that become events.
+func accepted(t *testing.T) []string {
+	t.Helper()
+	var paths []string
+	for _, path := range goldenInputs(t) {
+		if _, err := schema.Normalize(svixID, readFile(t, path)); err == nil {
+			paths = append(paths, path)
+		}
+	}
+	return paths
+}
+
+func goldenInputs(tb testing.TB) []string {
+	tb.Helper()
+	paths, err := filepath.Glob("testdata/golden/*/*.json")
+	if err != nil || len(paths) == 0 {
+		tb.Fatalf("no golden files: %v", err)
+	}
+	return paths
+}
+
+func goldenFiles(t *testing.T) []string {
+	t.Helper()
+	var paths []string
+	err := filepath.WalkDir("testdata/golden", func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && !entry.IsDir() {
+			paths = append(paths, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return paths
+}
+
+// caseName returns <rule>/<case>.
+func caseName(path string) string {
+	path = strings.TrimPrefix(filepath.ToSlash(path), "testdata/golden/")
+	return strings.TrimSuffix(path, ".json")
+}

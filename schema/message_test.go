@@ -1,0 +1,92 @@
+package schema_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"versive-ingress/schema"
+)
+
+func TestKind(t *testing.T) {
+	for _, test := range []struct {
+		kind           schema.Kind
+		stream, prefix string
+	}{
+		{schema.KindEvent, "VERSIVE", "versive"},
+		{schema.KindQuarantine, "VERSIVE_QUARANTINE", "versive-quarantine"},
+	} {
+		if got := test.kind.Stream("VERSIVE"); got != test.stream {
+			t.Errorf("stream is %s, want %s", got, test.stream)
+		}
+		if got := test.kind.Prefix("versive"); got != test.prefix {
+			t.Errorf("prefix is %s, want %s", got, test.prefix)
+		}
+	}
+}
+
+func TestQuarantine(t *testing.T) {
+	raw := []byte("\xff not JSON")
+	_, err := schema.Normalize("msg_1.a%", raw)
+	origin := map[string][]string{
+		"Svix-Id":        {"msg_1.a%"},
+		"Svix-Signature": {"v1,a= v1,b=", "v1,\"c\"="},
+		"Content-Type":   {"application/json;\tcharset=\"utf-8\"\r\nNats-Rollup: all"},
+	}
+	got := schema.Quarantine("msg_1.a%", raw, refusal(t, err), origin)
+
+	if got.Kind != schema.KindQuarantine || got.ID != "msg_1.a%" || !bytes.Equal(got.Data, raw) {
+		t.Errorf("got %+v", got)
+	}
+	if got, want := got.Subject("versive"), "versive-quarantine.msg_1%2Ea%25"; got != want {
+		t.Errorf("subject is %s, want %s", got, want)
+	}
+	want := map[string][]string{
+		schema.HeaderReason:           {"malformed"},
+		schema.HeaderDescription:      {"body is not valid JSON (byte 0)"},
+		"Ingress-Http-Svix-Id":        {"msg_1.a%25"},
+		"Ingress-Http-Svix-Signature": {"v1,a=%20v1,b=", "v1,%22c%22="},
+		"Ingress-Http-Content-Type":   {"application/json;%09charset=%22utf-8%22%0D%0ANats-Rollup:%20all"},
+	}
+	if diff := cmp.Diff(want, got.Header); diff != "" {
+		t.Errorf("headers (-want +got)\n%s", diff)
+	}
+}
+
+// TestEventMessage: nothing that a broker could take for a command is among an
+// event's headers.
+func TestEventMessage(t *testing.T) {
+	message := normalize(t, body(`,"Nats-Rollup":"all"`, "", ""))
+	if message.Kind != schema.KindEvent || message.ID != svixID {
+		t.Errorf("got kind %d, id %q", message.Kind, message.ID)
+	}
+	for name := range message.Header {
+		if !strings.HasPrefix(name, "ce-") {
+			t.Errorf("header %s", name)
+		}
+	}
+}
+
+func TestValidID(t *testing.T) {
+	for id, want := range map[string]bool{
+		"":                                   false,
+		"a":                                  true,
+		"msg_2bKq0PZ1vT8xW4nYcR":             true,
+		"!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~": true,
+		strings.Repeat("a", 128):             true,
+		strings.Repeat("a", 129):             false,
+		"a b":                                false,
+		" a":                                 false,
+		"a\n":                                false,
+		"a\x00":                              false,
+		"a\x7f":                              false,
+		"\u00e4":                             false,
+		"\xff":                               false,
+	} {
+		if got := schema.ValidID(id); got != want {
+			t.Errorf("%q: got %v, want %v", id, got, want)
+		}
+	}
+}
