@@ -118,12 +118,12 @@ func Decode(header map[string][]string, data []byte) (Event, error) {
 	if err := json.Unmarshal(data, &event); err != nil {
 		// The library's text quotes the data.
 		if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
-			return Event{}, fmt.Errorf("decoding event %s: wrong type at byte %d", event.ID, semantic.ByteOffset)
+			return Event{}, fmt.Errorf("decoding event %q: wrong type at byte %d", event.ID, semantic.ByteOffset)
 		}
-		return Event{}, fmt.Errorf("decoding event %s: not valid JSON", event.ID)
+		return Event{}, fmt.Errorf("decoding event %q: not valid JSON", event.ID)
 	}
 	if event.Type != typeCompleted || event.Interview.ID == "" || event.Study.ID == "" {
-		return Event{}, fmt.Errorf("decoding event %s: not of a known type, or a required member is missing", event.ID)
+		return Event{}, fmt.Errorf("decoding event %q: not of a known type, or a required member is missing", event.ID)
 	}
 	return event, nil
 }
