@@ -145,6 +145,7 @@ func writeProblem(w http.ResponseWriter, r *refusal) {
 
 // Unavailable answers a request by 503 while there is no Handler to serve it.
 func Unavailable(w http.ResponseWriter, _ *http.Request) {
+	limitBody(w)
 	writeProblem(w, unavailable.because("starting"))
 }
 

@@ -96,6 +96,7 @@ func (h *Handler) Drain() { h.draining.Store(true) }
 // ServeHTTP answers one webhook by the contract's table.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.cfg.Now()
+	limitBody(w)
 	result, err := h.handle(w, r)
 	h.answer(w, r, result, err, started)
 }
@@ -159,12 +160,19 @@ func isIdentity(encodings []string) bool {
 	return true
 }
 
-// readBody reads the whole body, no longer than MaxBody and BodyTimeout allow.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	// Not supported by a ResponseWriter of a test, say: then its own rules hold.
-	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Now().Add(BodyTimeout))
+// limitBody bounds how long the body may take. Refused requests need it too:
+// net/http reads what is left of a body before it sends the answer.
+func limitBody(w http.ResponseWriter) {
+	setBodyDeadline(w, time.Now().Add(BodyTimeout))
+}
 
+func setBodyDeadline(w http.ResponseWriter, at time.Time) {
+	// Not supported by a ResponseWriter of a test, say: then its own rules hold.
+	_ = http.NewResponseController(w).SetReadDeadline(at)
+}
+
+// readBody reads the whole body, no longer than MaxBody and the deadline allow.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	limited := http.MaxBytesReader(w, r.Body, h.cfg.MaxBody)
 	var body []byte
 	var err error
@@ -181,7 +189,7 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 		return nil, badRequest.because("body_cut_short").telling("the body did not arrive whole and in time")
 	}
 	// Or net/http would take the connection for dead while the event is stored.
-	_ = control.SetReadDeadline(time.Time{})
+	setBodyDeadline(w, time.Time{})
 	return body, nil
 }
 

@@ -1,0 +1,157 @@
+package ingest_test
+
+import (
+	"math"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"versive-ingress/ingest"
+)
+
+func itoa(n int) string { return strconv.Itoa(n) }
+
+// timestampRows are requests that are signed for another time, or for none.
+func timestampRows(t testing.TB) []row {
+	const (
+		tooOld    = "401 unauthorized timestamp_too_old"
+		tooNew    = "401 unauthorized timestamp_too_new"
+		malformed = "401 unauthorized timestamp_malformed"
+	)
+	var rows []row
+	for _, at := range []struct {
+		name string
+		time time.Time
+		want string
+	}{
+		{"old as the tolerance", now.Add(-5 * time.Minute), "200 stored"},
+		{"a second older than the tolerance", now.Add(-5*time.Minute - time.Second), tooOld},
+		{"new as the tolerance", now.Add(5 * time.Minute), "200 stored"},
+		{"a second newer than the tolerance", now.Add(5*time.Minute + time.Second), tooNew},
+		{"a day old", now.AddDate(0, 0, -1), tooOld},
+		{"a day ahead", now.AddDate(0, 0, 1), tooNew},
+		{"in milliseconds", time.Unix(now.UnixMilli(), 0), tooNew},
+		{"the epoch", time.Unix(0, 0), tooOld},
+		{"negative", time.Unix(-1, 0), tooOld},
+		{"the negative of now", time.Unix(-now.Unix(), 0), tooOld},
+		{"the largest", time.Unix(math.MaxInt64, 0), tooNew},
+		{"the smallest", time.Unix(math.MinInt64, 0), tooOld},
+	} {
+		for _, family := range []string{"Svix", "Webhook"} {
+			id := "msg_at_" + family + strings.ReplaceAll(at.name, " ", "_")
+			rows = append(rows, row{family + " timestamp " + at.name, signedBy(t, family, secret, id, at.time, event("")), at.want})
+		}
+	}
+	r := signed(t, "msg_timestamp", event(""))
+	for _, value := range []string{
+		"now", "9223372036854775808", "-9223372036854775809", "99999999999999999999999", unix(now) + ".0", unix(now) + ".5",
+		"1.79e9", "1 790 000 000", "1790000000 1790000000", "1_790_000_000", "0x6AB13B80", "1790000000,", "2026-09-21T13:33:20Z",
+		"١٧٩٠٠٠٠٠٠٠", "-", "+", "1790000000;", "NaN",
+	} {
+		rows = append(rows, row{"timestamp " + value, r.with("Svix-Timestamp", value), malformed})
+	}
+	// The signature covers the number, as the library reads it.
+	for i, value := range []string{"+1790000000", "00001790000000", " 1790000000 "} {
+		r := signed(t, "msg_timestamp_"+itoa(i), event(""))
+		rows = append(rows, row{"timestamp written as " + value, r.with("Svix-Timestamp", value), "200 stored"})
+	}
+	return rows
+}
+
+// idRows are requests with ids that mean something to a broker, to HTTP or to
+// nobody. The id becomes a header and a subject token.
+func idRows(t testing.TB) []row {
+	var rows []row
+	for _, id := range []string{
+		"*", ">", ".", "..", "a.b", "msg.*", "versive.>", "$JS.API.STREAM.DELETE.VERSIVE", "%2A", "%", "%00",
+		"+", "msg_1,msg_2", `"msg"`, `\r\n`, "{}", "<id>", "/../..", "~", "!", ":", "-1",
+		strings.Repeat("m", 128), strings.Repeat("*", 128),
+	} {
+		rows = append(rows, row{"id " + id, signed(t, id, event("")), "200 stored"})
+	}
+	refused := func(name, id, want string) {
+		rows = append(rows, row{"id " + name, signed(t, id, event("")), want})
+	}
+	const invalid = "400 bad_request id"
+	refused("of 129 bytes", strings.Repeat("m", 129), invalid)
+	refused("of 5,000 bytes", strings.Repeat("m", 5000), invalid)
+	// A subject of that length would have made the broker close the connection.
+	rows = append(rows, row{"after an id of 5,000 bytes", signed(t, "msg_after_long_id", event("")), "200 stored"})
+	refused("with a space", "msg 1", invalid)
+	refused("with a tab", "msg\t1", invalid)
+	refused("not ASCII", "msg_ü", invalid)
+	refused("not UTF-8", "msg_\xff", invalid)
+	refused("with a non-breaking space", "msg\u00a01", invalid)
+	refused("folded over two lines", "msg\r\n 1", invalid)
+	// net/http's own answers.
+	refused("with a line break", "msg\r\n1", "400")
+	refused("with a line feed", "msg\n1", "400")
+	refused("with a carriage return", "msg\r1", "400")
+	refused("with NUL", "msg\x001", "400")
+	refused("with DEL", "msg\x7f1", "400")
+	refused("with an escape", "msg\x1b[0m", "400")
+	// The line break ends the header; what is signed is not what is sent.
+	r := signed(t, "msg_1\r\nNats-Rollup: all", event(""))
+	rows = append(rows, row{"id with a header after a line break", r, "401 unauthorized signature"})
+	return rows
+}
+
+// The longest ids of all kinds make a subject that the broker takes.
+func TestLongestSubject(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := newRoom(t, s)
+	long := strings.Repeat("\u00fc", 128) // 256 bytes, each of which is written as three
+	body := `{"event_type":"interview.completed","interview":{"id":"` + long + `"},"study":{"id":"` + long + `"}}`
+	row{"longest", signed(t, strings.Repeat("*", 128), body), "200 stored"}.check(t, r, s)
+
+	body = strings.Replace(body, `"}}`, `x"}}`, 1)
+	row{"longer", signed(t, "msg_longer", body), "202 quarantined invalid"}.check(t, r, s)
+	row{"good", signed(t, "msg_good", event("")), "200 stored"}.check(t, r, s)
+}
+
+// While secrets rotate, two are known and the sender signs with one or both.
+func TestTwoSecrets(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := newRoom(t, s, func(c *ingest.Config) { c.Secrets = []string{secret, otherSecret} })
+	body := event("")
+	both := signed(t, "msg_3", body)
+	third := makeSecret("a-third-secret-nobody-knows")
+	checkAll(t, r, s, []row{
+		{"the first", signedBy(t, "Svix", secret, "msg_1", now, body), "200 stored"},
+		{"the second", signedBy(t, "Svix", otherSecret, "msg_2", now, body), "200 stored"},
+		{"both", both.with("Svix-Signature", sign(t, secret, "msg_3", now, body)+" "+sign(t, otherSecret, "msg_3", now, body)), "200 stored"},
+		{"an unknown one and the second", signed(t, "msg_4", body).with("Svix-Signature", sign(t, third, "msg_4", now, body)+" "+sign(t, otherSecret, "msg_4", now, body)), "200 stored"},
+		{"an unknown one", signedBy(t, "Svix", third, "msg_5", now, body), "401 unauthorized signature"},
+		{"an event of one, again with the other", signedBy(t, "Webhook", otherSecret, "msg_1", now, body), "200 duplicate"},
+	})
+}
+
+// Ten thousand signatures in one header do not reach the library.
+func TestManySignatures(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := newRoom(t, s)
+	request := signed(t, "msg_1", event(""))
+	request = request.with("Svix-Signature", strings.Repeat("v1,"+strings.Repeat("A", 43)+"= ", 9_999)+sign(t, secret, "msg_1", now, request.body))
+	row{"", request, "431"}.check(t, r, s)
+	r.address = serve(t, r.handler, 1<<20)
+	row{"", request, "400 bad_request signature_length"}.check(t, r, s)
+}
+
+// The example that the library's documentation gives.
+func TestPublishedVector(t *testing.T) {
+	t.Parallel()
+	s := newStore(t)
+	r := newRoom(t, s, func(c *ingest.Config) {
+		c.Secrets = []string{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+		c.Now = func() time.Time { return time.Unix(1614265330, 0) }
+	})
+	body := `{"test": 2432232314}`
+	request := signed(t, "msg_p5jXN8AQM9LWM0D4loKWxJek", body).
+		with("Svix-Timestamp", "1614265330").
+		with("Svix-Signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
+	row{"", request, "202 quarantined unsupported_type"}.check(t, r, s)
+}

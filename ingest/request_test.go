@@ -1,0 +1,178 @@
+package ingest_test
+
+import (
+	"bufio"
+	"encoding/base64"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	svix "github.com/svix/svix-webhooks/go"
+)
+
+const webhookPath = "/webhooks/versive"
+
+// now is when the tests sign. A handler's clock stands there too, so that a
+// test can be exactly at the tolerance.
+var now = time.Unix(1_790_000_000, 0)
+
+var (
+	secret      = makeSecret("the-signing-secret-of-tests")
+	otherSecret = makeSecret("another-secret-just-as-long")
+)
+
+func makeSecret(key string) string {
+	return "whsec_" + base64.StdEncoding.EncodeToString([]byte(key))
+}
+
+// sign returns the signature header's value as the sender makes it.
+func sign(t testing.TB, secret, id string, at time.Time, body string) string {
+	t.Helper()
+	webhook, err := svix.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature, err := webhook.Sign(id, at, []byte(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signature
+}
+
+// A request is what goes over the wire, so that a test can send what
+// net/http's client would refuse to.
+type request struct {
+	line   string   // the request line
+	header []string // lines, in order
+	body   string   // with its framing, if it has any
+	cut    bool     // the client sends no more after the body
+
+	id, signed string // what the sender meant, to compare with what is stored
+}
+
+// signed returns a request as the sender makes it.
+func signed(t testing.TB, id, body string) request {
+	t.Helper()
+	return signedBy(t, "Svix", secret, id, now, body)
+}
+
+// signedBy returns a signed request with the headers of a family: "Svix" or
+// "Webhook".
+func signedBy(t testing.TB, family, secret, id string, at time.Time, body string) request {
+	t.Helper()
+	return request{
+		line: "POST " + webhookPath + " HTTP/1.1",
+		header: []string{
+			"Host: ingress.test",
+			"Content-Type: application/json",
+			"Content-Length: " + strconv.Itoa(len(body)),
+			family + "-Id: " + id,
+			family + "-Timestamp: " + strconv.FormatInt(at.Unix(), 10),
+			family + "-Signature: " + sign(t, secret, id, at, body),
+		},
+		body: body, id: id, signed: body,
+	}
+}
+
+// without returns r without the header called name.
+func (r request) without(name string) request {
+	var kept []string
+	for _, line := range r.header {
+		if !strings.HasPrefix(line, name+":") {
+			kept = append(kept, line)
+		}
+	}
+	r.header = kept
+	return r
+}
+
+// with returns r with one header called name.
+func (r request) with(name, value string) request {
+	return r.without(name).plus(name + ": " + value)
+}
+
+// plus returns r with more lines in its header.
+func (r request) plus(lines ...string) request {
+	r.header = append(r.header[:len(r.header):len(r.header)], lines...)
+	return r
+}
+
+// to returns r with another request line.
+func (r request) to(line string) request { r.line = line; return r }
+
+// sending returns r with other bytes after the header.
+func (r request) sending(body string) request { r.body = body; return r }
+
+// chunked returns r with its body in two chunks.
+func (r request) chunked() request {
+	r.body = chunk(r.body[:1]) + chunk(r.body[1:]) + "0\r\n\r\n"
+	return r.without("Content-Length").plus("Transfer-Encoding: chunked")
+}
+
+func chunk(s string) string { return fmt.Sprintf("%x\r\n%s\r\n", len(s), s) }
+
+// cutOff returns r from a client that closes its side after the body.
+func (r request) cutOff() request { r.cut = true; return r }
+
+func (r request) head() string {
+	return r.line + "\r\n" + strings.Join(r.header, "\r\n") + "\r\n\r\n"
+}
+
+// An answer is what came back. Status 0: the connection was closed instead.
+type answer struct {
+	status int
+	header http.Header
+	body   string
+}
+
+// patience is how long anything may take before a test fails. Far more than
+// any of it should, for a slow machine.
+const patience = 20 * time.Second
+
+// exchange sends r over a connection of its own and reads the answer.
+func exchange(t testing.TB, address string, r request) answer {
+	t.Helper()
+	conn, err := net.Dial("tcp", address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	sent := make(chan struct{})
+	go func() {
+		defer close(sent)
+		// A server that refuses a request need not read all of it.
+		if _, err := io.WriteString(conn, r.head()+r.body); err == nil && r.cut {
+			_ = conn.(*net.TCPConn).CloseWrite()
+		}
+	}()
+	a := readAnswer(t, bufio.NewReader(conn), r)
+	conn.Close()
+	<-sent
+	return a
+}
+
+// readAnswer reads the answer to r from a connection.
+func readAnswer(t testing.TB, from *bufio.Reader, r request) answer {
+	t.Helper()
+	method, _, _ := strings.Cut(r.line, " ")
+	response, err := http.ReadResponse(from, &http.Request{Method: method})
+	if ne, ok := err.(net.Error); ok && ne.Timeout() {
+		t.Fatalf("no answer within %v", patience)
+	}
+	if err != nil {
+		return answer{}
+	}
+	defer response.Body.Close()
+	// An error is not one of the answer: net/http closes a connection that it
+	// does not understand with bytes unread, and the kernel resets it.
+	body, _ := io.ReadAll(response.Body)
+	return answer{response.StatusCode, response.Header, string(body)}
+}
