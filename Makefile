@@ -1,0 +1,45 @@
+# The words that people try first. The gate itself is .ci/run.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
+COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose || echo docker-compose)
+export VERSION COMMIT
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint run fuzz image up down vuln ci
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+build: ## the binary, ./versive-ingress
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' ./cmd/versive-ingress
+
+test: ## all tests
+	go test ./...
+
+lint: ## go vet, staticcheck, and what gofumpt would change
+	go vet ./...
+	go tool staticcheck ./...
+	@files=$$(go tool gofumpt -l .) && test -z "$$files" || { echo "not formatted: $$files"; exit 1; }
+
+run: ## the demo: an ingress on an embedded broker, until Ctrl-C
+	go run ./cmd/versive-ingress demo
+
+fuzz: ## every fuzz target for a minute
+	.ci/fuzz 1m
+
+image: ## the container image, versive-ingress
+	docker build --tag versive-ingress --build-arg VERSION --build-arg COMMIT .
+
+up: ## the ingress and a NATS server; needs INGRESS_SECRETS
+	$(COMPOSE) up --detach --build
+
+# Compose wants the variable even to stop. The volumes, and so the events, stay.
+down: ## stops what "up" started; the events stay
+	INGRESS_SECRETS=unused $(COMPOSE) --profile cluster down
+
+vuln: ## known vulnerabilities (govulncheck; needs the network)
+	go run golang.org/x/vuln/cmd/govulncheck@latest ./...
+
+ci: ## the whole gate, as in .ci/run
+	.ci/run
