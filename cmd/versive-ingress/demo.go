@@ -41,6 +41,9 @@ Then keep serving until Ctrl-C, or end with --once.`,
 }
 
 func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
+	for _, f := range fields() {
+		os.Unsetenv(f.name) // of a serve; the demo is the same everywhere
+	}
 	settings, err := readSettings()
 	if err != nil {
 		return err
@@ -52,14 +55,12 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	defer os.RemoveAll(dir)
 
 	secret := newSecret()
-	settings.Secrets, settings.SecretsFile = []string{secret}, ""
+	settings.Secrets = []string{secret}
 	settings.Listen = freeAddress("127.0.0.1:8080")
 	settings.AdminListen = freeAddress("127.0.0.1:9090")
 	settings.NATSListen = freeAddress("127.0.0.1:4222")
-	settings.NATSURL, settings.NATSConfig = "", ""
-	settings.TLSCert, settings.TLSKey = "", ""
 	settings.DataDir = dir
-	settings.LogLevel = max(settings.LogLevel, slog.LevelWarn)
+	settings.LogLevel = slog.LevelWarn
 	if err := settings.check(); err != nil {
 		return err
 	}

@@ -234,18 +234,33 @@ func (i *ingress) startBroker(ctx context.Context) error {
 		MaxPayload: int64(cmp.Or(s.MaxBody, defaultMaxBody)) + schema.MaxGrowth + headerRoom,
 		Logger:     i.log,
 	})
-	if err == nil {
-		i.log.Info("embedded broker is running", "subscribers", i.broker.URL(), "data_dir", s.DataDir)
+	if err != nil {
+		return err
 	}
-	return err
+	i.log.Info("embedded broker is running", "subscribers", i.broker.URL(), "data_dir", s.DataDir)
+	return i.checkIdentity()
 }
 
-func (i *ingress) publishConfig() publish.Config {
-	s := i.settings
-	var options []nats.Option
-	if i.broker != nil {
-		options = append(options, nats.InProcessServer(i.broker))
+// checkIdentity finds out over TCP whether a broker that has users takes the
+// ingress for one. In-process that shows only as a timeout: the pipe has no
+// buffer, so the refusal and the client's next word wait for each other.
+func (i *ingress) checkIdentity() error {
+	if i.settings.NATSConfig == "" {
+		return nil
 	}
+	nc, err := nats.Connect(i.broker.URL(), i.settings.natsOptions()...)
+	if errors.Is(err, nats.ErrAuthorization) {
+		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not take the ingress for one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
+	}
+	if err == nil { // else TLS, say, which does not matter in-process
+		nc.Close()
+	}
+	return nil
+}
+
+// natsOptions returns how the ingress identifies itself and the broker.
+func (s *Settings) natsOptions() []nats.Option {
+	var options []nats.Option
 	if s.NATSCreds != "" {
 		options = append(options, nats.UserCredentials(s.NATSCreds))
 	}
@@ -257,6 +272,15 @@ func (i *ingress) publishConfig() publish.Config {
 	}
 	if s.NATSCert != "" {
 		options = append(options, nats.ClientCert(s.NATSCert, s.NATSKey))
+	}
+	return options
+}
+
+func (i *ingress) publishConfig() publish.Config {
+	s := i.settings
+	options := s.natsOptions()
+	if i.broker != nil {
+		options = append(options, nats.InProcessServer(i.broker))
 	}
 	return publish.Config{
 		URL:          s.NATSURL,

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -26,12 +28,15 @@ Settings come from the environment:
 			if err != nil {
 				return err
 			}
-			log := newLogger(settings, cmd.ErrOrStderr())
-			ingress, err := start(cmd.Context(), settings, log)
+			ctx, log := cmd.Context(), newLogger(settings, cmd.ErrOrStderr())
+			ingress, err := start(ctx, settings, log)
+			if ended := context.Cause(ctx); ended != nil && errors.Is(err, ended) {
+				return nil // by a signal, while it waited for the broker
+			}
 			if err != nil {
 				return err
 			}
-			return ingress.wait(cmd.Context())
+			return ingress.wait(ctx)
 		},
 	}
 	return cmd

@@ -11,6 +11,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -79,7 +80,10 @@ func loadSettings() (Settings, error) {
 	if err := s.readSecretsFile(); err != nil {
 		return Settings{}, err
 	}
-	return s, s.check()
+	if err := s.check(); err != nil {
+		return Settings{}, err
+	}
+	return s, s.checkFiles()
 }
 
 // readSettings reads the settings from the environment. An empty variable
@@ -152,6 +156,7 @@ func (s *Settings) readSecretsFile() error {
 }
 
 var (
+	webhookPath  = regexp.MustCompile(`^/[^\s\pC?#%]*$`)
 	subjectToken = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_-]{0,31}$`)
 	streamName   = regexp.MustCompile(`^[A-Za-z0-9_-]{1,64}$`)
 )
@@ -165,18 +170,17 @@ func (s *Settings) check() error {
 		}
 	}
 
-	wrong := func(name string, value any, want string) error {
-		return fmt.Errorf("%s=%v: want %s", name, value, want)
-	}
 	maxPublish := senderTimeout - networkShare - ingest.BodyTimeout
 	switch {
 	case len(s.Secrets) == 0:
 		return errors.New("INGRESS_SECRETS is not set: want the endpoint's signing secret (whsec_…), here or in INGRESS_SECRETS_FILE; to try without one: versive-ingress demo")
 	case !isAddress(s.Listen):
-		return wrong("INGRESS_LISTEN", s.Listen, "host:port or :port")
+		return wrong("INGRESS_LISTEN", s.Listen, "host:port or :port, the port a number")
 	case !isAddress(s.AdminListen):
-		return wrong("INGRESS_ADMIN_LISTEN", s.AdminListen, "host:port or :port")
-	case !strings.HasPrefix(s.Path, "/") || strings.ContainsAny(s.Path, " ?#%"):
+		return wrong("INGRESS_ADMIN_LISTEN", s.AdminListen, "host:port or :port, the port a number")
+	case s.NATSListen != "" && !isAddress(s.NATSListen):
+		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "host:port, the port a number")
+	case !webhookPath.MatchString(s.Path):
 		return wrong("INGRESS_PATH", s.Path, `a path that begins with "/", without spaces, query or escapes`)
 	case s.Tolerance < time.Second || s.Tolerance > 24*time.Hour:
 		return wrong("INGRESS_TOLERANCE", s.Tolerance, "1s to 24h")
@@ -211,24 +215,93 @@ func (s *Settings) check() error {
 	case s.LogFormat != "" && s.LogFormat != "text" && s.LogFormat != "json":
 		return wrong("INGRESS_LOG_FORMAT", s.LogFormat, "text or json")
 	}
+	return s.checkBroker()
+}
+
+func wrong(name string, value any, want string) error {
+	return fmt.Errorf("%s=%q: want %s", name, fmt.Sprint(value), want)
+}
+
+// checkBroker refuses settings of one broker where the other is chosen: who
+// sets them has another one in mind than would get the events.
+func (s *Settings) checkBroker() error {
+	const (
+		elsewhere = "it not set: it is for the embedded broker, but INGRESS_NATS_URL names another"
+		embedded  = "it together with INGRESS_NATS_URL, or INGRESS_NATS_CONFIG: without them the broker is an embedded one that asks for nothing"
+	)
+	plain := s.NATSURL == "" && s.NATSConfig == ""
 	for i, address := range strings.Split(s.NATSURL, ",") {
-		if _, err := url.Parse(strings.TrimSpace(address)); err != nil {
-			return fmt.Errorf("INGRESS_NATS_URL: address %d is not a URL such as nats://host:4222", i+1) // it may hold a password
+		if s.NATSURL != "" && !isBrokerURL(strings.TrimSpace(address)) { // not quoted: it may hold a password
+			return fmt.Errorf("INGRESS_NATS_URL: address %d is not a URL such as nats://host:4222", i+1)
 		}
 	}
-	if s.NATSURL != "" {
-		for name, value := range map[string]string{"INGRESS_NATS_CONFIG": s.NATSConfig, "INGRESS_NATS_LISTEN": s.NATSListen} {
-			if value != "" {
-				return fmt.Errorf("%s=%s is for the embedded broker, but INGRESS_NATS_URL names another; unset one of them", name, value)
-			}
+	switch {
+	case s.NATSURL != "" && s.NATSConfig != "":
+		return wrong("INGRESS_NATS_CONFIG", s.NATSConfig, elsewhere)
+	case s.NATSURL != "" && s.NATSListen != "":
+		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, elsewhere)
+	case s.NATSURL != "" && s.MaxStore != 0:
+		return wrong("INGRESS_MAX_STORE", s.MaxStore, elsewhere)
+	case plain && s.NATSCreds != "":
+		return wrong("INGRESS_NATS_CREDS", s.NATSCreds, embedded)
+	case plain && s.NATSNKey != "":
+		return wrong("INGRESS_NATS_NKEY", s.NATSNKey, embedded)
+	case plain && s.NATSCA != "":
+		return wrong("INGRESS_NATS_CA", s.NATSCA, embedded)
+	case plain && s.NATSCert != "":
+		return wrong("INGRESS_NATS_CERT", s.NATSCert, embedded)
+	case plain && s.NATSListen != "" && !isLoopback(s.NATSListen):
+		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "a loopback address such as 127.0.0.1:4222, or users in INGRESS_NATS_CONFIG: anyone on the network could read interviews and write events")
+	}
+	return nil
+}
+
+// checkFiles refuses files that cannot be read. For some of them the ingress
+// would wait as it waits for a broker, for ever.
+func (s *Settings) checkFiles() error {
+	for _, f := range [...]struct{ name, file string }{
+		{"INGRESS_TLS_CERT", s.TLSCert},
+		{"INGRESS_TLS_KEY", s.TLSKey},
+		{"INGRESS_NATS_CREDS", s.NATSCreds},
+		{"INGRESS_NATS_NKEY", s.NATSNKey},
+		{"INGRESS_NATS_CA", s.NATSCA},
+		{"INGRESS_NATS_CERT", s.NATSCert},
+		{"INGRESS_NATS_KEY", s.NATSKey},
+		{"INGRESS_NATS_CONFIG", s.NATSConfig},
+	} {
+		if f.file == "" {
+			continue
+		}
+		if _, err := os.ReadFile(f.file); err != nil {
+			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}
 	return nil
 }
 
 func isAddress(s string) bool {
-	_, _, err := net.SplitHostPort(s)
+	_, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return false
+	}
+	_, err = strconv.ParseUint(port, 10, 16)
 	return err == nil
+}
+
+func isLoopback(address string) bool {
+	host, _, _ := net.SplitHostPort(address)
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
+
+// isBrokerURL reports whether a NATS client can dial s. It takes a bare host
+// as well.
+func isBrokerURL(s string) bool {
+	if !strings.Contains(s, "://") {
+		s = "nats://" + s
+	}
+	u, err := url.Parse(s)
+	return err == nil && u.Hostname() != "" && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme)
 }
 
 // field is one setting, for the table of them.

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nats-io/jwt/v2"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nkeys"
+)
+
+// An nkey is a user's identity: the public half for the broker's
+// configuration, the file with the seed for the client.
+func newNKey(t *testing.T) (public, file string) {
+	t.Helper()
+	user, err := nkeys.CreateUser()
+	if err != nil {
+		t.Fatal(err)
+	}
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if public, err = user.PublicKey(); err != nil {
+		t.Fatal(err)
+	}
+	return public, writeFile(t, "user.nk", string(seed))
+}
+
+func writeFile(t *testing.T, name, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestPublicBrokerNeedsAuthorization(t *testing.T) {
+	t.Parallel()
+	public, seed := newNKey(t)
+	for name, config := range map[string]string{
+		"no users":          `max_connections: 100`,
+		"user for everyone": `authorization { users: [{nkey: ` + public + `}, {user: guest, password: guest}] }, no_auth_user: guest`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			s.NATSListen = strings.Replace(s.NATSListen, "127.0.0.1", "0.0.0.0", 1)
+			s.NATSNKey = seed
+			s.NATSConfig = writeFile(t, "nats.conf", config)
+			if _, err := tryRun(t, s); err == nil || !strings.Contains(err.Error(), "without authorization") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// With users in the broker's configuration the ingress is one of them, by its
+// NKey; nobody gets in without.
+func TestBrokerWithUsers(t *testing.T) {
+	t.Parallel()
+	public, seed := newNKey(t)
+	for name, config := range map[string]string{
+		"authorization": `authorization { users: [{nkey: ` + public + `}, {user: reader, password: secret}] }`,
+		"account":       `accounts { VERSIVE { jetstream: enabled, users: [{nkey: ` + public + `}, {user: reader, password: secret}] } }`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			s.NATSListen = strings.Replace(s.NATSListen, "127.0.0.1", "0.0.0.0", 1)
+			s.NATSConfig = writeFile(t, "nats.conf", config)
+
+			if _, err := tryRun(t, s); !errors.Is(err, nats.ErrAuthorization) {
+				t.Errorf("without the NKey: %v", err)
+			}
+			s.DataDir = t.TempDir()
+			s.NATSNKey = seed
+			sys := run(t, s)
+			if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
+				t.Errorf("got %v", a)
+			}
+
+			if nc, err := nats.Connect(sys.broker.URL()); !errors.Is(err, nats.ErrAuthorization) {
+				nc.Close()
+				t.Errorf("a subscriber without credentials: %v", err)
+			}
+			js := connect(t, sys.broker.URL(), nats.UserInfo("reader", "secret"))
+			requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
+		})
+	}
+}
+
+// The same with an operator's JWTs, by a credentials file.
+func TestBrokerWithOperator(t *testing.T) {
+	t.Parallel()
+	create := func(kind nkeys.PrefixByte) (nkeys.KeyPair, string) {
+		pair, err := nkeys.CreatePair(kind)
+		if err != nil {
+			t.Fatal(err)
+		}
+		public, err := pair.PublicKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pair, public
+	}
+	encode := func(claims interface {
+		Encode(nkeys.KeyPair) (string, error)
+	}, signer nkeys.KeyPair,
+	) string {
+		token, err := claims.Encode(signer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return token
+	}
+	operator, operatorID := create(nkeys.PrefixByteOperator)
+	account, accountID := create(nkeys.PrefixByteAccount)
+	_, systemID := create(nkeys.PrefixByteAccount)
+	user, userID := create(nkeys.PrefixByteUser)
+	accountClaims := jwt.NewAccountClaims(accountID)
+	accountClaims.Limits.JetStreamLimits = jwt.JetStreamLimits{DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit}
+	seed, err := user.Seed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	credentials, err := jwt.FormatUserConfig(encode(jwt.NewUserClaims(userID), account), seed)
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	s := newSettings(t)
+	s.NATSListen = strings.Replace(s.NATSListen, "127.0.0.1", "0.0.0.0", 1)
+	s.NATSCreds = writeFile(t, "user.creds", string(credentials))
+	s.NATSConfig = writeFile(t, "nats.conf", `
+operator: `+encode(jwt.NewOperatorClaims(operatorID), operator)+`
+resolver: MEMORY
+resolver_preload: {
+  `+accountID+`: `+encode(accountClaims, operator)+`
+  `+systemID+`: `+encode(jwt.NewAccountClaims(systemID), operator)+`
+}
+system_account: `+systemID+`
+`)
+	sys := run(t, s)
+	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
+		t.Errorf("got %v", a)
+	}
+	js := connect(t, sys.broker.URL(), nats.UserCredentials(s.NATSCreds))
+	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
+}
+
+// A broker with TLS is for its subscribers; the ingress is inside.
+func TestBrokerWithTLS(t *testing.T) {
+	t.Parallel()
+	cert, key, roots := newCertificate(t)
+	s := newSettings(t)
+	s.NATSConfig = writeFile(t, "nats.conf", `tls { cert_file: "`+cert+`", key_file: "`+key+`" }`)
+	sys := run(t, s)
+	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
+		t.Errorf("got %v", a)
+	}
+	js := connect(t, sys.broker.URL(), nats.Secure(&tls.Config{RootCAs: roots}))
+	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
+
+	// The same broker from outside, by its certificate.
+	outside := withBroker(newSettings(t), s.NATSListen)
+	outside.Stream, outside.Subject = "OTHER", "other"
+	outside.NATSCA = cert
+	if a := run(t, outside).post(t, "msg_1", sample); a.Outcome != "stored" {
+		t.Errorf("from outside: %v", a)
+	}
+}

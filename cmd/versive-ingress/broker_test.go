@@ -1,0 +1,261 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+)
+
+const maxPayload = 9 << 20
+
+// The broker goes and comes back; the ingress stays, says so, and loses nothing.
+func TestBrokerLostAndBack(t *testing.T) {
+	t.Parallel()
+	address, dir := freeAddr(t), t.TempDir()
+	config := embedded.Config{Dir: dir, Listen: address, MaxPayload: maxPayload}
+	broker := startBroker(t, config)
+	s := withBroker(newSettings(t), address)
+	s.PublishTimeout = 500 * time.Millisecond
+	run(t, s)
+
+	l := startLoad(t, s, 8)
+	for range 2 {
+		l.awaitAccepted(t, 100)
+		broker.Stop()
+		_, before, _ := l.counts()
+		eventually(t, 5*time.Second, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+		eventually(t, 5*time.Second, "webhooks refused", func() bool { _, now, _ := l.counts(); return now > before })
+		if status, _ := get("http://" + s.AdminListen + "/livez"); status != http.StatusOK {
+			t.Errorf("livez: %d", status)
+		}
+		broker = startBroker(t, config)
+		eventually(t, 15*time.Second, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+	}
+	l.awaitAccepted(t, 100)
+	l.stop()
+	l.check(t)
+	if _, _, lost := l.counts(); lost > 0 {
+		t.Errorf("%d requests had no answer", lost)
+	}
+	requireStored(t, connect(t, broker.URL()), s.Stream, l.accepted)
+}
+
+func TestStartBeforeTheBroker(t *testing.T) {
+	t.Parallel()
+	address := freeAddr(t)
+	s := withBroker(newSettings(t), address)
+	started := make(chan *system)
+	go func() {
+		defer close(started)
+		if sys, err := tryRun(t, s); err != nil {
+			t.Errorf("start: %v", err)
+		} else {
+			started <- sys
+		}
+	}()
+	livez := func() int { status, _ := get("http://" + s.AdminListen + "/livez"); return status }
+	eventually(t, 5*time.Second, "livez 200", func() bool { return livez() == http.StatusOK })
+	if status := readyz(s); status != http.StatusServiceUnavailable {
+		t.Errorf("readyz: %d", status)
+	}
+	var response *http.Response
+	eventually(t, 5*time.Second, "an answer", func() (ok bool) {
+		var err error
+		response, err = client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], "msg_early", sample))
+		return err == nil
+	})
+	response.Body.Close()
+	if response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" {
+		t.Errorf("webhook: %s, Retry-After %q", response.Status, response.Header.Get("Retry-After"))
+	}
+
+	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, MaxPayload: maxPayload})
+	sys, ok := <-started
+	if !ok {
+		return
+	}
+	if a := sys.post(t, "msg_early", sample); a.Outcome != "stored" {
+		t.Errorf("got %v", a)
+	}
+	if status := readyz(s); status != http.StatusOK {
+		t.Errorf("readyz: %d", status)
+	}
+	requireStored(t, connect(t, broker.URL()), s.Stream, map[string]uint64{"msg_early": 1})
+}
+
+// A stream that cannot hold the promise, or a body that fits no message,
+// stops the start with the remedy.
+func TestStartRefusesTheBroker(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		payload Size                          // 0 is enough
+		stream  func(*jetstream.StreamConfig) // what somebody has made of ours
+		change  func(*Settings)
+		want    []string
+	}{
+		"memory": {
+			stream: func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage },
+			want:   []string{"stream VERSIVE: ", "memory", "recreate"},
+		},
+		"limit that discards": {
+			stream: func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 },
+			want:   []string{"stream VERSIVE: ", "nats stream edit VERSIVE --discard new"},
+		},
+		"work queue": {
+			stream: func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy },
+			want:   []string{"stream VERSIVE: ", "retention"},
+		},
+		"subjects of another": {
+			stream: func(c *jetstream.StreamConfig) { c.Name = "OTHER" },
+			want:   []string{"stream VERSIVE: ", "overlap"},
+		},
+		"replicas": {
+			change: func(s *Settings) { s.Replicas = 3 },
+			want:   []string{"stream VERSIVE: ", "replicas"},
+		},
+		"body": {
+			payload: 1 << 20,
+			change:  func(s *Settings) { s.MaxBody = 4 << 20 },
+			want:    []string{"INGRESS_MAX_BODY=4MiB", "max_payload", "1MiB", "896KiB"},
+		},
+		"any body": {
+			payload: 100 << 10,
+			want:    []string{"max_payload", "100KiB"},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			address := freeAddr(t)
+			payload := cmp.Or(int64(c.payload), maxPayload)
+			broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, MaxPayload: payload})
+			if c.stream != nil {
+				config := jetstream.StreamConfig{Name: "VERSIVE", Subjects: []string{"versive.>"}}
+				c.stream(&config)
+				if _, err := connect(t, broker.URL()).CreateStream(t.Context(), config); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s := withBroker(newSettings(t), address)
+			if c.change != nil {
+				c.change(&s)
+			}
+			_, err := tryRun(t, s)
+			for _, part := range c.want {
+				if err == nil || !strings.Contains(err.Error(), part) {
+					t.Errorf("the error lacks %q: %v", part, err)
+				}
+			}
+		})
+	}
+}
+
+// Where INGRESS_MAX_BODY is not set, the broker sets the limit, and a warning
+// says so.
+func TestBodyLimitedByTheBroker(t *testing.T) {
+	t.Parallel()
+	address := freeAddr(t)
+	startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, MaxPayload: 1 << 20})
+	sys := run(t, withBroker(newSettings(t), address))
+	if log := sys.log.String(); !strings.Contains(log, `"level":"WARN"`) || !strings.Contains(log, `"max_body":"896KiB"`) {
+		t.Errorf("the log has no warning with the limit:\n%s", log)
+	}
+	const limit = 896 << 10
+	largest := append(sample[:len(sample):len(sample)], strings.Repeat(" ", limit-len(sample))...)
+	if a := sys.post(t, "msg_largest", largest); a.Outcome != "stored" {
+		t.Errorf("a body at the limit: %v", a)
+	}
+	if a := sys.post(t, "msg_raw", []byte(strings.Repeat("x", limit))); a.status != http.StatusAccepted {
+		t.Errorf("a body at the limit for the quarantine: %v", a)
+	}
+	if a := sys.post(t, "msg_over", append(largest, ' ')); a.status != http.StatusRequestEntityTooLarge {
+		t.Errorf("a body over the limit: %v", a)
+	}
+}
+
+// A full stream, or a full store, refuses and says so; what was accepted
+// stays. When there is room again, it goes on.
+func TestFull(t *testing.T) {
+	t.Parallel()
+	body := func(id string) []byte { // of about 16 KiB
+		return []byte(strings.Replace(string(interview(id)), `"transcript": "..."`, `"transcript": "`+strings.Repeat("word ", 3000)+`"`, 1))
+	}
+	for name, c := range map[string]struct {
+		store Size
+		limit func(context.Context, jetstream.JetStream) error
+		room  func(context.Context, jetstream.JetStream) error
+	}{
+		"stream": {
+			0,
+			func(ctx context.Context, js jetstream.JetStream) error { return setMaxBytes(ctx, js, 256<<10) },
+			func(ctx context.Context, js jetstream.JetStream) error { return setMaxBytes(ctx, js, 1<<20) },
+		},
+		"store": {
+			256 << 10,
+			func(context.Context, jetstream.JetStream) error { return nil },
+			func(ctx context.Context, js jetstream.JetStream) error {
+				// What the operator does not need any more.
+				stream, err := js.Stream(ctx, "VERSIVE")
+				if err != nil {
+					return err
+				}
+				return stream.Purge(ctx, jetstream.WithPurgeKeep(2))
+			},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			s.MaxStore = c.store
+			sys := run(t, s)
+			js := connect(t, sys.broker.URL())
+			if err := c.limit(t.Context(), js); err != nil {
+				t.Fatal(err)
+			}
+
+			accepted := make(map[string]uint64)
+			var a answer
+			for n := 1; len(accepted) < 100; n++ {
+				id := fmt.Sprint("msg_", n)
+				if a = sys.post(t, id, body(id)); !a.accepted() {
+					break
+				}
+				accepted[id] = a.Sequence
+			}
+			if a.status != http.StatusServiceUnavailable || len(accepted) == 0 {
+				t.Fatalf("after %d webhooks: %v", len(accepted), a)
+			}
+			if status, why := get("http://" + s.AdminListen + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(why, "full") {
+				t.Errorf("readyz: %d %s", status, why)
+			}
+			requireStored(t, js, s.Stream, accepted)
+			if a := sys.post(t, "msg_1", body("msg_1")); a.Outcome != "duplicate" || a.Sequence != 1 {
+				t.Errorf("what is stored, again: %v", a)
+			}
+
+			if err := c.room(t.Context(), js); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, 5*time.Second, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).accepted() })
+			eventually(t, 5*time.Second, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+		})
+	}
+}
+
+func setMaxBytes(ctx context.Context, js jetstream.JetStream, size int64) error {
+	stream, err := js.Stream(ctx, "VERSIVE")
+	if err != nil {
+		return err
+	}
+	config := stream.CachedInfo().Config
+	config.MaxBytes = size
+	_, err = js.UpdateStream(ctx, config)
+	return err
+}

@@ -1,0 +1,284 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/rogpeppe/go-internal/testscript"
+	svix "github.com/svix/svix-webhooks/go"
+	"go.uber.org/goleak"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+var update = flag.Bool("update", false, "rewrite what is generated: the table of settings in README.md")
+
+// TestMain makes this binary the command as well: scripts and tests that need
+// a process of their own find it on the PATH as versive-ingress.
+func TestMain(m *testing.M) {
+	testscript.Main(suite{m}, map[string]func(){"versive-ingress": main})
+}
+
+// suite runs the tests with no settings in the environment, and fails when a
+// goroutine is left after them.
+type suite struct{ m *testing.M }
+
+func (s suite) Run() int {
+	for _, entry := range os.Environ() {
+		if name, _, _ := strings.Cut(entry, "="); strings.HasPrefix(name, "INGRESS_") {
+			os.Unsetenv(name)
+		}
+	}
+	code := s.m.Run()
+	client.CloseIdleConnections()
+	http.DefaultClient.CloseIdleConnections()
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return code
+}
+
+// nextPort begins where another process of these tests is not likely to. The
+// ports are below those that the system gives out by itself, for a broker
+// must come back where it was.
+var nextPort atomic.Int32
+
+func init() { nextPort.Store(int32(20000 + os.Getpid()*31%12000)) }
+
+func freeAddr(t testing.TB) string {
+	t.Helper()
+	for range 1000 {
+		address := "127.0.0.1:" + strconv.Itoa(20000+int(nextPort.Add(1))%12000)
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
+	}
+	t.Fatal("no free port")
+	return ""
+}
+
+// newSettings returns the defaults, with a secret, a directory and addresses
+// of their own.
+func newSettings(t testing.TB) Settings {
+	t.Helper()
+	s, err := readSettings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Secrets = []string{newSecret()}
+	s.Listen, s.AdminListen, s.NATSListen = freeAddr(t), freeAddr(t), freeAddr(t)
+	s.DataDir = t.TempDir()
+	return s
+}
+
+// withBroker returns s for the broker at address instead of the embedded one.
+func withBroker(s Settings, address string) Settings {
+	s.NATSURL, s.NATSListen = "nats://"+address, ""
+	return s
+}
+
+// A system is an ingress under test, with its log.
+type system struct {
+	*ingress
+	log *logBuffer
+}
+
+// run starts an ingress and waits until it takes webhooks.
+func run(t testing.TB, s Settings) *system {
+	t.Helper()
+	sys, err := tryRun(t, s)
+	if err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	return sys
+}
+
+func tryRun(t testing.TB, s Settings) (*system, error) {
+	t.Helper()
+	if err := s.check(); err != nil {
+		t.Fatalf("settings: %v", err)
+	}
+	log := &logBuffer{}
+	i, err := start(t.Context(), s, slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	if err != nil {
+		return &system{log: log}, err
+	}
+	t.Cleanup(i.stop)
+	return &system{i, log}, nil
+}
+
+type logBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (b *logBuffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.Write(p)
+}
+
+func (b *logBuffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.text.String()
+}
+
+// startBroker starts a broker that the ingress does not know from inside.
+func startBroker(t testing.TB, c embedded.Config) *embedded.Broker {
+	t.Helper()
+	b, err := embedded.Start(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(b.Stop)
+	return b
+}
+
+// interview returns the documented body of another interview.
+func interview(id string) []byte {
+	return bytes.ReplaceAll(sample, []byte(sampleInterview), []byte(id))
+}
+
+// signed returns a webhook as the vendor sends it. It may be called by any
+// goroutine, so what cannot happen panics.
+func signed(url, secret, id string, body []byte) *http.Request {
+	webhook, err := svix.NewWebhook(secret)
+	if err != nil {
+		panic(err)
+	}
+	now := time.Now()
+	signature, err := webhook.Sign(id, now, body)
+	if err != nil {
+		panic(err)
+	}
+	request, err := http.NewRequest(http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		panic(err)
+	}
+	request.Header.Set("Svix-Id", id)
+	request.Header.Set("Svix-Timestamp", strconv.FormatInt(now.Unix(), 10))
+	request.Header.Set("Svix-Signature", signature)
+	return request
+}
+
+// post posts a signed webhook and returns the answer, which it requires.
+func (s *system) post(t testing.TB, id string, body []byte) answer {
+	t.Helper()
+	sender := sender{url: s.url}
+	if err := sender.signWith(s.settings.Secrets[0]); err != nil {
+		t.Fatal(err)
+	}
+	a, err := sender.post(t.Context(), id, time.Now(), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+// get returns the status and the text at url; 0 if nothing answers.
+func get(url string) (int, string) {
+	response, err := client.Get(url)
+	if err != nil {
+		return 0, err.Error()
+	}
+	defer response.Body.Close()
+	text, _ := io.ReadAll(response.Body)
+	return response.StatusCode, string(text)
+}
+
+func readyz(s Settings) int {
+	status, _ := get("http://" + s.AdminListen + "/readyz")
+	return status
+}
+
+// eventually waits for what must come true within a time.
+func eventually(t testing.TB, within time.Duration, what string, come func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(within); !come(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", within, what)
+		}
+	}
+}
+
+func connect(t testing.TB, url string, options ...nats.Option) jetstream.JetStream {
+	t.Helper()
+	nc, err := nats.Connect(url, options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
+// readStream reads a whole event stream and returns the sequences of each id.
+func readStream(t testing.TB, js jetstream.JetStream, stream string) map[string][]uint64 {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	found := make(map[string][]uint64)
+	state, err := js.Stream(ctx, stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range state.CachedInfo().State.Msgs {
+		msg, err := consumer.Next(jetstream.FetchContext(ctx))
+		if err != nil {
+			t.Fatalf("reading the stream: %v", err)
+		}
+		event, err := schema.Decode(msg.Headers(), msg.Data())
+		if err != nil {
+			t.Fatalf("decoding %s: %v", msg.Subject(), err)
+		}
+		metadata, err := msg.Metadata()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[event.ID] = append(found[event.ID], metadata.Sequence.Stream)
+	}
+	return found
+}
+
+// requireStored checks the promise: what was answered 2xx is in the stream,
+// once, where the answer said (if it was read: 0), and nothing is there twice.
+func requireStored(t testing.TB, js jetstream.JetStream, stream string, accepted map[string]uint64) {
+	t.Helper()
+	found := readStream(t, js, stream)
+	for id, sequence := range accepted {
+		if at := found[id]; len(at) != 1 || sequence != 0 && at[0] != sequence {
+			t.Errorf("%s was answered 2xx with sequence %d; the stream has it at %v", id, sequence, at)
+		}
+	}
+	for id, at := range found {
+		if len(at) != 1 {
+			t.Errorf("%s is in the stream %d times: %v", id, len(at), at)
+		}
+	}
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"go/doc"
+	"go/parser"
+	"go/token"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const (
+	module     = "versive-ingress"
+	natsClient = "github.com/nats-io/nats.go"
+	natsServer = "github.com/nats-io/nats-server/v2"
+)
+
+// The house: which package may know which other of the project. A package
+// that is not here has no place yet.
+var mayImport = map[string][]string{
+	"schema":           {},
+	"ingest":           {"schema"},
+	"publish":          {"schema"},
+	"publish/embedded": {},
+	"subscribe":        {"schema"},
+	"cmd":              {"schema", "ingest", "publish", "publish/embedded", "subscribe"},
+}
+
+// Below the top level a package takes the rules of the nearest one above.
+func rules(path string) (string, bool) {
+	for name := strings.TrimPrefix(path, module+"/"); name != "."; name = filepath.Dir(name) {
+		if _, ok := mayImport[name]; ok {
+			return name, true
+		}
+	}
+	return "", false
+}
+
+type goPackage struct {
+	ImportPath, Dir           string
+	Imports, Deps             []string
+	TestGoFiles, XTestGoFiles []string
+}
+
+// listPackages returns the packages of the project, without their tests'
+// imports.
+func listPackages(t *testing.T) []goPackage {
+	t.Helper()
+	cmd := exec.Command("go", "list", "-json=ImportPath,Dir,Imports,Deps,TestGoFiles,XTestGoFiles", module+"/...")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	var list []goPackage
+	for decoder := json.NewDecoder(bytes.NewReader(out)); ; {
+		var p goPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			return list
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, p)
+	}
+}
+
+func TestHouse(t *testing.T) {
+	t.Parallel()
+	for _, p := range listPackages(t) {
+		t.Run(p.ImportPath, func(t *testing.T) {
+			own, ok := rules(p.ImportPath)
+			if !ok {
+				t.Fatal("the house has no place for this package; see mayImport")
+			}
+			for _, imported := range p.Imports {
+				if name, ours := strings.CutPrefix(imported, module+"/"); ours && !slices.Contains(mayImport[own], name) && !strings.HasPrefix(name, own+"/") {
+					t.Errorf("imports %s, which it must not know", name)
+				}
+			}
+
+			// NATS stays where it belongs, whatever leads there.
+			may := map[string]bool{
+				natsClient: own == "publish" || own == "subscribe" || own == "cmd",
+				natsServer: own == "publish/embedded" || own == "cmd",
+			}
+			for _, dependency := range p.Deps {
+				for m, allowed := range may {
+					if !allowed && (dependency == m || strings.HasPrefix(dependency, m+"/")) {
+						t.Errorf("a program with it compiles %s", dependency)
+					}
+				}
+			}
+			checkDoc(t, p, own)
+		})
+	}
+}
+
+// checkDoc checks that a package says what its part of the promise is, and
+// shows with an example that runs how it is used.
+func checkDoc(t *testing.T, p goPackage, own string) {
+	t.Helper()
+	var texts []string
+	for _, file := range sources(t, p.Dir) {
+		parsed, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments|parser.PackageClauseOnly)
+		if err != nil {
+			t.Fatal(err)
+		}
+		texts = append(texts, parsed.Doc.Text())
+	}
+	if !strings.Contains(strings.Join(texts, ""), "promise") {
+		t.Error("the package's comment does not say what its part of the promise is")
+	}
+	if own == "cmd" {
+		return // its examples are its scripts
+	}
+	runs := false
+	for _, name := range slices.Concat(p.TestGoFiles, p.XTestGoFiles) {
+		parsed, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.ParseComments)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, example := range doc.Examples(parsed) {
+			runs = runs || example.Output != "" || example.EmptyOutput
+		}
+	}
+	if !runs {
+		t.Error("no example with output")
+	}
+}
+
+// sources returns the files of a package, without its tests.
+func sources(t *testing.T, dir string) []string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "*.go"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return slices.DeleteFunc(files, func(file string) bool { return strings.HasSuffix(file, "_test.go") })
+}
+
+// A new folder at the top needs a reason that a newcomer would guess from its
+// name.
+func TestTopLevel(t *testing.T) {
+	t.Parallel()
+	top := filepath.Join("..", "..")
+	ignored, err := os.ReadFile(filepath.Join(top, ".gitignore"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	rooms := []string{"cmd", "ingest", "publish", "schema", "subscribe", "deploy", "docs", ".ci"}
+	entries, err := os.ReadDir(top)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, entry := range entries {
+		name := entry.Name()
+		if entry.IsDir() && name != ".git" && !slices.Contains(rooms, name) && !strings.Contains(string(ignored), "/"+name+"/\n") {
+			t.Errorf("folder %s is not one of the house: %v", name, rooms)
+		}
+	}
+}

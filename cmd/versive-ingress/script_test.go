@@ -1,0 +1,103 @@
+package main
+
+import (
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestScripts runs the command as its users do. Each script has settings of
+// its own for a serve: a secret, and addresses that are free.
+func TestScripts(t *testing.T) {
+	t.Parallel()
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(e *testscript.Env) error {
+			e.Setenv("INGRESS_SECRETS", newSecret())
+			for _, name := range []string{"INGRESS_LISTEN", "INGRESS_ADMIN_LISTEN", "INGRESS_NATS_LISTEN"} {
+				e.Setenv(name, freeAddr(t))
+			}
+			e.Setenv("INGRESS_DATA_DIR", e.WorkDir+"/data")
+			e.Setenv("OTHER_SECRET", newSecret())
+			e.Setenv("OTHER_ADDRESS", freeAddr(t))
+			e.Setenv("STALE", strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10))
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"ready":     scriptReady,
+			"await":     scriptAwait,
+			"terminate": scriptTerminate,
+			"oneline":   scriptOneLine,
+		},
+	})
+}
+
+// ready waits until the ingress that runs in the background is.
+func scriptReady(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: ready")
+	}
+	url := "http://" + ts.Getenv("INGRESS_ADMIN_LISTEN") + "/readyz"
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		status, why := get(url)
+		if status == http.StatusOK {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("not ready: %s", why)
+		}
+	}
+}
+
+// await waits until a file that is being written has some words.
+func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: await words file")
+	}
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		text, err := os.ReadFile(ts.MkAbs(args[1]))
+		if strings.Contains(string(text), args[0]) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("%s lacks %q: %v\n%s", args[1], args[0], err, text)
+		}
+	}
+}
+
+// terminate sends SIGTERM to all that runs in the background.
+func scriptTerminate(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 0 {
+		ts.Fatalf("usage: terminate")
+	}
+	for _, cmd := range ts.BackgroundCmds() {
+		ts.Check(cmd.Process.Signal(syscall.SIGTERM))
+	}
+}
+
+// oneline checks that the last command wrote nothing but one line to stderr,
+// which begins with the given words.
+func scriptOneLine(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) > 1 {
+		ts.Fatalf("usage: oneline [words]")
+	}
+	if out := ts.ReadFile("stdout"); out != "" {
+		ts.Fatalf("stdout has %q", out)
+	}
+	want := "versive-ingress: "
+	if len(args) == 1 {
+		want += args[0]
+	}
+	text := ts.ReadFile("stderr")
+	if !strings.HasPrefix(text, want) || strings.Index(text, "\n") != len(text)-1 {
+		ts.Fatalf("stderr is not one line that begins with %q: %q", want, text)
+	}
+}

@@ -1,0 +1,254 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptrace"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"versive-ingress/publish/embedded"
+)
+
+// At the end, a request that was let in gets its answer, and nobody else is.
+func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
+	t.Parallel()
+	for name, protocol := range map[string]func(*http.Protocols){
+		"HTTP1": func(p *http.Protocols) { p.SetHTTP1(true) },
+		"HTTP2": func(p *http.Protocols) { p.SetUnencryptedHTTP2(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			sys := run(t, s)
+			transport := &http.Transport{Protocols: new(http.Protocols), ExpectContinueTimeout: time.Minute}
+			protocol(transport.Protocols)
+			defer transport.CloseIdleConnections()
+
+			// The ingress asks for the body when it has checked the headers.
+			asked := make(chan struct{})
+			rest, body := io.Pipe()
+			request := signed(sys.url, s.Secrets[0], "msg_slow", sample)
+			request.Body = rest
+			request.ContentLength = int64(len(sample))
+			request.Header.Set("Expect", "100-continue")
+			request = request.WithContext(httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{
+				Got100Continue: func() { close(asked) },
+			}))
+			answered := make(chan string, 1)
+			go func() {
+				response, err := transport.RoundTrip(request)
+				if err != nil {
+					answered <- err.Error()
+					return
+				}
+				defer response.Body.Close()
+				text, _ := io.ReadAll(response.Body)
+				answered <- fmt.Sprint(response.StatusCode, " ", string(text))
+			}()
+			<-asked
+
+			stopped := make(chan struct{})
+			go func() { sys.stop(); close(stopped) }()
+			eventually(t, 5*time.Second, "not ready any more", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+			late := sender{url: sys.url}
+			if err := late.signWith(s.Secrets[0]); err != nil {
+				t.Fatal(err)
+			}
+			if a, err := late.post(t.Context(), "msg_late", time.Now(), sample); err == nil && a.status != http.StatusServiceUnavailable {
+				t.Errorf("a request after the end began was answered %v", a)
+			}
+
+			if _, err := body.Write(sample); err != nil {
+				t.Error(err)
+			}
+			body.Close()
+			if got := <-answered; !strings.HasPrefix(got, `200 {"outcome":"stored"`) {
+				t.Errorf("the request in progress was answered %s", got)
+			}
+			<-stopped
+			if a, err := late.post(t.Context(), "msg_late", time.Now(), sample); err == nil {
+				t.Errorf("a request after the end was answered %v", a)
+			}
+
+			again := run(t, s)
+			requireStored(t, connect(t, again.broker.URL()), s.Stream, map[string]uint64{"msg_slow": 1})
+		})
+	}
+}
+
+// launch starts the ingress as a process and waits until it is ready.
+func launch(t *testing.T, s Settings) (*exec.Cmd, *logBuffer) {
+	t.Helper()
+	log := &logBuffer{}
+	cmd := exec.Command("versive-ingress", "serve")
+	cmd.Stderr = log
+	cmd.Env = append(cmd.Environ(),
+		"INGRESS_SECRETS="+s.Secrets[0],
+		"INGRESS_LISTEN="+s.Listen,
+		"INGRESS_ADMIN_LISTEN="+s.AdminListen,
+		"INGRESS_NATS_LISTEN="+s.NATSListen,
+		"INGRESS_NATS_URL="+s.NATSURL,
+		"INGRESS_DATA_DIR="+s.DataDir,
+	)
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill() // has ended, if all was well
+		_ = cmd.Wait()
+	})
+	return cmd, log
+}
+
+func awaitReady(t *testing.T, s Settings) {
+	t.Helper()
+	eventually(t, 20*time.Second, "ready", func() bool { return readyz(s) == http.StatusOK })
+}
+
+// However the process ends under load, nothing that was accepted is lost, and
+// what is sent again afterwards is not stored again.
+func TestEndUnderLoad(t *testing.T) {
+	t.Parallel()
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGKILL} {
+		t.Run(signal.String(), func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			cmd, log := launch(t, s)
+			awaitReady(t, s)
+			l := startLoad(t, s, 8)
+			l.awaitAccepted(t, 100)
+			if err := cmd.Process.Signal(signal); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); err != nil && signal != syscall.SIGKILL {
+				t.Errorf("the process ended with %v\n%s", err, log)
+			}
+
+			launch(t, s)
+			l.awaitAccepted(t, 50) // the senders have not stopped
+			l.stop()
+			l.check(t)
+			requireStored(t, connect(t, "nats://"+s.NATSListen), s.Stream, l.accepted)
+		})
+	}
+}
+
+// The duplicate window is short and over; the subject still tells.
+func TestDuplicateBeyondTheWindow(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	s.DedupeWindow = time.Second
+	sys := run(t, s)
+	first := sys.post(t, "msg_1", sample)
+	sys.stop()
+	forgotten := time.Now().Add(3 * time.Second)
+
+	sys = run(t, s)
+	time.Sleep(time.Until(forgotten))
+	second := sys.post(t, "msg_1", sample)
+	if first.Outcome != "stored" || second.Outcome != "duplicate" || second.Sequence != first.Sequence {
+		t.Errorf("got %v, then %v", first, second)
+	}
+	requireStored(t, connect(t, sys.broker.URL()), s.Stream, map[string]uint64{"msg_1": first.Sequence})
+}
+
+func TestDataDirectoryInUse(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	run(t, s)
+	second := newSettings(t)
+	second.DataDir = s.DataDir
+	_, err := tryRun(t, second)
+	if err == nil || !strings.Contains(err.Error(), "is in use by process") {
+		t.Errorf("got %v", err)
+	}
+	if status, _ := get("http://" + second.AdminListen + "/livez"); status != 0 {
+		t.Error("an ingress that could not start still answers")
+	}
+}
+
+// Whatever keeps the ingress from starting ends it soon, and says what it is.
+func TestStartFailures(t *testing.T) {
+	t.Parallel()
+	taken := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t)}).URL()
+	taken = strings.TrimPrefix(taken, "nats://")
+	for name, c := range map[string]struct {
+		change func(*Settings)
+		want   string
+	}{
+		"listener":       {func(s *Settings) { s.Listen = taken }, "INGRESS_LISTEN: "},
+		"admin listener": {func(s *Settings) { s.AdminListen = taken }, "INGRESS_ADMIN_LISTEN: "},
+		"broker":         {func(s *Settings) { s.NATSListen = taken }, taken},
+		"directory":      {func(s *Settings) { s.DataDir = "/dev/null/data" }, "/dev/null"},
+		"certificate":    {func(s *Settings) { s.TLSCert, s.TLSKey = "cert.pem", "key.pem" }, "INGRESS_TLS_CERT"},
+		"configuration":  {func(s *Settings) { s.NATSConfig = "/dev/null/nats.conf" }, "/dev/null/nats.conf"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			c.change(&s)
+			_, err := tryRun(t, s)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want it to name %q", err, c.want)
+			}
+		})
+	}
+}
+
+// A signal while the broker is awaited is an ordinary end.
+func TestEndBeforeTheBrokerIsThere(t *testing.T) {
+	t.Parallel()
+	s := withBroker(newSettings(t), freeAddr(t))
+	cmd, log := launch(t, s)
+	eventually(t, 10*time.Second, "alive", func() bool {
+		status, _ := get("http://" + s.AdminListen + "/livez")
+		return status == http.StatusOK
+	})
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("ended with %v\n%s", err, log)
+	}
+}
+
+// A listener that fails later ends the ingress with an error.
+func TestWaitReturnsWhatFailed(t *testing.T) {
+	t.Parallel()
+	sys := run(t, newSettings(t))
+	failure := errors.New("accept: no more")
+	sys.failed <- failure
+	if err := sys.wait(t.Context()); !errors.Is(err, failure) {
+		t.Errorf("got %v", err)
+	}
+	sys = run(t, newSettings(t))
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := sys.wait(ctx); err != nil {
+		t.Errorf("got %v", err)
+	}
+}
+
+// What the system says about a start names where everything is.
+func TestReadyLine(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	s.Listen, s.AdminListen, s.NATSListen = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	sys := run(t, s)
+	for _, part := range []string{`"msg":"ready"`, `"webhooks":"http://127.0.0.1:`, `"admin":"http://127.0.0.1:`, `"stream":"VERSIVE"`, `"subscribers":"nats://127.0.0.1:`} {
+		if !strings.Contains(sys.log.String(), part) {
+			t.Errorf("the log lacks %s:\n%s", part, sys.log)
+		}
+	}
+	if bytes.Contains([]byte(sys.log.String()), []byte(":0/")) {
+		t.Errorf("the log names a port that is none:\n%s", sys.log)
+	}
+}

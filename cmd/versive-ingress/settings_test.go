@@ -1,0 +1,254 @@
+package main
+
+import (
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+const testSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+
+// setenv sets the settings of one test, besides a secret.
+func setenv(t *testing.T, settings map[string]string) {
+	t.Helper()
+	t.Setenv("INGRESS_SECRETS", testSecret)
+	for name, value := range settings {
+		t.Setenv(name, value)
+	}
+}
+
+// TestSettingsByFullName reads every setting, with a value that is not its
+// default.
+func TestSettingsByFullName(t *testing.T) {
+	environment := map[string]string{
+		"INGRESS_LISTEN":           ":80",
+		"INGRESS_PATH":             "/hook",
+		"INGRESS_ADMIN_LISTEN":     ":81",
+		"INGRESS_SECRETS":          "a, b",
+		"INGRESS_SECRETS_FILE":     "secrets",
+		"INGRESS_TOLERANCE":        "1m",
+		"INGRESS_MAX_BODY":         "1MiB",
+		"INGRESS_MAX_INFLIGHT":     "1GiB",
+		"INGRESS_TLS_CERT":         "cert",
+		"INGRESS_TLS_KEY":          "key",
+		"INGRESS_NATS_URL":         "nats://a,nats://b",
+		"INGRESS_NATS_CREDS":       "creds",
+		"INGRESS_NATS_NKEY":        "nkey",
+		"INGRESS_NATS_CA":          "ca",
+		"INGRESS_NATS_CERT":        "nats cert",
+		"INGRESS_NATS_KEY":         "nats key",
+		"INGRESS_DATA_DIR":         "dir",
+		"INGRESS_NATS_LISTEN":      "localhost:1",
+		"INGRESS_NATS_CONFIG":      "config",
+		"INGRESS_MAX_STORE":        "2TiB",
+		"INGRESS_STREAM":           "S",
+		"INGRESS_SUBJECT":          "s",
+		"INGRESS_REPLICAS":         "3",
+		"INGRESS_MAX_AGE":          "720h",
+		"INGRESS_DEDUPE_WINDOW":    "24h",
+		"INGRESS_PUBLISH_TIMEOUT":  "2s",
+		"INGRESS_SHUTDOWN_TIMEOUT": "3s",
+		"INGRESS_LOG_LEVEL":        "debug",
+		"INGRESS_LOG_FORMAT":       "json",
+	}
+	want := Settings{
+		Listen:          ":80",
+		Path:            "/hook",
+		AdminListen:     ":81",
+		Secrets:         []string{"a", " b"}, // check trims
+		SecretsFile:     "secrets",
+		Tolerance:       time.Minute,
+		MaxBody:         1 << 20,
+		MaxInflight:     1 << 30,
+		TLSCert:         "cert",
+		TLSKey:          "key",
+		NATSURL:         "nats://a,nats://b",
+		NATSCreds:       "creds",
+		NATSNKey:        "nkey",
+		NATSCA:          "ca",
+		NATSCert:        "nats cert",
+		NATSKey:         "nats key",
+		DataDir:         "dir",
+		NATSListen:      "localhost:1",
+		NATSConfig:      "config",
+		MaxStore:        2 << 40,
+		Stream:          "S",
+		Subject:         "s",
+		Replicas:        3,
+		MaxAge:          720 * time.Hour,
+		DedupeWindow:    24 * time.Hour,
+		PublishTimeout:  2 * time.Second,
+		ShutdownTimeout: 3 * time.Second,
+		LogLevel:        slog.LevelDebug,
+		LogFormat:       "json",
+	}
+	for _, f := range fields() {
+		if environment[f.name] == "" {
+			t.Errorf("%s is not tested", f.name)
+		}
+		if f.about == "" {
+			t.Errorf("%s is not explained", f.name)
+		}
+	}
+	setenv(t, environment)
+	got, err := readSettings()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestSettingsDefaults(t *testing.T) {
+	want := Settings{
+		Listen:          ":8080",
+		Path:            "/webhooks/versive",
+		AdminListen:     "127.0.0.1:9090",
+		Tolerance:       5 * time.Minute,
+		MaxInflight:     256 << 20,
+		DataDir:         "./data",
+		Stream:          "VERSIVE",
+		Subject:         "versive",
+		Replicas:        1,
+		DedupeWindow:    48 * time.Hour,
+		PublishTimeout:  8 * time.Second,
+		ShutdownTimeout: 20 * time.Second,
+		LogLevel:        slog.LevelInfo,
+	}
+	// What the environment has without the prefix is not for us.
+	for _, f := range fields() {
+		t.Setenv(strings.TrimPrefix(f.name, "INGRESS_"), "/not/ours")
+	}
+	for name, set := range map[string]func(string){
+		"not set": func(string) {},
+		"empty":   func(name string) { t.Setenv(name, "") },
+	} {
+		for _, f := range fields() {
+			set(f.name)
+		}
+		got, err := readSettings()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s: %s", name, diff)
+		}
+	}
+}
+
+func TestUnknownSettings(t *testing.T) {
+	for _, name := range []string{
+		"INGRESS_SECRET", "INGRESS_MAXBODY", "INGRESS_", "INGRESS_PATHS", "INGRESS_NATS_URLS",
+		"INGRESS_SERVICE", "INGRESS_SERVICE_HOSTS", "INGRESS_listen",
+	} {
+		t.Run(name, func(t *testing.T) {
+			setenv(t, map[string]string{name: testSecret})
+			_, err := loadSettings()
+			if err == nil || !strings.HasPrefix(err.Error(), name+" ") {
+				t.Errorf("got %v, want it to name %s", err, name)
+			}
+			if err != nil && strings.Contains(err.Error(), testSecret) {
+				t.Errorf("the error quotes the value: %v", err)
+			}
+		})
+	}
+	// Kubernetes' own, of a service named ingress; and what is not ours.
+	setenv(t, map[string]string{
+		"INGRESS_SERVICE_HOST":        "10.0.0.1",
+		"INGRESS_SERVICE_PORT":        "8080",
+		"INGRESS_SERVICE_PORT_HTTP":   "8080",
+		"INGRESS_PORT":                "tcp://10.0.0.1:8080",
+		"INGRESS_PORT_8080_TCP":       "tcp://10.0.0.1:8080",
+		"INGRESS_PORT_8080_TCP_ADDR":  "10.0.0.1",
+		"INGRESS_PORT_8080_TCP_PORT":  "8080",
+		"INGRESS_PORT_8080_TCP_PROTO": "tcp",
+		"INGRESSES":                   "2",
+		"MY_INGRESS_PATH":             "/",
+	})
+	if _, err := loadSettings(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	first, second := newSecret(), newSecret()
+	for name, c := range map[string]struct {
+		variable, file string
+		want           []string
+	}{
+		"variable":         {variable: first, want: []string{first}},
+		"several":          {variable: first + ", " + second, want: []string{first, second}},
+		"without prefix":   {variable: strings.TrimPrefix(first, "whsec_"), want: []string{strings.TrimPrefix(first, "whsec_")}},
+		"file":             {file: first + "\n" + second + "\n", want: []string{first, second}},
+		"no newline":       {file: first, want: []string{first}},
+		"CRLF":             {file: first + "\r\n" + second + "\r\n", want: []string{first, second}},
+		"comments, blanks": {file: "# of the old endpoint\n\n  \n\t" + first + " \n#" + second + "\n", want: []string{first}},
+		"both":             {variable: first, file: second, want: []string{first, second}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("INGRESS_SECRETS", c.variable)
+			if c.file != "" {
+				t.Setenv("INGRESS_SECRETS_FILE", writeFile(t, "secrets", c.file))
+			}
+			s, err := loadSettings()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !slices.Equal(s.Secrets, c.want) {
+				t.Errorf("got %d secrets, or others than the %d", len(s.Secrets), len(c.want))
+			}
+		})
+	}
+}
+
+// serve --help has every setting with its default and what it means.
+func TestSettingsInHelp(t *testing.T) {
+	var help strings.Builder
+	root := rootCommand()
+	root.SetArgs([]string{"serve", "--help"})
+	root.SetOut(&help)
+	if err := root.Execute(); err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range fields() {
+		want := "\n  " + f.name
+		if f.fallback != "" {
+			want += " (" + f.fallback + ")"
+		}
+		if want += "\n      " + f.about + "\n"; !strings.Contains(help.String(), want) {
+			t.Errorf("the help lacks %q", want)
+		}
+	}
+}
+
+// README.md has the table of settings as the program knows it; -update
+// rewrites it.
+func TestSettingsInREADME(t *testing.T) {
+	const begin, end = "<!-- settings:begin -->\n", "<!-- settings:end -->"
+	file := filepath.Join("..", "..", "README.md")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, found := strings.Cut(string(text), begin)
+	got, after, ended := strings.Cut(rest, end)
+	if !found || !ended {
+		t.Fatalf("README.md lacks the lines %s and %s", strings.TrimSpace(begin), end)
+	}
+	// A blank line at either side does not change what is shown.
+	if diff := cmp.Diff(settingsMarkdown(), strings.Trim(got, "\n")+"\n"); diff != "" {
+		if !*update {
+			t.Fatalf("the table of settings is not up to date; run: go test ./cmd/versive-ingress -run README -update\n%s", diff)
+		}
+		if err := os.WriteFile(file, []byte(before+begin+"\n"+settingsMarkdown()+"\n"+end+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
