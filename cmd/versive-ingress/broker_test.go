@@ -240,6 +240,16 @@ func TestFull(t *testing.T) {
 				t.Errorf("what is stored, again: %v", a)
 			}
 
+			if c.store > 0 { // no failure to remember, and red all the same
+				sys.stop()
+				sys = run(t, s)
+				js = connect(t, sys.broker.URL())
+				if status, why := get("http://" + s.AdminListen + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(why, "store is full") {
+					t.Errorf("readyz after a restart: %d %s", status, why)
+				}
+				requireStored(t, js, s.Stream, accepted)
+			}
+
 			if err := c.room(t.Context(), js); err != nil {
 				t.Fatal(err)
 			}

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptrace"
 	"os/exec"
@@ -84,6 +86,45 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 	}
 }
 
+// What has connected before the end begins, but asks only after it, comes too
+// late.
+func TestShutdownRefusesWhatIsLate(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	conn, err := net.Dial("tcp", s.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	var late bytes.Buffer
+	if err := signed(sys.url, s.Secrets[0], "msg_late", sample).Write(&late); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := conn.Write(late.Next(20)); err != nil {
+		t.Fatal(err)
+	}
+	stopped := make(chan struct{})
+	go func() { sys.stop(); close(stopped) }()
+	eventually(t, 5*time.Second, "not ready any more", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+	if _, err := late.WriteTo(conn); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	<-stopped
+	if err == nil { // else it was cut off, which is as good
+		response.Body.Close()
+		if response.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("got %s", response.Status)
+		}
+	}
+	sys = run(t, s)
+	requireStored(t, connect(t, sys.broker.URL()), s.Stream, nil)
+	if a := sys.post(t, "msg_late", sample); a.Outcome != "stored" {
+		t.Errorf("sent again: %v", a)
+	}
+}
+
 // launch starts the ingress as a process and waits until it is ready.
 func launch(t *testing.T, s Settings) (*exec.Cmd, *logBuffer) {
 	t.Helper()
@@ -157,7 +198,15 @@ func TestDuplicateBeyondTheWindow(t *testing.T) {
 	if first.Outcome != "stored" || second.Outcome != "duplicate" || second.Sequence != first.Sequence {
 		t.Errorf("got %v, then %v", first, second)
 	}
-	requireStored(t, connect(t, sys.broker.URL()), s.Stream, map[string]uint64{"msg_1": first.Sequence})
+	js := connect(t, sys.broker.URL())
+	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": first.Sequence})
+	stream, err := js.Stream(t.Context(), s.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := stream.CachedInfo().Config.Duplicates; got != s.DedupeWindow {
+		t.Errorf("the stream's window is %v", got)
+	}
 }
 
 func TestDataDirectoryInUse(t *testing.T) {
