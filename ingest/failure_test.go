@@ -140,7 +140,7 @@ func TestClientHangsUp(t *testing.T) {
 	request := signed(t, "msg_1", event(""))
 	conn, _ := dial(t, r.address)
 	write(t, conn, request.head()+request.body)
-	<-entered
+	receive(t, entered)
 	conn.Close()
 	await(t, "the event is stored", func() bool { return s.state(t).events == 1 })
 	var logged string
@@ -176,8 +176,10 @@ func TestDrain(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 1)
 	r := newRoom(t, held(release, entered))
+	finish := sync.OnceFunc(func() { close(release) })
+	defer finish()
 	before := start(t, r, signed(t, "msg_1", event("")))
-	<-entered
+	receive(t, entered)
 
 	r.handler.Drain()
 	for _, request := range []request{
@@ -190,7 +192,7 @@ func TestDrain(t *testing.T) {
 		}
 		checkAnswer(t, a, lines[0], request)
 	}
-	close(release)
+	finish()
 	if a := before(); a.status != 200 {
 		t.Errorf("the request in progress got %d %s", a.status, a.body)
 	}
@@ -201,6 +203,8 @@ func TestBudget(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 100)
 	r := newRoom(t, held(release, entered))
+	finish := sync.OnceFunc(func() { close(release) })
+	defer finish()
 	const small = 64 << 10
 	refused := func(what string, request request) {
 		t.Helper()
@@ -215,7 +219,7 @@ func TestBudget(t *testing.T) {
 	hold := func(request request) {
 		t.Helper()
 		answers = append(answers, start(t, r, request))
-		if id := <-entered; id != request.id {
+		if id := receive(t, entered); id != request.id {
 			t.Fatalf("%s is published, want %s", id, request.id)
 		}
 	}
@@ -240,7 +244,7 @@ func TestBudget(t *testing.T) {
 	// It holds nothing, so it is let in.
 	hold(signed(t, "msg_empty", ""))
 
-	close(release)
+	finish()
 	for _, read := range answers {
 		if a := read(); a.status/100 != 2 {
 			t.Errorf("a held request got %d %s", a.status, a.body)

@@ -19,10 +19,12 @@ import (
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
-	rows := slices.Concat(signatureRows(t), familyRows(t), timestampRows(t), idRows(t),
+	checkAll(t, newRoom(t, s), s, hostileRows(t))
+}
+
+func hostileRows(t testing.TB) []row {
+	return slices.Concat(signatureRows(t), familyRows(t), timestampRows(t), idRows(t),
 		targetRows(t), framingRows(t), encodingRows(t), bodyRows(t))
-	checkAll(t, r, s, rows)
 }
 
 // headerReasons are those of the refusals that headers alone decide.
@@ -34,17 +36,15 @@ var headerReasons = []string{
 // What the headers rule out costs no memory: its body is not read.
 func TestRefusedUnread(t *testing.T) {
 	t.Parallel()
-	published := fake{} // panics when it is used
-	rows := slices.Concat(signatureRows(t), familyRows(t), timestampRows(t), idRows(t),
-		targetRows(t), framingRows(t), encodingRows(t), bodyRows(t))
+	nobody := fake{} // panics when it is used
 	seen := map[string]bool{}
-	for _, row := range rows {
+	for _, row := range hostileRows(t) {
 		words := strings.Fields(row.want)
 		if len(words) < 3 || !slices.Contains(headerReasons, words[2]) {
 			continue
 		}
 		seen[words[2]] = true
-		t.Run(row.name, func(t *testing.T) { refusedUnread(t, newRoom(t, published), row.request, row.want) })
+		t.Run(row.name, func(t *testing.T) { refusedUnread(t, newRoom(t, nobody), row.request, row.want) })
 	}
 	for _, reason := range headerReasons {
 		if !seen[reason] {
@@ -53,12 +53,12 @@ func TestRefusedUnread(t *testing.T) {
 	}
 
 	t.Run("draining", func(t *testing.T) {
-		r := newRoom(t, published)
+		r := newRoom(t, nobody)
 		r.handler.Drain()
 		refusedUnread(t, r, signed(t, "msg_1", event("")), "503 unavailable shutting_down")
 	})
 	t.Run("too much in flight", func(t *testing.T) {
-		r := newRoom(t, published, func(c *ingest.Config) { c.MaxInflight = 10 })
+		r := newRoom(t, nobody, func(c *ingest.Config) { c.MaxInflight = 10 })
 		refusedUnread(t, r, signed(t, "msg_1", event("")), "503 unavailable too_much_in_flight")
 	})
 }

@@ -270,3 +270,15 @@ func await(t testing.TB, what string, condition func() bool) {
 		}
 	}
 }
+
+// receive waits for a value, or for the channel's closing.
+func receive[T any](t testing.TB, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(patience):
+		t.Fatalf("nothing happened within %v", patience)
+		panic("unreachable")
+	}
+}
