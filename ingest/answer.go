@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -82,7 +83,11 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result result, 
 		attrs = append(attrs, slog.String("id", result.id))
 	}
 
-	if refusal, ok := err.(*refusal); ok {
+	if err != nil {
+		refusal, ok := errors.AsType[*refusal](err)
+		if !ok { // what no step has foreseen is not stored
+			refusal = unavailable.because("internal").after(err)
+		}
 		name, reason, level = refusal.name, refusal.reason, refusal.level
 		if refusal.err != nil {
 			attrs = append(attrs, slog.Any("error", refusal.err))

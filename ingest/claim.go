@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,12 +91,26 @@ func readClaim(header http.Header) (claim, error) {
 		switch {
 		case !schema.ValidID(c.id):
 			return claim{}, badRequest.because("id").telling(fmt.Sprintf("header %s is not 1 to %d printable ASCII characters without spaces", f.id, schema.MaxSvixIDLen))
+		case isAmbiguous(c.id):
+			return claim{}, badRequest.because("id").telling("header " + f.id + " has a number between dots, where the signed text has the timestamp")
 		case len(header.Get(f.signature)) > maxSignature:
 			return claim{}, badRequest.because("signature_length").telling(fmt.Sprintf("header %s is longer than %d bytes", f.signature, maxSignature))
 		}
 		return c, nil
 	}
 	return claim{}, unauthorized.because("missing_header")
+}
+
+// isAmbiguous reports whether id has a part after a dot that reads as a
+// timestamp. The signed text is "id.timestamp.body" and nothing in it marks
+// where the id ends: from one signed request with the id "a" somebody could
+// make another, validly signed, with the id "a.1700000000" and the rest of the
+// body. Ids of the sender have no dots.
+func isAmbiguous(id string) bool {
+	parts := strings.Split(id, ".")
+	return slices.ContainsFunc(parts[1:], func(part string) bool {
+		return part != "" && strings.Trim(part, "+-0123456789") == ""
+	})
 }
 
 func (c claim) checkTimestamp(now time.Time, tolerance time.Duration) error {

@@ -78,6 +78,14 @@ func idRows(t testing.TB) []row {
 	refused("of 5,000 bytes", strings.Repeat("m", 5000), invalid)
 	// A subject of that length would have made the broker close the connection.
 	rows = append(rows, row{"after an id of 5,000 bytes", signed(t, "msg_after_long_id", event("")), "200 stored"})
+	// "id.timestamp.body" can be divided in two ways if the body holds a
+	// timestamp: the same signature would sign another id and another body.
+	divided := signed(t, "msg_1", unix(now)+"."+event(""))
+	rows = append(rows,
+		row{"a body that begins with a timestamp", divided, "202 quarantined malformed"},
+		row{"its signature, divided elsewhere", divided.with("Svix-Id", "msg_1."+unix(now)).with("Content-Length", itoa(len(event("")))).sending(event("")), invalid})
+	refused("with a number after a dot", "msg.1700000000", invalid)
+	refused("with a signed number after a dot", "msg.-1.x", invalid)
 	refused("with a space", "msg 1", invalid)
 	refused("with a tab", "msg\t1", invalid)
 	refused("not ASCII", "msg_ü", invalid)

@@ -280,3 +280,15 @@ func TestLargeBodies(t *testing.T) {
 		}
 	}
 }
+
+// A panic is answered like every other failure, and does not say its value.
+func TestPanic(t *testing.T) {
+	t.Parallel()
+	r := newRoom(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+		panic("a transcript")
+	}})
+	got, a := r.post(t, signed(t, "msg_1", event("")))
+	if got != "503 unavailable panic" || a.header.Get("Retry-After") == "" {
+		t.Errorf("got %q with %v", got, a.header)
+	}
+}

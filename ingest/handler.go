@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime"
+	"runtime/debug"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -97,8 +98,19 @@ func (h *Handler) Drain() { h.draining.Store(true) }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.cfg.Now()
 	limitBody(w)
-	result, err := h.handle(w, r)
+	result, err := h.handleSafely(w, r)
 	h.answer(w, r, result, err, started)
+}
+
+// handleSafely turns a panic into an answer, so that the sender comes again and
+// the operator sees why. The panic's value may quote the body; it is not logged.
+func (h *Handler) handleSafely(w http.ResponseWriter, r *http.Request) (_ result, err error) {
+	defer func() {
+		if recover() != nil {
+			err = unavailable.because("panic").after(errors.New(string(debug.Stack())))
+		}
+	}()
+	return h.handle(w, r)
 }
 
 // handle takes a request through all steps. What the headers rule out costs no
@@ -214,8 +226,11 @@ func (h *Handler) verify(claim claim, body []byte) error {
 func (h *Handler) store(r *http.Request, claim claim, body []byte) (result, error) {
 	message, err := schema.Normalize(claim.id, body)
 	problem, quarantine := errors.AsType[*schema.Error](err)
-	if quarantine {
+	switch {
+	case quarantine:
 		message = schema.Quarantine(claim.id, body, problem, claim.origin(r.Header))
+	case err != nil:
+		return result{id: claim.id}, err
 	}
 	receipt, err := h.cfg.Publisher.Publish(r.Context(), message)
 	if err != nil {

@@ -2,6 +2,7 @@ package publish_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -78,13 +79,16 @@ func startCluster(t *testing.T) []*embedded.Broker {
 	return brokers
 }
 
-// freeAddress returns an address on the loopback that nobody listens on.
+// freeAddress returns an address on the loopback that nobody listens on. Its
+// port is below those that the system gives to connections, so nothing takes it
+// between now and its use, or while a broker is away.
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000))
+		if listener, err := net.Listen("tcp", address); err == nil {
+			listener.Close()
+			return address
+		}
 	}
-	defer listener.Close()
-	return listener.Addr().String()
 }

@@ -272,3 +272,25 @@ func TestStreamIsDeleted(t *testing.T) {
 		return err == nil
 	})
 }
+
+// Some errors of a broker make nats.go give the connection up. Whoever runs the
+// publisher hears of it, and begins anew.
+func TestBrokerClosesForGood(t *testing.T) {
+	t.Parallel()
+	proxy := startProxy(t, startBroker(t, embedded.Config{}))
+	p := openPublisher(t, config(proxy.url()))
+	proxy.mu.Lock()
+	_, err := proxy.conns[0].Write([]byte("-ERR 'Maximum Payload Violation'\r\n"))
+	proxy.mu.Unlock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-p.Closed():
+	case <-time.After(10 * time.Second):
+		t.Fatal("not closed")
+	}
+	_, err = p.Publish(t.Context(), event(t, "msg_1"))
+	wantReason(t, err, "unreachable")
+	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+}

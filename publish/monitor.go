@@ -34,10 +34,13 @@ type trouble struct {
 	at  time.Time
 }
 
-// failed classifies the error of a publish and remembers it.
+// failed classifies the error of a publish and remembers it, unless it may be
+// the fault of that one message.
 func (p *Publisher) failed(err error) error {
 	e := classify(err)
-	p.troubled.Store(&trouble{e, time.Now()})
+	if e.reason != "refused" {
+		p.troubled.Store(&trouble{e, time.Now()})
+	}
 	return e
 }
 
@@ -86,7 +89,8 @@ func (p *Publisher) transition(err error) {
 	}
 }
 
-// check asks the broker whether both streams have a leader and room. A stream
+// check asks the broker whether both streams have a leader and room, and can
+// still hold the promise: an operator may have edited them. A stream
 // that is gone, because the broker came back empty or somebody deleted it, is
 // created again: refusing events for ever would not bring the old ones back.
 func (p *Publisher) check(ctx context.Context) error {
@@ -105,6 +109,9 @@ func (p *Publisher) check(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
+		if _, _, err := widen(stream.CachedInfo().Config, p.cfg.desired(schema.Kind(kind))); err != nil {
+			return err
+		}
 		if err := writable(stream.CachedInfo()); err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
@@ -117,8 +124,6 @@ func writable(info *jetstream.StreamInfo) error {
 	switch {
 	case info.Cluster != nil && info.Cluster.Leader == "":
 		return errors.New("has no leader")
-	case c.Sealed:
-		return errors.New("is sealed")
 	case c.MaxMsgs > 0 && s.Msgs >= uint64(c.MaxMsgs):
 		return fmt.Errorf("is full: %d messages of %d", s.Msgs, c.MaxMsgs)
 	case c.MaxBytes > 0 && s.Bytes+smallEvent > uint64(c.MaxBytes):

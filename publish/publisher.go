@@ -54,6 +54,7 @@ type Publisher struct {
 	// ready holds nil or why the streams cannot be written; see monitor.
 	ready    atomic.Pointer[error]
 	troubled atomic.Pointer[trouble]
+	closed   chan struct{} // closed by the connection's own goroutine
 	stop     context.CancelFunc
 	stopped  sync.WaitGroup
 }
@@ -115,6 +116,8 @@ func isPermanent(err error) bool {
 
 func (p *Publisher) open(ctx context.Context) error {
 	log := p.cfg.Logger
+	closed := make(chan struct{})
+	p.closed = closed
 	options := append([]nats.Option{
 		nats.Name("versive-ingress"),
 		nats.Timeout(dialTimeout),
@@ -133,7 +136,13 @@ func (p *Publisher) open(ctx context.Context) error {
 			}
 		}),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
-			log.Info("broker connection is back", "broker", nc.ConnectedUrlRedacted())
+			log.Info("broker connection is back", "broker", nc.ConnectedAddr())
+		}),
+		nats.ClosedHandler(func(nc *nats.Conn) {
+			if err := nc.LastError(); err != nil {
+				log.Error("broker connection is closed for good", "error", err)
+			}
+			close(closed)
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			log.Error("broker reported an error", "error", err)
@@ -142,7 +151,7 @@ func (p *Publisher) open(ctx context.Context) error {
 
 	var err error
 	if p.nc, err = nats.Connect(p.cfg.URL, options...); err != nil {
-		return fmt.Errorf("connecting to the broker at %s: %w", redact(cmp.Or(p.cfg.URL, "nats://in-process")), err)
+		return fmt.Errorf("connecting to the broker at %s: %w", addresses(cmp.Or(p.cfg.URL, "nats://in-process")), err)
 	}
 	if p.js, err = jetstream.New(p.nc); err != nil {
 		return err
@@ -150,14 +159,18 @@ func (p *Publisher) open(ctx context.Context) error {
 	return p.ensureAll(ctx)
 }
 
-// redact returns a list of URLs without the passwords in them.
-func redact(list string) string {
+// addresses returns a list of URLs without the credentials in them: a token
+// stands where a user's name does.
+func addresses(list string) string {
 	urls := strings.Split(list, ",")
-	for i, raw := range urls {
-		if u, err := url.Parse(strings.TrimSpace(raw)); err == nil {
-			urls[i] = u.Redacted()
-		} else {
-			urls[i] = "(not a URL)"
+	for i, address := range urls {
+		address = strings.TrimSpace(address)
+		if !strings.Contains(address, "://") { // as nats.go reads it
+			address = "nats://" + address
+		}
+		urls[i] = "(not a URL)"
+		if u, err := url.Parse(address); err == nil {
+			urls[i] = u.Scheme + "://" + u.Host
 		}
 	}
 	return strings.Join(urls, ",")
@@ -188,7 +201,12 @@ func (p *Publisher) MaxMessage() int64 {
 	return size
 }
 
-// Close ends the connection. Publish must not be in progress or called again.
+// Closed is closed when the connection is gone for good: by Close, or by a
+// broker that refuses it in a way that no reconnection would mend. Every
+// Publish fails from then on, so the program should end and start anew.
+func (p *Publisher) Closed() <-chan struct{} { return p.closed }
+
+// Close ends the connection. A Publish in progress fails.
 func (p *Publisher) Close() {
 	if p.stop != nil {
 		p.stop()
@@ -209,6 +227,13 @@ func (p *Publisher) Close() {
 func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
 	defer cancel()
+	if err := p.ready.Load(); err != nil {
+		// The stream was changed while we ran: what it would acknowledge now, it
+		// might not keep.
+		if _, ok := errors.AsType[*ConflictError](*err); ok {
+			return Receipt{}, &Error{"refused", *err}
+		}
+	}
 
 	header := make(nats.Header, len(m.Header)+2)
 	for name, values := range m.Header {

@@ -114,6 +114,7 @@ func widen(have, want jetstream.StreamConfig) (wider *jetstream.StreamConfig, no
 	}
 	set(!slices.Contains(have.Subjects, want.Subjects[0]), func() {
 		next.Subjects = append(slices.Clone(have.Subjects), want.Subjects...)
+		notes = append(notes, "stream gets another subject; an event that is in it under an old one is known only within the duplicate window")
 	})
 	set(have.Discard != want.Discard, func() { next.Discard = want.Discard })
 	set(have.Replicas < want.Replicas, func() { next.Replicas = want.Replicas })

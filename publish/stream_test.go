@@ -1,8 +1,10 @@
 package publish_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"strings"
 	"testing"
 	"time"
@@ -191,13 +193,47 @@ func TestOpenRefusesReplicasWithoutCluster(t *testing.T) {
 	}
 }
 
-// While there is no broker, Open waits; the caller's context ends it. A
-// password does not get into the error.
+// While there is no broker, Open waits; the caller's context ends it. Neither
+// a password nor a token gets into the error or the log.
 func TestOpenWaitsForBroker(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
-	_, err := publish.Open(ctx, config("nats://user:pa55word@127.0.0.1:1"))
-	if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "127.0.0.1:1") || strings.Contains(err.Error(), "pa55word") {
-		t.Errorf("got %v, want the deadline and which broker could not be reached", err)
+	for _, url := range []string{
+		"nats://user:pa55word@127.0.0.1:1", "nats://pa55word@127.0.0.1:1", "user:pa55word@127.0.0.1:1", "pa55word@127.0.0.1:1",
+	} {
+		var log bytes.Buffer
+		cfg := config(url)
+		cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		defer cancel()
+		_, err := publish.Open(ctx, cfg)
+		if !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: got %v, want the deadline", url, err)
+		}
+		for _, said := range []string{err.Error(), log.String()} {
+			if !strings.Contains(said, "nats://127.0.0.1:1") || strings.Contains(said, "pa55word") {
+				t.Errorf("%s: got %q, want which broker could not be reached", url, said)
+			}
+		}
+	}
+}
+
+// A stream that is edited while we run, so that it would lose events, gets
+// none any more, until it is edited back.
+func TestStreamIsEdited(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	js := connect(t, broker.URL())
+	p := openPublisher(t, config(broker.URL()))
+	for _, discard := range []jetstream.DiscardPolicy{jetstream.DiscardOld, jetstream.DiscardNew} {
+		if _, err := js.UpdateStream(t.Context(), byHand(func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = discard, 5 })); err != nil {
+			t.Fatal(err)
+		}
+		loses := discard == jetstream.DiscardOld
+		await(t, "readiness follows", 5*time.Second, func() bool { return (p.Ready() != nil) == loses })
+		_, err := p.Publish(t.Context(), event(t, "msg_1"))
+		if loses {
+			wantReason(t, err, "refused")
+		} else if err != nil {
+			t.Error(err)
+		}
 	}
 }

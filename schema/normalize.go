@@ -9,9 +9,9 @@ const (
 	// body it was made from: defaults are filled in.
 	MaxGrowth = 64 << 10
 
-	// MaxIDLen is the longest study or interview id, in bytes. Three of them,
-	// percent-encoded, keep a subject far below the 4,000 bytes or so at which
-	// a NATS server closes the connection.
+	// MaxIDLen is the longest study or interview id, in bytes. Two of them and a
+	// svix-id, percent-encoded, keep a subject far below the 4,000 bytes or so at
+	// which a NATS server closes the connection.
 	MaxIDLen = 256
 
 	// typeCompleted is the one type of event that the vendor sends.

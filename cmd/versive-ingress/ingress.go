@@ -95,6 +95,8 @@ func (i *ingress) wait(ctx context.Context) error {
 	case <-ctx.Done():
 		i.log.Info("shutting down")
 	case err = <-i.failed:
+	case <-i.publisher.Closed():
+		err = errors.New("the broker has closed the connection for good; see the log")
 	}
 	i.stop()
 	i.log.Info("stopped")
@@ -174,6 +176,8 @@ func (i *ingress) newServer(h http.Handler) *http.Server {
 		WriteTimeout:      answerTimeout,
 		IdleTimeout:       idleTimeout,
 		MaxHeaderBytes:    maxHeader,
+		// Or net/http answers "OPTIONS *" by 200 itself.
+		DisableGeneralOptionsHandler: true,
 		// What a client does wrong on the wire; forgers must not fill the log.
 		ErrorLog: slog.NewLogLogger(i.log.Handler(), slog.LevelDebug),
 	}

@@ -143,6 +143,9 @@ func (s *Settings) readSecretsFile() error {
 	if s.SecretsFile == "" {
 		return nil
 	}
+	if strings.HasPrefix(s.SecretsFile, "whsec_") {
+		return errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
+	}
 	text, err := os.ReadFile(s.SecretsFile)
 	if err != nil {
 		return fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)

@@ -82,6 +82,7 @@ func TestSettingsRefused(t *testing.T) {
 		"CERT, no broker":    {settings{"INGRESS_NATS_CERT": "c", "INGRESS_NATS_KEY": "k"}, []string{`INGRESS_NATS_CERT="c"`, "INGRESS_NATS_URL", "INGRESS_NATS_CONFIG"}},
 		"public NATS_LISTEN": {settings{"INGRESS_NATS_LISTEN": "0.0.0.0:4222"}, []string{`INGRESS_NATS_LISTEN="0.0.0.0:4222"`, "127.0.0.1", "INGRESS_NATS_CONFIG"}},
 
+		"secret for file": {settings{"INGRESS_SECRETS_FILE": "whsec_" + password}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
 		"no SECRETS_FILE": {settings{"INGRESS_SECRETS_FILE": "/nowhere/secrets"}, []string{"INGRESS_SECRETS_FILE", "/nowhere/secrets"}},
 		"no TLS_CERT":     {settings{"INGRESS_TLS_CERT": "/nowhere/cert", "INGRESS_TLS_KEY": "/nowhere/key"}, []string{"INGRESS_TLS_CERT", "/nowhere/cert"}},
 		"no NATS_CREDS":   {settings{"INGRESS_NATS_URL": "a", "INGRESS_NATS_CREDS": "/nowhere/creds"}, []string{"INGRESS_NATS_CREDS", "/nowhere/creds"}},

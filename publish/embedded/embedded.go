@@ -134,8 +134,18 @@ func (c Config) options() (*server.Options, error) {
 			return nil, err
 		}
 	}
-	if !isLoopback(o.Host) && !hasAuthorization(o) {
-		return nil, fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure users in a NATS configuration file", o.Host)
+	for _, l := range []struct {
+		host string
+		on   bool
+	}{
+		{o.Host, true},
+		{o.Websocket.Host, o.Websocket.Port != 0},
+		{o.LeafNode.Host, o.LeafNode.Port != 0},
+		{o.MQTT.Host, o.MQTT.Port != 0},
+	} {
+		if l.on && !isLoopback(l.host) && !hasAuthorization(o) {
+			return nil, fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure users in a NATS configuration file", l.host)
+		}
 	}
 
 	if o.ServerName == "" {
@@ -187,14 +197,17 @@ func (b *Broker) InProcessConn() (net.Conn, error) { return b.server.InProcessCo
 // URL returns where subscribers connect.
 func (b *Broker) URL() string { return b.server.ClientURL() }
 
-// Full returns an error when the store is at its limit, so that nothing more
-// can be stored.
+// smallEvent is the room, in bytes, that a store must have left not to be full.
+const smallEvent = 4 << 10
+
+// Full returns an error when the store is at its limit, so that not even a
+// small event can be stored.
 func (b *Broker) Full() error {
 	info, err := b.server.Jsz(nil)
 	if err != nil {
 		return fmt.Errorf("embedded broker: %w", err)
 	}
-	if info.Store >= uint64(b.maxStore) {
+	if info.Store+smallEvent > uint64(b.maxStore) {
 		return fmt.Errorf("embedded broker: store is full: %d bytes of %d", info.Store, b.maxStore)
 	}
 	return nil

@@ -126,7 +126,7 @@ func TestFull(t *testing.T) {
 		t.Errorf("an empty store is full: %v", err)
 	}
 	for i := 0; ; i++ {
-		if _, err := js.Publish(t.Context(), "s", make([]byte, 8<<10)); err != nil {
+		if _, err := js.Publish(t.Context(), "s", make([]byte, 1<<10)); err != nil {
 			break
 		}
 		if i > 100 {
@@ -156,6 +156,12 @@ func TestStartRefuses(t *testing.T) {
 		{"an open listener without authorization", embedded.Config{Listen: "0.0.0.0:0"}, "without authorization"},
 		{"all interfaces without authorization", embedded.Config{Listen: ":0"}, "without authorization"},
 		{"the same in a file", embedded.Config{ConfigFile: writeConfig(t, `listen: "0.0.0.0:-1"`)}, "without authorization"},
+		{"an open WebSocket", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			websocket { listen: "0.0.0.0:-1", no_tls: true }`)}, "without authorization"},
+		{"an open port for leaf nodes", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			leafnodes { listen: "0.0.0.0:-1" }`)}, "without authorization"},
 		{"a default user", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "0.0.0.0:-1"
 			no_auth_user: anyone
