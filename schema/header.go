@@ -28,6 +28,10 @@ const (
 // header and as the $id of [JSONSchema].
 const SchemaURN = "urn:versive-ingress:interview.completed:1"
 
+// HeaderOriginalID keeps the svix-id of an event that was published again
+// under a message id of its own.
+const HeaderOriginalID = "Ingress-Original-Id"
+
 // cloudEvent returns the headers of an event. endedAt is a canonical
 // timestamp or null.
 func cloudEvent(s Subject, endedAt jsontext.Value) map[string][]string {

@@ -9,30 +9,27 @@ const (
 	KindEvent Kind = iota
 	// KindQuarantine: raw bodies that were authentic but not understood.
 	KindQuarantine
+	// KindDead: events that a consumer has given up on.
+	KindDead
 )
 
 // Stream returns the name of the stream, given that of the event stream.
 func (k Kind) Stream(events string) string {
-	if k == KindQuarantine {
-		return events + "_QUARANTINE"
-	}
-	return events
+	return events + [...]string{"", "_QUARANTINE", "_DEAD"}[k]
 }
 
 // Prefix returns the first token of the stream's subjects, given that of the
 // events.
 func (k Kind) Prefix(events string) string {
-	if k == KindQuarantine {
-		return events + "-quarantine"
-	}
-	return events
+	return events + [...]string{"", "-quarantine", "-dead"}[k]
 }
 
-// Message is an event, or a body for the quarantine, as it is stored.
-// [Normalize] and [Quarantine] make it; it is not changed afterwards.
+// Message is an event, a body for the quarantine or a dead letter, as it is
+// stored. [Normalize], [Quarantine] and [DeadLetter] make it; it is not changed
+// afterwards.
 type Message struct {
 	Kind   Kind
-	ID     string              // the svix-id: the idempotency key
+	ID     string              // the idempotency key: the svix-id, but see DeadLetter
 	Header map[string][]string // without those that a broker defines
 	Data   []byte
 
@@ -59,30 +56,4 @@ func ValidID(id string) bool {
 		}
 	}
 	return true
-}
-
-// Headers of a quarantined message. Those of the request are kept under names
-// of our own: a header of a request must never reach the broker, which takes
-// some as commands.
-const (
-	HeaderReason      = "Ingress-Reason"      // the [Reason]
-	HeaderDescription = "Ingress-Description" // see [Error.Description]
-	HeaderHTTP        = "Ingress-Http-"       // prefix: Ingress-Http-Svix-Id, …
-)
-
-// Quarantine makes the message that keeps the body of a verified webhook
-// exactly as it came, because Normalize returned reason. From origin it keeps
-// every header, so the caller passes only the verified ones and the content
-// type. The message aliases body.
-func Quarantine(id string, body []byte, reason *Error, origin map[string][]string) Message {
-	header := map[string][]string{
-		HeaderReason:      {string(reason.Reason)},
-		HeaderDescription: {reason.Description()},
-	}
-	for name, values := range origin {
-		for _, value := range values {
-			header[HeaderHTTP+name] = append(header[HeaderHTTP+name], encodeHeader(value))
-		}
-	}
-	return Message{Kind: KindQuarantine, ID: id, Header: header, Data: body, tokens: Escape(id)}
 }

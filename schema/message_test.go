@@ -17,6 +17,7 @@ func TestKind(t *testing.T) {
 	}{
 		{schema.KindEvent, "VERSIVE", "versive"},
 		{schema.KindQuarantine, "VERSIVE_QUARANTINE", "versive-quarantine"},
+		{schema.KindDead, "VERSIVE_DEAD", "versive-dead"},
 	} {
 		if got := test.kind.Stream("VERSIVE"); got != test.stream {
 			t.Errorf("stream is %s, want %s", got, test.stream)

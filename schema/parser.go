@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -15,25 +16,39 @@ import (
 // not: whether it matters depends on the event's type, which may come last.
 type parser struct {
 	body    []byte
-	dec     *jsontext.Decoder
+	dec     jsontext.Decoder
 	invalid *Error // the first member that cannot be accepted
 	kept    [keepCount]jsontext.Value
+
+	// written holds the canonical forms of objects and arrays inside of others,
+	// one after another. Values refer to it, as they do to body.
+	written []byte
 }
 
-// decoders keeps decoders between bodies, for the sake of the tables in them.
-var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+// parsers keeps parsers between bodies, for the sake of the tables and buffers
+// in them.
+var parsers = sync.Pool{New: func() any { return new(parser) }}
+
+// maxWritten bounds the buffers that are kept, in bytes.
+const maxWritten = 256 << 10
 
 func newParser(body []byte) *parser {
-	dec := decoders.Get().(*jsontext.Decoder)
-	dec.Reset(bytes.NewBuffer(body))
-	return &parser{body: body, dec: dec}
+	p := parsers.Get().(*parser)
+	p.body = body
+	p.dec.Reset(bytes.NewBuffer(body))
+	// A conversation is written into its interview, and that into the event.
+	p.written = slices.Grow(p.written, 2*len(body)+1024)
+	return p
 }
 
-// close gives the decoder back, without the body.
+// close gives the parser back, without references to the body.
 func (p *parser) close() {
 	p.dec.Reset(new(bytes.Buffer))
-	decoders.Put(p.dec)
-	p.dec = nil
+	p.body, p.invalid, p.kept = nil, nil, [keepCount]jsontext.Value{}
+	if p.written = p.written[:0]; cap(p.written) > maxWritten {
+		p.written = nil
+	}
+	parsers.Put(p)
 }
 
 // document reads the whole body and returns the canonical event.
@@ -44,8 +59,8 @@ func (p *parser) document() ([]byte, error) {
 		}
 		return nil, &Error{Reason: Malformed, Detail: mismatch(kind, '{')}
 	}
-	data, err := p.object(make([]byte, 0, len(p.body)+1024), document)
-	if err != nil {
+	var event object
+	if err := p.object(document, &event); err != nil {
 		return nil, err
 	}
 	if _, err := p.dec.ReadToken(); err != io.EOF {
@@ -60,64 +75,82 @@ func (p *parser) document() ([]byte, error) {
 		return nil, &Error{Reason: UnsupportedType, Pointer: "/event_type", Detail: "is not a known event type"}
 	case p.invalid != nil:
 		return nil, p.invalid
-	case len(data) > len(p.body)+MaxGrowth:
+	case event.size() > len(p.body)+MaxGrowth:
 		return nil, &Error{Reason: Invalid, Detail: tooLong}
 	}
-	return data, nil
+	return event.append(make([]byte, 0, event.size())), nil
 }
 
 // tooLong refuses a body whose canonical form would not fit where the body
 // does.
 var tooLong = fmt.Sprintf("lacks so many members that its canonical form is over %d bytes longer", MaxGrowth)
 
-// object reads an object and appends its canonical form to dst: the known
-// members in their order, then the unknown ones in theirs.
-func (p *parser) object(dst []byte, members []member) ([]byte, error) {
+// An object is what is written for a JSON object: the known members in their
+// order, then the unknown ones in theirs.
+type object struct {
+	members []member
+	known   [16]jsontext.Value // values of members; no object has more
+	unknown []byte             // `,"name":value` for each
+}
+
+// object reads an object into o, in place of what o was.
+func (p *parser) object(members []member, o *object) error {
 	if _, err := p.dec.ReadToken(); err != nil { // the brace
-		return nil, p.malformed(err)
+		return p.malformed(err)
 	}
-	var (
-		known   [16]jsontext.Value // what is written for members[i]; no object has more
-		unknown []byte             // `,"name":value` for each
-	)
+	o.members, o.unknown = members, o.unknown[:0]
+	clear(o.known[:len(members)])
 	for p.dec.PeekKind() != '}' {
 		name, err := p.value()
 		if err != nil {
-			return nil, err
+			return err
 		}
 		if i := find(members, name); i >= 0 {
-			if known[i], err = p.member(&members[i]); err != nil {
-				return nil, err
+			if o.known[i], err = p.member(&members[i]); err != nil {
+				return err
 			}
 			continue
 		}
 		value, err := p.value()
 		if err != nil {
-			return nil, err
+			return err
 		}
-		unknown = append(unknown, ',')
-		unknown = append(unknown, name...)
-		unknown = append(unknown, ':')
-		unknown = append(unknown, value...)
+		o.unknown = append(o.unknown, ',')
+		o.unknown = append(o.unknown, name...)
+		o.unknown = append(o.unknown, ':')
+		o.unknown = append(o.unknown, value...)
 	}
 	if _, err := p.dec.ReadToken(); err != nil {
-		return nil, p.malformed(err)
+		return p.malformed(err)
 	}
-
-	separator := byte('{')
 	for i := range members {
-		m := &members[i]
-		if known[i] == nil {
-			known[i] = p.absent(m, m.name)
+		if o.known[i] == nil {
+			o.known[i] = p.absent(&members[i], members[i].name)
 		}
+	}
+	return nil
+}
+
+// size returns how many bytes append writes.
+func (o *object) size() int {
+	n := len(o.unknown) + len("}")
+	for i := range o.members {
+		n += len(`,"":`) + len(o.members[i].name) + len(o.known[i])
+	}
+	return n
+}
+
+func (o *object) append(dst []byte) []byte {
+	separator := byte('{')
+	for i := range o.members {
 		dst = append(dst, separator, '"')
-		dst = append(dst, m.name...)
+		dst = append(dst, o.members[i].name...)
 		dst = append(dst, '"', ':')
-		dst = append(dst, known[i]...)
+		dst = append(dst, o.known[i]...)
 		separator = ','
 	}
-	dst = append(dst, unknown...)
-	return append(dst, '}'), nil
+	dst = append(dst, o.unknown...)
+	return append(dst, '}')
 }
 
 // member reads the value of a known member and returns what is written for
@@ -128,7 +161,13 @@ func (p *parser) member(m *member) (jsontext.Value, error) {
 	case m.array && kind == '[':
 		return p.array(m.members)
 	case !m.array && kind == '{' && m.members != nil:
-		return p.object(p.room(), m.members)
+		var o object
+		if err := p.object(m.members, &o); err != nil {
+			return nil, err
+		}
+		start := len(p.written)
+		p.written = o.append(p.written)
+		return p.written[start:], nil
 	}
 	value, err := p.value()
 	if err != nil {
@@ -172,31 +211,34 @@ func (p *parser) absent(m *member, path ...string) jsontext.Value {
 	return value
 }
 
-// array reads an array of objects and returns its canonical form.
+// array reads an array of objects and returns its canonical form. None of
+// their members is written before them: they are scalars or opaque.
 func (p *parser) array(members []member) (jsontext.Value, error) {
 	if _, err := p.dec.ReadToken(); err != nil { // the bracket
 		return nil, p.malformed(err)
 	}
-	dst := append(p.room(), '[')
+	start := len(p.written)
+	p.written = append(p.written, '[')
 	over := false
-	for p.dec.PeekKind() != ']' {
-		if len(dst) > 1 {
-			dst = append(dst, ',')
+	var o object
+	for kind := p.dec.PeekKind(); kind != ']'; kind = p.dec.PeekKind() {
+		if len(p.written) > start+1 {
+			p.written = append(p.written, ',')
 		}
-		if kind := p.dec.PeekKind(); kind != '{' {
+		if kind != '{' {
 			if _, err := p.value(); err != nil {
 				return nil, err
 			}
 			p.refuse(mismatch(kind, '{'))
 			continue
 		}
-		var err error
-		if dst, err = p.object(dst, members); err != nil {
+		if err := p.object(members, &o); err != nil {
 			return nil, err
 		}
-		if len(dst) > len(p.body)+MaxGrowth {
+		p.written = o.append(p.written)
+		if len(p.written)-start > len(p.body)+MaxGrowth {
 			over = true
-			dst = dst[:1] // it will not be written
+			p.written = p.written[:start+1] // it will not be written
 		}
 	}
 	if _, err := p.dec.ReadToken(); err != nil {
@@ -205,7 +247,8 @@ func (p *parser) array(members []member) (jsontext.Value, error) {
 	if over {
 		return p.refuse(tooLong), nil
 	}
-	return append(dst, ']'), nil
+	p.written = append(p.written, ']')
+	return p.written[start:], nil
 }
 
 // value reads the next value, or a member's name, as it stands in the body.
@@ -217,12 +260,6 @@ func (p *parser) value() (jsontext.Value, error) {
 	// The decoder's own slice is valid only until the next call.
 	end := int(p.dec.InputOffset())
 	return p.body[end-len(value) : end], nil
-}
-
-// room returns an empty buffer for the canonical form of the value that
-// starts here: if nothing is filled in, it is no longer than what is left.
-func (p *parser) room() []byte {
-	return make([]byte, 0, len(p.body)-int(p.dec.InputOffset()))
 }
 
 // refuse remembers the first member that cannot be accepted: the one at path,

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"slices"
@@ -54,6 +55,48 @@ func ParseSubject(subject string) (Subject, error) {
 		}
 	}
 	return s, nil
+}
+
+// ParseID returns the svix-id that a subject of any kind of message ends in.
+func ParseID(subject string) (string, error) {
+	id, err := Unescape(subject[strings.LastIndexByte(subject, '.')+1:])
+	if err != nil {
+		return "", fmt.Errorf("subject %q: %w", subject, err)
+	}
+	return id, nil
+}
+
+// below returns a subject without its first token.
+func below(subject string) string {
+	_, rest, _ := strings.Cut(subject, ".")
+	return rest
+}
+
+// Filter chooses events by what their subjects say. The zero Filter chooses
+// all; a field that is set leaves only those that have its value.
+type Filter struct {
+	Type        string // for example "interview.completed"
+	StudyID     string
+	InterviewID string
+}
+
+// anyType matches the types that there are: they all have two tokens.
+const anyType = "*.*"
+
+// Subject returns the NATS subject with wildcards that matches the chosen
+// events, given its first token.
+func (f Filter) Subject(prefix string) string {
+	if f == (Filter{}) {
+		return prefix + ".>"
+	}
+	tokens := [...]string{prefix, cmp.Or(f.Type, anyType), "*", "*", "*"}
+	if f.StudyID != "" {
+		tokens[2] = Escape(f.StudyID)
+	}
+	if f.InterviewID != "" {
+		tokens[3] = Escape(f.InterviewID)
+	}
+	return strings.Join(tokens[:], ".")
 }
 
 // Escape returns id as one subject token: bytes outside [A-Za-z0-9_-] are

@@ -86,3 +86,49 @@ func TestSubjectFits(t *testing.T) {
 		t.Errorf("%d bytes, want at most 2,000, half of what a broker takes", n)
 	}
 }
+
+func TestFilter(t *testing.T) {
+	for _, test := range []struct {
+		filter schema.Filter
+		want   string
+	}{
+		{schema.Filter{}, "versive.>"},
+		{schema.Filter{Type: "interview.completed"}, "versive.interview.completed.*.*.*"},
+		{schema.Filter{StudyID: "study.1"}, "versive.*.*.study%2E1.*.*"},
+		{schema.Filter{InterviewID: "i*"}, "versive.*.*.*.i%2A.*"},
+		{schema.Filter{Type: "interview.completed", StudyID: "s", InterviewID: "i"}, "versive.interview.completed.s.i.*"},
+	} {
+		if got := test.filter.Subject("versive"); got != test.want {
+			t.Errorf("%+v: got %s, want %s", test.filter, got, test.want)
+		}
+	}
+}
+
+// TestFilterMatchesEvents ties the wildcards to the subjects that Normalize makes.
+func TestFilterMatchesEvents(t *testing.T) {
+	m := normalize(t, body("", "", ""))
+	subject := strings.Split(m.Subject("versive"), ".")
+	filter := strings.Split(schema.Filter{StudyID: "s", InterviewID: "i"}.Subject("versive"), ".")
+	if len(filter) != len(subject) {
+		t.Fatalf("filter %q has another number of tokens than subject %q", filter, subject)
+	}
+	for i := range filter {
+		if filter[i] != "*" && filter[i] != subject[i] {
+			t.Errorf("filter %q does not match subject %q", filter, subject)
+		}
+	}
+}
+
+func TestParseID(t *testing.T) {
+	for subject, want := range map[string]string{
+		"versive.interview.completed.s.i.msg_1": "msg_1",
+		"versive-quarantine.a%2Eb":              "a.b",
+		"versive-dead.reports.msg_1":            "msg_1",
+		"versive.interview.completed.s.i.":      "",
+		"versive.interview.completed.s.i.a+b":   "",
+	} {
+		if got, err := schema.ParseID(subject); got != want || (err != nil) != (want == "") {
+			t.Errorf("%s: got %q, %v; want %q", subject, got, err, want)
+		}
+	}
+}
