@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"go.opentelemetry.io/otel/trace"
 
 	"versive-ingress/schema"
 )
@@ -74,45 +76,67 @@ func (r result) name() string {
 	}
 }
 
-// answer tells the sender, the log and the metrics the same thing.
+// answer tells the sender, the log, the metrics and the trace the same thing.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result result, err error, started time.Time) {
 	var name, reason string
-	level := slog.LevelInfo
-	attrs := make([]slog.Attr, 0, 8)
-	if result.id != "" {
-		attrs = append(attrs, slog.String("id", result.id))
-	}
-
+	var status int
+	var refused *refusal
 	if err != nil {
-		refusal, ok := errors.AsType[*refusal](err)
-		if !ok { // what no step has foreseen is not stored
-			refusal = unavailable.because("internal").after(err)
+		var ok bool
+		if refused, ok = errors.AsType[*refusal](err); !ok { // what no step has foreseen is not stored
+			refused = unavailable.because("internal").after(err)
 		}
-		name, reason, level = refusal.name, refusal.reason, refusal.level
-		if refusal.err != nil {
-			attrs = append(attrs, slog.Any("error", refusal.err))
-		}
-		writeProblem(w, refusal)
+		name, reason, status = refused.name, refused.reason, refused.status
+		writeProblem(w, refused)
 	} else {
-		name = result.name()
-		attrs = append(attrs,
-			slog.String("stream", result.receipt.Stream),
-			slog.Uint64("sequence", result.receipt.Sequence),
-			slog.Int("bytes", result.bytes))
-		if p := result.problem; p != nil {
-			reason, level = string(p.Reason), slog.LevelWarn
-			attrs = append(attrs, slog.String("detail", p.Description()))
+		name, status = result.name(), http.StatusOK
+		if result.problem != nil {
+			reason, status = string(result.problem.Reason), http.StatusAccepted
 		}
 		writeResult(w, result)
 	}
 
-	elapsed := h.cfg.Now().Sub(started)
-	h.metrics.observe(name, reason, elapsed)
+	ctx, elapsed := r.Context(), h.cfg.Now().Sub(started)
+	h.metrics.observe(ctx, name, reason, elapsed)
+	// What was verified is always logged.
+	if result.id != "" || refused == nil || h.sampler.admit(flood{refused.outcome, reason}) {
+		h.log(ctx, result, refused, name, reason, elapsed)
+	}
+	endSpan(ctx, status, name, reason, result)
+}
+
+// log writes the one line about a request. refused is nil if it is stored.
+func (h *Handler) log(ctx context.Context, result result, refused *refusal, name, reason string, elapsed time.Duration) {
+	level := slog.LevelInfo
+	attrs := make([]slog.Attr, 0, 10)
+	if result.id != "" {
+		attrs = append(attrs, slog.String("id", result.id))
+	}
+	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
+		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
+	}
+	if refused != nil {
+		level = refused.level
+		if refused.err != nil {
+			attrs = append(attrs, slog.Any("error", refused.err))
+		}
+	} else {
+		attrs = append(attrs,
+			slog.String("stream", result.receipt.Stream),
+			slog.Uint64("sequence", result.receipt.Sequence))
+	}
+	if result.id != "" {
+		attrs = append(attrs, slog.Int("bytes", result.bytes))
+	}
+	if p := result.problem; p != nil {
+		level = slog.LevelWarn
+		attrs = append(attrs, slog.String("detail", p.Description()))
+	}
 	attrs = append(attrs, slog.String("outcome", name), slog.Duration("duration", elapsed))
 	if reason != "" {
 		attrs = append(attrs, slog.String("reason", reason))
 	}
-	h.cfg.Logger.LogAttrs(r.Context(), level, "webhook", attrs...)
+	h.cfg.Logger.LogAttrs(ctx, level, "webhook", attrs...)
 }
 
 // writeResult writes the 2xx answer.
@@ -138,6 +162,8 @@ func writeProblem(w http.ResponseWriter, r *refusal) {
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", http.MethodPost)
 	case http.StatusServiceUnavailable:
+		// Or net/http reads on, for what may be left of the body, before it answers.
+		w.Header().Set("Connection", "close")
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}
 	writeJSON(w, r.status, "application/problem+json", struct {

@@ -1,8 +1,6 @@
 package ingest
 
 import (
-	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"slices"
@@ -10,46 +8,8 @@ import (
 	"strings"
 	"time"
 
-	svix "github.com/svix/svix-webhooks/go"
-
 	"versive-ingress/schema"
 )
-
-// MinSecretLen is the shortest key in bytes that is accepted, the shortest
-// that Svix gives out.
-const MinSecretLen = 24
-
-// CheckSecret returns what is wrong with a signing secret: "whsec_" and the
-// base64 of at least [MinSecretLen] bytes. The error does not quote it.
-func CheckSecret(secret string) error {
-	key, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
-	switch {
-	case secret == "":
-		return errors.New("is empty")
-	case err != nil:
-		return errors.New(`is not "whsec_" and base64; copy it again from the endpoint's page`)
-	case len(key) < MinSecretLen:
-		return fmt.Errorf("has %d bytes, want at least %d; copy it again from the endpoint's page", len(key), MinSecretLen)
-	}
-	return nil
-}
-
-func parseSecrets(secrets []string) ([]*svix.Webhook, error) {
-	if len(secrets) == 0 {
-		return nil, errors.New("no signing secret")
-	}
-	parsed := make([]*svix.Webhook, len(secrets))
-	for i, secret := range secrets {
-		err := CheckSecret(secret)
-		if err == nil {
-			parsed[i], err = svix.NewWebhook(secret)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("signing secret %d of %d %w", i+1, len(secrets), err)
-		}
-	}
-	return parsed, nil
-}
 
 // A claim is what a request's headers say of it, until verify proves it.
 //

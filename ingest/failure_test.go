@@ -226,16 +226,25 @@ func TestBudget(t *testing.T) {
 
 	for i := range maxInflight / 4 * 3 / maxBody {
 		large := signed(t, "msg_large_"+itoa(i), eventOf(maxBody))
-		if i == 1 { // its length is not known, so it counts as the largest
+		switch i {
+		case 0:
+			hold(large)
+			continue
+		case 1: // its length is not known, so it counts as the largest
 			large = large.chunked()
 		}
-		hold(large)
+		answers = append(answers, start(t, r, large)) // waits for the first
+		await(t, "it is held", func() bool { return r.inflight(t) == float64((i+1)*maxBody) })
 	}
 	refused("one large body more", signed(t, "msg_refused", eventOf(maxBody)))
 	refused("a body just over the small ones", signed(t, "msg_refused", eventOf(small+1)))
-	refused("a body of unknown length", signed(t, "msg_refused", event("")).chunked())
+	refused("one of unknown length", signed(t, "msg_refused", eventOf(small+1)).chunked())
 	for i := range maxInflight / 4 / small {
-		hold(signed(t, "msg_small_"+itoa(i), eventOf(small)))
+		request := signed(t, "msg_small_"+itoa(i), eventOf(small))
+		if i == 1 { // its length is not known, and it is small all the same
+			request = signed(t, "msg_small_"+itoa(i), event("")).chunked()
+		}
+		hold(request)
 	}
 	if got := r.inflight(t); got != maxInflight {
 		t.Errorf("%v bytes are in flight, want all %d", got, maxInflight)
@@ -251,20 +260,24 @@ func TestBudget(t *testing.T) {
 		}
 	}
 	await(t, "all is given back", func() bool { return r.inflight(t) == 0 })
+	for len(entered) > 0 { // those that waited
+		<-entered
+	}
 	hold(signed(t, "msg_after", eventOf(maxBody)))
 	if a := answers[len(answers)-1](); a.status != 200 {
 		t.Errorf("afterwards: got %d %s", a.status, a.body)
 	}
 }
 
-// Large bodies are verified in turns. Forged ones give their turn back.
+// Large bodies take turns from their arrival to the answer. Forged ones give
+// their turn back.
 func TestLargeBodies(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 100)
 	close(release)
-	const size = 2 << 20
+	const size = 256 << 10
 	r := newRoom(t, held(release, entered), func(c *ingest.Config) {
-		c.MaxBody, c.MaxInflight = size, 100*size
+		c.MaxBody, c.MaxInflight = size, 16*size
 	})
 	good := signed(t, "msg_1", eventOf(size))
 	forged := good.with("Svix-Id", "msg_2")
@@ -277,6 +290,32 @@ func TestLargeBodies(t *testing.T) {
 			if a, want := read(), [2]int{200, 401}[i%2]; a.status != want {
 				t.Errorf("round %d: got %d %s, want %d", round, a.status, a.body, want)
 			}
+		}
+	}
+}
+
+// A large body that does not get its turn in time is told to come again; small
+// ones do not wait for a turn.
+func TestLargeBodyWaits(t *testing.T) {
+	t.Parallel()
+	release, entered := make(chan struct{}), make(chan string, 100)
+	r := newRoom(t, held(release, entered))
+	finish := sync.OnceFunc(func() { close(release) })
+	defer finish()
+	first := start(t, r, signed(t, "msg_1", eventOf(maxBody)))
+	receive(t, entered)
+	second := start(t, r, signed(t, "msg_2", eventOf(maxBody)))
+	small := start(t, r, signed(t, "msg_3", event("")))
+	if id := receive(t, entered); id != "msg_3" {
+		t.Errorf("%s is published, want msg_3", id)
+	}
+	if a := second(); a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("the one that waits got %d with %v", a.status, a.header)
+	}
+	finish()
+	for _, read := range []func() answer{first, small} {
+		if a := read(); a.status != 200 {
+			t.Errorf("got %d %s", a.status, a.body)
 		}
 	}
 }

@@ -64,8 +64,10 @@ func FuzzHandler(f *testing.F) {
 		if handlers[size], err = ingest.New(ingest.Config{
 			Path: webhookPath, Secrets: []string{otherSecret, secret}, Tolerance: time.Minute,
 			MaxBody: [...]int64{maxBody, 200}[size], MaxInflight: maxInflight,
-			Now: func() time.Time { return now },
+			Now:          func() time.Time { return now },
+			RefusalLimit: 1 << 30,
 			Publisher: fake{func(_ context.Context, m schema.Message) (ingest.Receipt, error) {
+				m.Data = bytes.Clone(m.Data) // it is the handler's again afterwards
 				published = append(published, m)
 				return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 			}},

@@ -1,19 +1,22 @@
 package ingest
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
-	"runtime"
 	"runtime/debug"
+	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	svix "github.com/svix/svix-webhooks/go"
+	"go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/semaphore"
 
 	"versive-ingress/schema"
 )
@@ -23,8 +26,9 @@ import (
 // Publish returns a Receipt only when the message is durably in its stream,
 // whether by this call or an earlier one. After an error the message may or
 // may not be there, and publishing it again must be safe. It must return
-// within a bounded time, whatever becomes of ctx. An error with a method
-// Reason() string names itself in metrics; the word must be one of a few.
+// within a bounded time, whatever becomes of ctx, and not read m.Data after that.
+// An error with a method Reason() string names itself in metrics; the word must
+// be one of a few.
 type Publisher interface {
 	Publish(ctx context.Context, m schema.Message) (Receipt, error)
 }
@@ -40,7 +44,7 @@ type Receipt struct {
 // must be set.
 type Config struct {
 	Path        string        // the one path that is served
-	Secrets     []string      // see CheckSecret; every one is accepted
+	Secrets     []string      // see CheckSecret; every one is accepted; see also Handler.SetSecrets
 	Tolerance   time.Duration // accepted distance of the signed timestamp from the clock
 	MaxBody     int64         // bytes
 	MaxInflight int64         // bytes of all bodies held at once; at least 4/3 of MaxBody
@@ -48,24 +52,36 @@ type Config struct {
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing
+	Tracer  trace.Tracer          // nil traces nothing, at no cost
 	Now     func() time.Time      // nil is time.Now
+
+	// LogLimit bounds the log lines a second, for each reason, about what is
+	// refused before it is verified; what is left out is counted. 0 is 10.
+	LogLimit int
+
+	// RefusalLimit is how many requests a second may be refused at once before
+	// they are verified. Those beyond get their answer a second later. 0 is 1,000.
+	RefusalLimit int
 }
 
-// BodyTimeout bounds how long a body may take to arrive. Together with the
-// Publisher's own bound it must stay below the 15 seconds after which the
-// sender gives up on an answer.
+// BodyTimeout bounds how long a body may take to arrive and, if it is a larger
+// one, to get its turn. Together with the Publisher's own bound it must stay
+// below the 15 seconds after which the sender gives up on an answer.
 const BodyTimeout = 5 * time.Second
 
 // Handler is the webhook endpoint. It is safe for concurrent use.
 type Handler struct {
 	cfg      Config
-	secrets  []*svix.Webhook
+	secrets  atomic.Pointer[keyring]
+	changing sync.Mutex // held by SetSecrets
 	inflight *budget
-	// verifying bounds how many large bodies are verified at once: the library
-	// copies a body several times to sign it.
-	verifying chan struct{}
-	draining  atomic.Bool
-	metrics   *metrics
+	// processing bounds the bytes of larger bodies that are being verified,
+	// normalized and stored, for which each is copied several times.
+	processing *semaphore.Weighted
+	draining   atomic.Bool
+	metrics    *metrics
+	sampler    *sampler
+	brake      brake
 }
 
 // New returns a Handler, or an error that says which secret cannot be used.
@@ -76,17 +92,19 @@ func New(cfg Config) (*Handler, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	secrets, err := parseSecrets(cfg.Secrets)
+	secrets, err := newKeyring(cfg.Secrets, nil)
 	if err != nil {
 		return nil, err
 	}
 	h := &Handler{
-		cfg:       cfg,
-		secrets:   secrets,
-		inflight:  newBudget(cfg.MaxInflight),
-		verifying: make(chan struct{}, runtime.GOMAXPROCS(0)),
+		cfg:        cfg,
+		inflight:   newBudget(cfg.MaxInflight),
+		brake:      newBrake(cfg.RefusalLimit),
+		processing: semaphore.NewWeighted(max(cfg.MaxInflight/16, cfg.MaxBody)),
 	}
-	h.metrics = newMetrics(cfg.Metrics, h.inflight)
+	h.secrets.Store(&secrets)
+	h.metrics = newMetrics(cfg.Metrics, h.inflight, &h.secrets)
+	h.sampler = newSampler(cfg.Logger, cfg.LogLimit)
 	return h, nil
 }
 
@@ -98,24 +116,28 @@ func (h *Handler) Drain() { h.draining.Store(true) }
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.cfg.Now()
 	limitBody(w)
-	result, err := h.handleSafely(w, r)
+	r = h.startSpan(r)
+	result, err := h.handleSafely(w, r, time.Now().Add(BodyTimeout))
+	if refused, ok := errors.AsType[*refusal](err); ok && refused.outcome != unavailable {
+		h.brake.wait(r.Context())
+	}
 	h.answer(w, r, result, err, started)
 }
 
 // handleSafely turns a panic into an answer, so that the sender comes again and
 // the operator sees why. The panic's value may quote the body; it is not logged.
-func (h *Handler) handleSafely(w http.ResponseWriter, r *http.Request) (_ result, err error) {
+func (h *Handler) handleSafely(w http.ResponseWriter, r *http.Request, deadline time.Time) (_ result, err error) {
 	defer func() {
 		if recover() != nil {
 			err = unavailable.because("panic").after(errors.New(string(debug.Stack())))
 		}
 	}()
-	return h.handle(w, r)
+	return h.handle(w, r, deadline)
 }
 
 // handle takes a request through all steps. What the headers rule out costs no
 // memory: not a byte of the body is read for it.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request) (result, error) {
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.Time) (result, error) {
 	if err := h.checkRequest(r); err != nil {
 		return result{}, err
 	}
@@ -130,22 +152,26 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request) (result, error)
 		return result{}, tooLarge.because("content_length")
 	}
 
-	size := r.ContentLength
-	if size < 0 {
-		size = h.cfg.MaxBody
-	}
-	if !h.inflight.take(size) {
-		return result{}, unavailable.because("too_much_in_flight")
-	}
-	defer h.inflight.give(size)
-
-	body, err := h.readBody(w, r)
+	var held int64
+	defer func() { h.inflight.give(held) }()
+	buffer := buffers.Get().(*[]byte)
+	defer buffers.Put(buffer) // nothing refers to the body once it is stored or refused
+	body, err := h.readBody(w, r, &held, buffer)
 	if err != nil {
 		return result{}, err
 	}
-	if err := h.verify(claim, body); err != nil {
+	if len(body) > smallBody {
+		ctx, cancel := context.WithDeadline(r.Context(), deadline)
+		defer cancel()
+		if h.processing.Acquire(ctx, int64(len(body))) != nil {
+			return result{}, unavailable.because("too_much_in_flight")
+		}
+		defer h.processing.Release(int64(len(body)))
+	}
+	if err := h.verify(r.Context(), claim, body); err != nil {
 		return result{}, err
 	}
+	linkCaller(r)
 	return h.store(r, claim, body)
 }
 
@@ -183,18 +209,33 @@ func setBodyDeadline(w http.ResponseWriter, at time.Time) {
 	_ = http.NewResponseController(w).SetReadDeadline(at)
 }
 
+// buffers keeps the memory of small bodies from one request to the next.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
+
 // readBody reads the whole body, no longer than MaxBody and the deadline allow.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+// What it takes of the budget for it is held, whatever it returns. A small body
+// that says how long it is lies in buffer, which may be replaced by a larger one.
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, held *int64, buffer *[]byte) (body []byte, err error) {
+	defer h.begin(r.Context(), stageRead).end(&err)
 	limited := http.MaxBytesReader(w, r.Body, h.cfg.MaxBody)
-	var body []byte
-	var err error
 	if r.ContentLength >= 0 {
-		body = make([]byte, r.ContentLength)
+		if !h.hold(held, r.ContentLength) {
+			return nil, unavailable.because("too_much_in_flight")
+		}
+		if n := int(r.ContentLength); n <= smallBody {
+			*buffer = slices.Grow((*buffer)[:0], n)
+			body = (*buffer)[:n]
+		} else {
+			body = make([]byte, n)
+		}
 		_, err = io.ReadFull(limited, body)
 	} else {
-		body, err = io.ReadAll(limited)
+		body, err = h.readUnsized(limited, held)
 	}
 	if err != nil {
+		if refusal, ok := errors.AsType[*refusal](err); ok {
+			return nil, refusal
+		}
 		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 			return nil, tooLarge.because("body")
 		}
@@ -205,41 +246,76 @@ func (h *Handler) readBody(w http.ResponseWriter, r *http.Request) ([]byte, erro
 	return body, nil
 }
 
-// largeBody is the size in bytes from which verifying a body takes turns.
-const largeBody = 1 << 20
+// readUnsized reads a body that does not say how long it is. It counts as a
+// small one until it proves to be larger.
+func (h *Handler) readUnsized(r io.Reader, held *int64) ([]byte, error) {
+	if !h.hold(held, smallBody) {
+		return nil, unavailable.because("too_much_in_flight")
+	}
+	body, err := io.ReadAll(io.LimitReader(r, smallBody+1))
+	if err != nil || len(body) <= smallBody {
+		return body, err
+	}
+	if !h.hold(held, h.cfg.MaxBody) {
+		return nil, unavailable.because("too_much_in_flight")
+	}
+	whole := bytes.NewBuffer(make([]byte, 0, h.cfg.MaxBody+bytes.MinRead))
+	whole.Write(body)
+	_, err = whole.ReadFrom(r)
+	return whole.Bytes(), err
+}
 
-func (h *Handler) verify(claim claim, body []byte) error {
-	if len(body) >= largeBody {
-		h.verifying <- struct{}{}
-		defer func() { <-h.verifying }()
+// hold takes n bytes of the budget in place of what is held, or reports that
+// there is no room for them now.
+func (h *Handler) hold(held *int64, n int64) bool {
+	if !h.inflight.take(n) {
+		return false
 	}
-	for _, secret := range h.secrets {
-		if secret.VerifyIgnoringTimestamp(body, claim.header) == nil {
-			return nil
-		}
+	h.inflight.give(*held)
+	*held = n
+	return true
+}
+
+func (h *Handler) verify(ctx context.Context, claim claim, body []byte) (err error) {
+	defer h.begin(ctx, stageVerify).end(&err)
+	if !h.secrets.Load().verify(body, claim.header, h.cfg.Now()) {
+		return unauthorized.because("signature")
 	}
-	return unauthorized.because("signature")
+	return nil
 }
 
 // store publishes a verified body: as an event if it can be understood, else
 // raw, to the quarantine.
 func (h *Handler) store(r *http.Request, claim claim, body []byte) (result, error) {
-	message, err := schema.Normalize(claim.id, body)
+	result := result{id: claim.id, bytes: len(body)}
+	h.metrics.bodies.Observe(float64(len(body)))
+	message, err := h.normalize(r.Context(), claim, body)
 	problem, quarantine := errors.AsType[*schema.Error](err)
 	switch {
 	case quarantine:
 		message = schema.Quarantine(claim.id, body, problem, claim.origin(r.Header))
 	case err != nil:
-		return result{id: claim.id}, err
+		return result, err
 	}
-	receipt, err := h.cfg.Publisher.Publish(r.Context(), message)
+	receipt, err := h.publish(r.Context(), message)
 	if err != nil {
-		reason := "publishing"
-		var named interface{ Reason() string }
-		if errors.As(err, &named) {
-			reason = named.Reason()
-		}
-		return result{id: claim.id}, unavailable.because(reason).after(err)
+		return result, unavailable.because(reasonOf(err)).after(err)
 	}
-	return result{id: claim.id, bytes: len(body), receipt: receipt, problem: problem}, nil
+	result.receipt, result.problem = receipt, problem
+	return result, nil
+}
+
+func (h *Handler) normalize(ctx context.Context, claim claim, body []byte) (_ schema.Message, err error) {
+	defer h.begin(ctx, stageNormalize).end(&err)
+	return schema.Normalize(claim.id, body)
+}
+
+func (h *Handler) publish(ctx context.Context, m schema.Message) (receipt Receipt, err error) {
+	publishing := h.begin(ctx, stagePublish)
+	defer publishing.end(&err)
+	describeMessage(publishing.ctx, m)
+	if receipt, err = h.cfg.Publisher.Publish(publishing.ctx, m); err == nil {
+		describeReceipt(publishing.ctx, receipt)
+	}
+	return receipt, err
 }

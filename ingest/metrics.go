@@ -1,6 +1,8 @@
 package ingest
 
 import (
+	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,15 +12,29 @@ import (
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
+	stages   [len(stageNames)]prometheus.Observer
+	bodies   prometheus.Histogram
 }
 
-func newMetrics(r prometheus.Registerer, inflight *budget) *metrics {
+func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Pointer[keyring]) *metrics {
+	if r != nil {
+		r.MustRegister(secretMetrics{secrets})
+	}
 	factory := promauto.With(r)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "versive_ingress_inflight_bytes",
 		Help: "Bytes of bodies held at the moment, by the length that was announced.",
 	}, func() float64 { return float64(inflight.inUse()) })
-	return &metrics{
+	factory.NewGauge(prometheus.GaugeOpts{
+		Name: "versive_ingress_inflight_max_bytes",
+		Help: "What inflight_bytes may reach; beyond it requests are answered 503.",
+	}).Set(float64(inflight.max))
+	stages := factory.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "versive_ingress_stage_duration_seconds",
+		Help:    "Time of a step of a request: read the body, verify, normalize, publish.",
+		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 11), // 10 µs to 10 s, and over
+	}, []string{"stage"})
+	m := &metrics{
 		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "versive_ingress_requests_total",
 			Help: "Requests by outcome, and for what is not stored as an event by reason.",
@@ -28,10 +44,19 @@ func newMetrics(r prometheus.Registerer, inflight *budget) *metrics {
 			Help:    "Time from a request's headers to its answer, by outcome.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s, and over
 		}, []string{"outcome"}),
+		bodies: factory.NewHistogram(prometheus.HistogramOpts{
+			Name:    "versive_ingress_body_bytes",
+			Help:    "Length of the bodies that were verified.",
+			Buckets: prometheus.ExponentialBuckets(1<<10, 4, 8), // 1 KiB to 16 MiB, and over
+		}),
 	}
+	for s, name := range stageNames {
+		m.stages[s] = stages.WithLabelValues(name)
+	}
+	return m
 }
 
-func (m *metrics) observe(outcome, reason string, elapsed time.Duration) {
+func (m *metrics) observe(ctx context.Context, outcome, reason string, elapsed time.Duration) {
 	m.requests.WithLabelValues(outcome, reason).Inc()
-	m.duration.WithLabelValues(outcome).Observe(elapsed.Seconds())
+	observe(ctx, m.duration.WithLabelValues(outcome), elapsed)
 }

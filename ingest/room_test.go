@@ -64,18 +64,18 @@ func newStore(t testing.TB) *store {
 	p, err := publish.Open(t.Context(), publish.Config{
 		Options: []nats.Option{nats.InProcessServer(broker)},
 		Stream:  "VERSIVE", Subject: "versive", Replicas: 1,
-		DedupeWindow: 48 * time.Hour, Timeout: 8 * time.Second,
+		DedupeWindow: 48 * time.Hour, Timeout: 15 * time.Second, SyncAlways: true,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	nc, err := nats.Connect("", nats.InProcessServer(broker))
+	nc, err := nats.Connect("", nats.InProcessServer(broker), nats.Timeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,6 +132,7 @@ func newRoom(t testing.TB, p ingest.Publisher, changes ...func(*ingest.Config)) 
 		Logger:      slog.New(slog.NewJSONHandler(r.logs, nil)),
 		Metrics:     r.registry,
 		Now:         func() time.Time { return now },
+		LogLimit:    1 << 30, // a line for each request
 	}
 	for _, change := range changes {
 		change(&cfg)
@@ -195,12 +196,14 @@ func (l *logs) Write(p []byte) (int, error) {
 type logLine struct {
 	Level    string `json:"level"`
 	ID       string `json:"id"`
+	TraceID  string `json:"trace_id"`
 	Outcome  string `json:"outcome"`
 	Reason   string `json:"reason"`
 	Stream   string `json:"stream"`
 	Sequence uint64 `json:"sequence"`
 	Bytes    int    `json:"bytes"`
 	Error    string `json:"error"`
+	LeftOut  int    `json:"left_out"`
 }
 
 // take returns the lines since the last call, parsed and as they are.

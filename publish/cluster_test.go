@@ -6,25 +6,30 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
 )
 
 // On a cluster a copy can be in flight when the next one arrives, the first
 // check is another one than on a single server, and the leader can go away.
 func TestCluster(t *testing.T) {
-	brokers := startCluster(t)
+	dir := t.TempDir()
+	brokers := startCluster(t, dir)
 	var urls []string
 	for _, b := range brokers {
 		urls = append(urls, b.URL())
 	}
 	cfg := config(strings.Join(urls, ","))
 	cfg.Replicas = 3
-	cfg.Timeout = 5 * time.Second
+	resendToNewStream(t, cfg)
 	publishConcurrently(t, cfg, 100, 4)
+	eraseOnCluster(t, cfg, dir)
 
 	js := connect(t, cfg.URL)
 	stream, err := js.Stream(t.Context(), "VERSIVE")
@@ -38,23 +43,57 @@ func TestCluster(t *testing.T) {
 		}
 	}
 
+	cfg.Timeout = 10 * time.Second // without a leader a try may get no answer
 	p := openPublisher(t, cfg)
 	m := event(t, "msg_after")
-	await(t, "an event is stored without the old leader", 30*time.Second, func() bool {
+	await(t, "an event is stored without the old leader", func() bool {
 		_, err := p.Publish(t.Context(), m)
 		return err == nil
 	})
 	if receipt, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil || !receipt.Duplicate {
 		t.Errorf("got %+v, %v; want a duplicate", receipt, err)
 	}
-	await(t, "ready", 10*time.Second, func() bool { return p.Ready() == nil })
+	await(t, "ready", func() bool { return p.Ready() == nil })
 	if ids := stored(t, js, "VERSIVE"); len(ids) != 101 {
 		t.Errorf("the stream holds %d messages, want 101", len(ids))
 	}
 }
 
-// startCluster runs three brokers that form a cluster.
-func startCluster(t *testing.T) []*embedded.Broker {
+// eraseOnCluster checks that copies are gone from every node's stream at once.
+// The nodes' replication logs keep what was proposed for some minutes more.
+func eraseOnCluster(t *testing.T, cfg publish.Config, dir string) {
+	t.Helper()
+	cfg.Stream, cfg.Subject = "ERASED", "erased"
+	p := openPublisher(t, cfg)
+	m := personal(t, "msg_1")
+	for _, message := range []schema.Message{event(t, "msg_0"), m, event(t, "msg_2")} {
+		if _, err := p.Publish(t.Context(), message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copies := func() int {
+		files := filesWith(t, dir, marker)
+		return len(slices.DeleteFunc(files, func(path string) bool { return !strings.Contains(path, "/streams/ERASED/") }))
+	}
+	await(t, "a copy on each node", func() bool { return copies() == 3 })
+	eraser := publish.Eraser{JetStream: connect(t, cfg.URL), Stream: "ERASED"}
+	c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("erased"), Sequence: 2}
+	for range 2 {
+		if err := eraser.Erase(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, "no copy on any node", func() bool { return copies() == 0 })
+	if got, err := p.Publish(t.Context(), m); err != nil || !got.Duplicate {
+		t.Errorf("a resend: got %+v, %v", got, err)
+	}
+	want := fmt.Sprint([]string{event(t, "msg_0").Subject("erased"), event(t, "msg_2").Subject("erased"), c.Subject + "*"})
+	await(t, "one tombstone", func() bool { return fmt.Sprint(kept(t, eraser.JetStream, "ERASED")) == want })
+}
+
+// startCluster runs three brokers that form a cluster and keep their streams
+// below dir.
+func startCluster(t *testing.T, dir string) []*embedded.Broker {
 	t.Helper()
 	routes := make([]string, 3)
 	for i := range routes {
@@ -74,18 +113,19 @@ func startCluster(t *testing.T) []*embedded.Broker {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		brokers[i] = startBroker(t, embedded.Config{ConfigFile: file})
+		brokers[i] = startBroker(t, embedded.Config{Dir: filepath.Join(dir, fmt.Sprint("node-", i)), ConfigFile: file})
 	}
 	return brokers
 }
 
 // freeAddress returns an address on the loopback that nobody listens on. Its
-// port is below those that the system gives to connections, so nothing takes it
-// between now and its use, or while a broker is away.
+// port is below those that the system gives to connections, and not one of
+// another package's tests, so nothing takes it between now and its use, or while
+// a broker is away.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(20000))
+		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(5000))
 		if listener, err := net.Listen("tcp", address); err == nil {
 			listener.Close()
 			return address

@@ -10,5 +10,12 @@
 //   - Nats-Expected-Last-Subject-Sequence: 0 on a subject that ends in the
 //     message's id, for as long as the first copy is retained.
 //
+// An [Eraser] takes messages out again, for good, so that the second mechanism
+// still refuses a resend.
+//
+// Where every commit costs an fsync, messages that wait at the same time are
+// committed together, each with a receipt of its own; see [ModeAuto]. None of
+// them can make another fail.
+//
 // The package reaches any JetStream, embedded or not, through nats.go alone.
 package publish

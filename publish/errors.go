@@ -17,6 +17,11 @@ const (
 	errCodeNoPeers              jetstream.ErrorCode = 10005
 )
 
+var (
+	errLinkLost   = errors.New("the connection to the broker was lost before it answered")
+	errOverloaded = errors.New("too many messages wait to be stored")
+)
+
 // Error says why a message was not confirmed. It may be stored all the same;
 // publishing it again is safe.
 type Error struct {
@@ -29,6 +34,7 @@ type Error struct {
 //   - "unreachable": no connection, or no broker answers for the stream;
 //   - "no_answer": the broker did not answer in time;
 //   - "full": the stream or the broker's store is at its limit;
+//   - "overloaded": too many messages wait already; this one was not sent;
 //   - "refused": the broker refused the message for another reason.
 func (e *Error) Reason() string { return e.reason }
 
@@ -38,6 +44,9 @@ func (e *Error) Unwrap() error { return e.err }
 
 // classify turns an error of nats.go into an [Error].
 func classify(err error) *Error {
+	if errors.Is(err, context.Canceled) { // as every link is in the end
+		err = errLinkLost
+	}
 	reason := "refused"
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {
@@ -47,9 +56,12 @@ func classify(err error) *Error {
 		return &Error{reason, err}
 	}
 	switch {
+	case errors.Is(err, errOverloaded):
+		reason = "overloaded"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		reason = "no_answer"
-	case errors.Is(err, nats.ErrConnectionClosed),
+	case errors.Is(err, errLinkLost),
+		errors.Is(err, nats.ErrConnectionClosed),
 		errors.Is(err, nats.ErrConnectionReconnecting),
 		errors.Is(err, nats.ErrReconnectBufExceeded),
 		errors.Is(err, nats.ErrDisconnected),

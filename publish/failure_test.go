@@ -1,10 +1,12 @@
 package publish_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -138,27 +140,31 @@ func TestPublishFailure(t *testing.T) {
 				t.Error("ready, although the last publish failed")
 			}
 			js := connect(t, broker.URL())
-			if got := len(stored(t, js, "VERSIVE")) == 1; got != test.stored {
-				t.Errorf("stored: %t, want %t", got, test.stored)
-			}
+			await(t, fmt.Sprint("stored: ", test.stored), func() bool { return len(stored(t, js, "VERSIVE")) == 1 == test.stored })
 
 			proxy.loseRequests.Store(false)
 			proxy.loseAnswers.Store(false)
 			proxy.cut() // as both ends would in the end
 			var receipt publish.Receipt
-			await(t, "publishing again succeeds", 10*time.Second, func() bool {
+			late := false // a try had no answer on a slow machine, and may have stored it
+			await(t, "publishing again succeeds", func() bool {
 				receipt, err = p.Publish(t.Context(), m)
+				late = late || errors.Is(err, context.DeadlineExceeded)
 				return err == nil
 			})
-			if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: test.stored}); receipt != want {
+			if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: test.stored}); receipt != want && !late {
 				t.Errorf("got %+v, want %+v", receipt, want)
 			}
 			if n := len(stored(t, js, "VERSIVE")); n != 1 {
 				t.Errorf("the stream holds %d messages, want 1", n)
 			}
-			if err := p.Ready(); err != nil {
-				t.Errorf("not ready after a publish: %v", err)
-			}
+			await(t, "ready after a publish", func() bool { // a look at the broker may have failed meanwhile
+				err := p.Ready()
+				if err != nil && strings.Contains(err.Error(), "the last publish failed") {
+					t.Fatal(err)
+				}
+				return err == nil
+			})
 		})
 	}
 }
@@ -183,13 +189,14 @@ func TestPublishToFrozenBroker(t *testing.T) {
 			if _, err := p.Publish(t.Context(), m); err == nil {
 				t.Error("published to a frozen broker")
 			}
-			if took := time.Since(started); took > cfg.Timeout+2*time.Second {
+			// The client gives a connection without a sign of life up after 15 s.
+			if took := time.Since(started); took > cfg.Timeout+8*time.Second {
 				t.Errorf("took %v with a timeout of %v", took, cfg.Timeout)
 			}
 		})
 	}
 	wg.Wait()
-	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+	await(t, "not ready", func() bool { return p.Ready() != nil })
 }
 
 func TestBrokerStopsAndComesBack(t *testing.T) {
@@ -204,27 +211,29 @@ func TestBrokerStopsAndComesBack(t *testing.T) {
 		return broker
 	}
 	broker := start()
-	p := openPublisher(t, config(broker.URL()))
+	cfg := config(broker.URL())
+	cfg.Timeout = 20 * time.Second
+	p := openPublisher(t, cfg)
 	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
 		t.Fatal(err)
 	}
 
 	broker.Stop()
-	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+	await(t, "not ready", func() bool { return p.Ready() != nil })
 	started := time.Now()
 	_, err := p.Publish(t.Context(), event(t, "msg_2"))
 	wantReason(t, err, "unreachable")
-	if took := time.Since(started); took > time.Second {
+	if took := time.Since(started); took > cfg.Timeout/2 {
 		t.Errorf("took %v to find out that there is no broker", took)
 	}
 
 	broker = start()
 	defer broker.Stop()
-	await(t, "published again", 10*time.Second, func() bool {
+	await(t, "published again", func() bool {
 		_, err := p.Publish(t.Context(), event(t, "msg_2"))
 		return err == nil
 	})
-	await(t, "ready", 10*time.Second, func() bool { return p.Ready() == nil })
+	await(t, "ready", func() bool { return p.Ready() == nil })
 	if ids := stored(t, connect(t, broker.URL()), "VERSIVE"); len(ids) != 2 {
 		t.Errorf("the stream holds %v", ids)
 	}
@@ -250,7 +259,7 @@ func TestFullStream(t *testing.T) {
 		_, err := p.Publish(t.Context(), event(t, "msg_3"))
 		wantReason(t, err, "full")
 	}
-	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+	await(t, "not ready", func() bool { return p.Ready() != nil })
 	if got, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil || !got.Duplicate {
 		t.Errorf("an event that is stored is a duplicate in a full stream too: got %+v, %v", got, err)
 	}
@@ -263,11 +272,13 @@ func TestStreamIsDeleted(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	js := connect(t, broker.URL())
-	p := openPublisher(t, config(broker.URL()))
+	cfg := config(broker.URL())
+	cfg.Timeout = 10 * time.Second
+	p := openPublisher(t, cfg)
 	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "published into a new stream", 10*time.Second, func() bool {
+	await(t, "published into a new stream", func() bool {
 		_, err := p.Publish(t.Context(), event(t, "msg_1"))
 		return err == nil
 	})
@@ -280,17 +291,17 @@ func TestBrokerClosesForGood(t *testing.T) {
 	proxy := startProxy(t, startBroker(t, embedded.Config{}))
 	p := openPublisher(t, config(proxy.url()))
 	proxy.mu.Lock()
-	_, err := proxy.conns[0].Write([]byte("-ERR 'Maximum Payload Violation'\r\n"))
+	_, err := proxy.conns[len(proxy.conns)-2].Write([]byte("-ERR 'Maximum Payload Violation'\r\n"))
 	proxy.mu.Unlock()
 	if err != nil {
 		t.Fatal(err)
 	}
 	select {
 	case <-p.Closed():
-	case <-time.After(10 * time.Second):
+	case <-time.After(patience):
 		t.Fatal("not closed")
 	}
 	_, err = p.Publish(t.Context(), event(t, "msg_1"))
 	wantReason(t, err, "unreachable")
-	await(t, "not ready", 5*time.Second, func() bool { return p.Ready() != nil })
+	await(t, "not ready", func() bool { return p.Ready() != nil })
 }

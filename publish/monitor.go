@@ -23,6 +23,10 @@ const (
 	// next webhook tries again.
 	troubleHold = 10 * time.Second
 
+	// moveOn is after how long without a leader another server of the cluster
+	// is tried. Leaving one that only waits for an election does no harm.
+	moveOn = 5 * time.Second
+
 	// smallEvent is the room, in bytes, that a stream with a limit must have
 	// left to count as writable.
 	smallEvent = 4 << 10
@@ -35,10 +39,10 @@ type trouble struct {
 }
 
 // failed classifies the error of a publish and remembers it, unless it may be
-// the fault of that one message.
+// the fault of that one message, or of too many.
 func (p *Publisher) failed(err error) error {
 	e := classify(err)
-	if e.reason != "refused" {
+	if e.reason != "refused" && e.reason != "overloaded" {
 		p.troubled.Store(&trouble{e, time.Now()})
 	}
 	return e
@@ -60,6 +64,7 @@ func (p *Publisher) Ready() error {
 func (p *Publisher) monitor(ctx context.Context) {
 	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
+	var lost time.Time // since when the server knows nothing of the streams; zero while it does
 	for {
 		select {
 		case <-ctx.Done():
@@ -71,8 +76,34 @@ func (p *Publisher) monitor(ctx context.Context) {
 			return
 		}
 		p.transition(err)
+
+		switch {
+		case !isLost(err) || !p.nc.IsConnected():
+			lost = time.Time{}
+		case lost.IsZero():
+			lost = time.Now()
+		case time.Since(lost) > moveOn && len(p.nc.Servers()) > 1:
+			p.cfg.Logger.Warn("broker has no leader for the streams; trying another of its servers", "error", err)
+			_ = p.nc.ForceReconnect() // fails when the connection is closed; see Closed
+			lost = time.Time{}
+		}
 	}
 }
+
+// isLost reports whether the rest of a cluster may know more than the server
+// that we are connected to: it can be cut off from the others.
+func isLost(err error) bool {
+	if err == nil {
+		return false
+	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return api.Code == 503
+	}
+	reason := classify(err).reason
+	return reason == "no_answer" || reason == "unreachable" || errors.Is(err, errNoLeader)
+}
+
+var errNoLeader = errors.New("has no leader")
 
 func (p *Publisher) transition(err error) {
 	before := p.ready.Load()
@@ -109,7 +140,8 @@ func (p *Publisher) check(ctx context.Context) error {
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)
 		}
-		if _, _, err := widen(stream.CachedInfo().Config, p.cfg.desired(schema.Kind(kind))); err != nil {
+		p.metrics.streams[kind].Store(stream.CachedInfo())
+		if err := conflictIn(name, p.cfg.Inspect(schema.Kind(kind), stream.CachedInfo().Config)); err != nil {
 			return err
 		}
 		if err := writable(stream.CachedInfo()); err != nil {
@@ -123,7 +155,7 @@ func writable(info *jetstream.StreamInfo) error {
 	c, s := info.Config, info.State
 	switch {
 	case info.Cluster != nil && info.Cluster.Leader == "":
-		return errors.New("has no leader")
+		return errNoLeader
 	case c.MaxMsgs > 0 && s.Msgs >= uint64(c.MaxMsgs):
 		return fmt.Errorf("is full: %d messages of %d", s.Msgs, c.MaxMsgs)
 	case c.MaxBytes > 0 && s.Bytes+smallEvent > uint64(c.MaxBytes):

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"versive-ingress/schema"
 )
@@ -34,7 +35,11 @@ type Config struct {
 	DedupeWindow time.Duration // shrinks to MaxAge if that is shorter
 	Timeout      time.Duration // for one Publish, retries included
 
-	Logger *slog.Logger // nil discards
+	Mode       Mode // zero is ModeAuto
+	SyncAlways bool // the broker syncs its disk before it acknowledges; see ModeAuto
+
+	Logger  *slog.Logger          // nil discards
+	Metrics prometheus.Registerer // nil registers nothing
 }
 
 // Receipt says where a message is stored.
@@ -50,10 +55,17 @@ type Publisher struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	streams [2]jetstream.Stream // by Kind
+	groups  [2]*group           // by Kind
+
+	// link ends when the connection is lost, and every Publish with it: what was
+	// written to it will have no answer, but nats.go would wait for one.
+	link atomic.Pointer[link]
 
 	// ready holds nil or why the streams cannot be written; see monitor.
 	ready    atomic.Pointer[error]
 	troubled atomic.Pointer[trouble]
+	depths   [3]depth // by Kind; see Depth
+	metrics  *metrics
 	closed   chan struct{} // closed by the connection's own goroutine
 	stop     context.CancelFunc
 	stopped  sync.WaitGroup
@@ -81,7 +93,11 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
 		cfg.Logger.Warn("duplicate window shrinks to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
 	}
-	p := &Publisher{cfg: cfg}
+	p := &Publisher{cfg: cfg, metrics: newMetrics()}
+	if cfg.Metrics != nil {
+		cfg.Metrics.MustRegister(p.metrics)
+	}
+	p.newLink()
 	for {
 		err := p.open(ctx)
 		if err == nil {
@@ -103,7 +119,22 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	monitorCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.stopped.Go(func() { p.monitor(monitorCtx) })
+	p.stopped.Go(func() { p.watchDepths(monitorCtx) })
 	return p, nil
+}
+
+// A link is the time between two losses of the connection.
+type link struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+// newLink ends the link before it.
+func (p *Publisher) newLink() {
+	ctx, end := context.WithCancel(context.Background())
+	if before := p.link.Swap(&link{ctx, end}); before != nil {
+		before.end()
+	}
 }
 
 func isPermanent(err error) bool {
@@ -131,6 +162,7 @@ func (p *Publisher) open(ctx context.Context) error {
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			p.newLink()
 			if err != nil { // nil: closed by us
 				log.Warn("broker connection lost", "error", err)
 			}
@@ -151,17 +183,18 @@ func (p *Publisher) open(ctx context.Context) error {
 
 	var err error
 	if p.nc, err = nats.Connect(p.cfg.URL, options...); err != nil {
-		return fmt.Errorf("connecting to the broker at %s: %w", addresses(cmp.Or(p.cfg.URL, "nats://in-process")), err)
+		return fmt.Errorf("connecting to the broker at %s: %w", Addresses(cmp.Or(p.cfg.URL, "nats://in-process")), err)
 	}
+	p.metrics.conn.Store(p.nc)
 	if p.js, err = jetstream.New(p.nc); err != nil {
 		return err
 	}
 	return p.ensureAll(ctx)
 }
 
-// addresses returns a list of URLs without the credentials in them: a token
-// stands where a user's name does.
-func addresses(list string) string {
+// Addresses returns a comma-separated list of broker URLs as it may be shown:
+// without the credentials in them. A token stands where a user's name does.
+func Addresses(list string) string {
 	urls := strings.Split(list, ",")
 	for i, address := range urls {
 		address = strings.TrimSpace(address)
@@ -185,6 +218,8 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 			return err
 		}
 		p.streams[kind] = stream
+		p.metrics.streams[kind].Store(stream.CachedInfo())
+		p.groups[kind] = newGroup(p, schema.Kind(kind), p.cfg.batches(&stream.CachedInfo().Config))
 	}
 	return nil
 }
@@ -220,12 +255,16 @@ func (p *Publisher) Close() {
 // Publish stores m and returns when the stream has confirmed it, durably as
 // far as the broker's configuration goes (sync_interval: always, or replicas).
 // It does not end with ctx, for a message whose caller went away may be stored
-// all the same; it has its own deadline, Config.Timeout.
+// all the same; it has its own deadline, Config.Timeout. Once it has returned,
+// m.Data is the caller's again: nothing reads it any more.
 //
 // The error is an [*Error]. It does not say that m is not stored: the answer
 // may have been lost.
+//
+// A span in ctx goes into the message's headers, for its consumers.
 func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), p.cfg.Timeout)
+	msg := p.message(ctx, m)
+	ctx, cancel := context.WithTimeout(p.link.Load().ctx, p.cfg.Timeout)
 	defer cancel()
 	if err := p.ready.Load(); err != nil {
 		// The stream was changed while we ran: what it would acknowledge now, it
@@ -234,27 +273,37 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, err
 			return Receipt{}, &Error{"refused", *err}
 		}
 	}
+	receipt, err := p.groups[m.Kind].publish(ctx, m.ID, msg)
+	if err != nil {
+		return Receipt{}, p.failed(err)
+	}
+	p.troubled.Store(nil)
+	return receipt, nil
+}
 
-	header := make(nats.Header, len(m.Header)+2)
+// message returns m as it is published.
+func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
+	header := make(nats.Header, len(m.Header)+5) // three are a batch's
 	for name, values := range m.Header {
 		header[name] = values
 	}
 	header[jetstream.MsgIDHeader] = []string{m.ID}
 	header[jetstream.ExpectedLastSubjSeqHeader] = []string{"0"}
-	msg := &nats.Msg{Subject: m.Subject(p.cfg.Subject), Header: header, Data: m.Data}
+	injectTrace(ctx, header)
+	return &nats.Msg{Subject: m.Subject(p.cfg.Subject), Header: header, Data: m.Data}
+}
 
+// publishAlone publishes one message by itself, and again while another copy
+// is in flight.
+func (p *Publisher) publishAlone(ctx context.Context, kind schema.Kind, msg *nats.Msg) (Receipt, error) {
 	for wait := 5 * time.Millisecond; ; wait *= 2 {
-		receipt, err := p.attempt(ctx, m.Kind, msg)
-		if err == nil {
-			p.troubled.Store(nil)
-			return receipt, nil
-		}
+		receipt, err := p.attempt(ctx, kind, msg)
 		if !errors.Is(err, errInFlight) {
-			return Receipt{}, p.failed(err)
+			return receipt, err
 		}
 		select {
 		case <-ctx.Done():
-			return Receipt{}, p.failed(fmt.Errorf("%w: %w", ctx.Err(), err))
+			return Receipt{}, fmt.Errorf("%w: %w", ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
+
+	"versive-ingress/schema"
 )
 
 // adminRoutes serves the probes and the metrics.
@@ -31,7 +33,9 @@ func (i *ingress) adminRoutes(metrics *prometheus.Registry) http.Handler {
 		}
 		fmt.Fprintln(w, "ok")
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{
+		EnableOpenMetrics: true, // the format that has exemplars
+	}))
 	return mux
 }
 
@@ -56,6 +60,22 @@ func (i *ingress) newRegistry() *prometheus.Registry {
 		}
 		return 1
 	})
+	depth := func(kind schema.Kind) func() float64 {
+		return func() float64 {
+			if i.handler.Load() == nil { // still starting
+				return 0
+			}
+			return float64(i.publisher.Depth(kind))
+		}
+	}
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "versive_ingress_quarantine_events",
+		Help: "Webhooks in the quarantine: authentic, not understood, kept for somebody to look at.",
+	}, depth(schema.KindQuarantine))
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "versive_ingress_dead_letter_events",
+		Help: "Events that a consumer has given up on, kept for somebody to look at.",
+	}, depth(schema.KindDead))
 	return registry
 }
 
@@ -77,16 +97,13 @@ Exits 0 if it is: made for the health check of a container.`,
 }
 
 func health(ctx context.Context, listen string) error {
-	host, port, err := net.SplitHostPort(listen)
+	address, err := adminURL(listen)
 	if err != nil {
-		return fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(host, port)+"/readyz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/readyz", nil)
 	if err != nil {
 		return err
 	}
@@ -100,4 +117,16 @@ func health(ctx context.Context, listen string) error {
 		return errors.New("not ready: " + strings.TrimSpace(string(why)))
 	}
 	return nil
+}
+
+// adminURL returns where an admin listener is asked from this machine.
+func adminURL(listen string) (string, error) {
+	host, port, err := net.SplitHostPort(listen)
+	if err != nil {
+		return "", fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
+	}
+	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
+		host = "127.0.0.1"
+	}
+	return "http://" + net.JoinHostPort(host, port), nil
 }

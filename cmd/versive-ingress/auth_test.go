@@ -7,8 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
-	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 )
@@ -85,7 +85,7 @@ func TestBrokerWithUsers(t *testing.T) {
 				t.Errorf("got %v", a)
 			}
 
-			if nc, err := nats.Connect(sys.broker.URL()); !errors.Is(err, nats.ErrAuthorization) {
+			if nc, err := nats.Connect(sys.broker.URL(), nats.Timeout(patience)); !errors.Is(err, nats.ErrAuthorization) {
 				nc.Close()
 				t.Errorf("a subscriber without credentials: %v", err)
 			}
@@ -98,54 +98,11 @@ func TestBrokerWithUsers(t *testing.T) {
 // The same with an operator's JWTs, by a credentials file.
 func TestBrokerWithOperator(t *testing.T) {
 	t.Parallel()
-	create := func(kind nkeys.PrefixByte) (nkeys.KeyPair, string) {
-		pair, err := nkeys.CreatePair(kind)
-		if err != nil {
-			t.Fatal(err)
-		}
-		public, err := pair.PublicKey()
-		if err != nil {
-			t.Fatal(err)
-		}
-		return pair, public
-	}
-	encode := func(claims interface {
-		Encode(nkeys.KeyPair) (string, error)
-	}, signer nkeys.KeyPair,
-	) string {
-		token, err := claims.Encode(signer)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return token
-	}
-	operator, operatorID := create(nkeys.PrefixByteOperator)
-	account, accountID := create(nkeys.PrefixByteAccount)
-	_, systemID := create(nkeys.PrefixByteAccount)
-	user, userID := create(nkeys.PrefixByteUser)
-	accountClaims := jwt.NewAccountClaims(accountID)
-	accountClaims.Limits.JetStreamLimits = jwt.JetStreamLimits{DiskStorage: jwt.NoLimit, Streams: jwt.NoLimit, Consumer: jwt.NoLimit}
-	seed, err := user.Seed()
-	if err != nil {
-		t.Fatal(err)
-	}
-	credentials, err := jwt.FormatUserConfig(encode(jwt.NewUserClaims(userID), account), seed)
-	if err != nil {
-		t.Fatal(err)
-	}
-
+	authority := newAuthority(t)
 	s := newSettings(t)
 	s.NATSListen = strings.Replace(s.NATSListen, "127.0.0.1", "0.0.0.0", 1)
-	s.NATSCreds = writeFile(t, "user.creds", string(credentials))
-	s.NATSConfig = writeFile(t, "nats.conf", `
-operator: `+encode(jwt.NewOperatorClaims(operatorID), operator)+`
-resolver: MEMORY
-resolver_preload: {
-  `+accountID+`: `+encode(accountClaims, operator)+`
-  `+systemID+`: `+encode(jwt.NewAccountClaims(systemID), operator)+`
-}
-system_account: `+systemID+`
-`)
+	s.NATSCreds = writeFile(t, "user.creds", authority.user(t, time.Time{}))
+	s.NATSConfig = writeFile(t, "nats.conf", authority.config(t))
 	sys := run(t, s)
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
@@ -157,7 +114,7 @@ system_account: `+systemID+`
 // A broker with TLS is for its subscribers; the ingress is inside.
 func TestBrokerWithTLS(t *testing.T) {
 	t.Parallel()
-	cert, key, roots := newCertificate(t)
+	cert, key, roots := writeCertificate(t)
 	s := newSettings(t)
 	s.NATSConfig = writeFile(t, "nats.conf", `tls { cert_file: "`+cert+`", key_file: "`+key+`" }`)
 	sys := run(t, s)

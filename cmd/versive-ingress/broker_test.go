@@ -31,13 +31,13 @@ func TestBrokerLostAndBack(t *testing.T) {
 		l.awaitAccepted(t, 100)
 		broker.Stop()
 		_, before, _ := l.counts()
-		eventually(t, 5*time.Second, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
-		eventually(t, 5*time.Second, "webhooks refused", func() bool { _, now, _ := l.counts(); return now > before })
+		eventually(t, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+		eventually(t, "webhooks refused", func() bool { _, now, _ := l.counts(); return now > before })
 		if status, _ := get("http://" + s.AdminListen + "/livez"); status != http.StatusOK {
 			t.Errorf("livez: %d", status)
 		}
 		broker = startBroker(t, config)
-		eventually(t, 15*time.Second, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+		eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
 	}
 	l.awaitAccepted(t, 100)
 	l.stop()
@@ -62,12 +62,12 @@ func TestStartBeforeTheBroker(t *testing.T) {
 		}
 	}()
 	livez := func() int { status, _ := get("http://" + s.AdminListen + "/livez"); return status }
-	eventually(t, 5*time.Second, "livez 200", func() bool { return livez() == http.StatusOK })
+	eventually(t, "livez 200", func() bool { return livez() == http.StatusOK })
 	if status := readyz(s); status != http.StatusServiceUnavailable {
 		t.Errorf("readyz: %d", status)
 	}
 	var response *http.Response
-	eventually(t, 5*time.Second, "an answer", func() (ok bool) {
+	eventually(t, "an answer", func() (ok bool) {
 		var err error
 		response, err = client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], "msg_early", sample))
 		return err == nil
@@ -85,9 +85,7 @@ func TestStartBeforeTheBroker(t *testing.T) {
 	if a := sys.post(t, "msg_early", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	if status := readyz(s); status != http.StatusOK {
-		t.Errorf("readyz: %d", status)
-	}
+	eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
 	requireStored(t, connect(t, broker.URL()), s.Stream, map[string]uint64{"msg_early": 1})
 }
 
@@ -253,8 +251,8 @@ func TestFull(t *testing.T) {
 			if err := c.room(t.Context(), js); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, 5*time.Second, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).accepted() })
-			eventually(t, 5*time.Second, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+			eventually(t, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).accepted() })
+			eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
 		})
 	}
 }

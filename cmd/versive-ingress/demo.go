@@ -44,6 +44,7 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	for _, f := range fields() {
 		os.Unsetenv(f.name) // of a serve; the demo is the same everywhere
 	}
+	os.Unsetenv("OTEL_TRACES_EXPORTER")
 	settings, err := readSettings()
 	if err != nil {
 		return err

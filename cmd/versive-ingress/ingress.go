@@ -3,16 +3,17 @@ package main
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
@@ -32,6 +33,11 @@ type ingress struct {
 	url       string           // of the webhook endpoint, as seen from this machine
 	broker    *embedded.Broker // nil with INGRESS_NATS_URL
 	publisher *publish.Publisher
+	reloader  *reloader
+
+	certificate *certificate // nil without TLS
+	credentials *credentials
+	tracing     *tracing // nil if nothing is traced
 
 	handler  atomic.Pointer[ingest.Handler] // nil until everything has started
 	stopping atomic.Bool
@@ -41,49 +47,65 @@ type ingress struct {
 // probes get an answer (503) while the broker recovers its streams or is not
 // there yet. It returns when webhooks are accepted.
 func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err error) {
-	i := &ingress{log: log, settings: s, failed: make(chan error, 2)}
+	i := &ingress{log: log, settings: s, failed: make(chan error, 2), credentials: &credentials{settings: s}}
 	defer func() {
 		if err != nil {
 			i.stop()
 		}
 	}()
 	metrics := i.newRegistry()
+	if i.tracing, err = startTracing(ctx, log); err != nil {
+		return nil, err
+	}
 
 	adminListener, err := net.Listen("tcp", s.AdminListen)
 	if err != nil {
 		return nil, fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
 	}
 	i.admin = i.newServer(i.adminRoutes(metrics))
+	i.admin.ReadTimeout = headerTimeout // its requests have no body, and net/http waits for one that is announced
 	go i.serve(i.admin, adminListener)
 
-	if err := i.listen(); err != nil {
+	if err := i.listen(metrics); err != nil {
+		return nil, err
+	}
+	if err := i.credentials.load(); err != nil {
 		return nil, err
 	}
 
 	if err := i.startBroker(ctx); err != nil {
 		return nil, err
 	}
-	if i.publisher, err = publish.Open(ctx, i.publishConfig()); err != nil {
+	i.registerStore(metrics)
+	if i.publisher, err = publish.Open(ctx, i.publishConfig(metrics)); err != nil {
 		return nil, err
 	}
 	maxBody, err := i.maxBody()
 	if err != nil {
 		return nil, err
 	}
+	secrets, err := s.readSecrets()
+	if err != nil {
+		return nil, err
+	}
 	handler, err := ingest.New(ingest.Config{
 		Path:        s.Path,
-		Secrets:     s.Secrets,
+		Secrets:     secrets,
 		Tolerance:   s.Tolerance,
 		MaxBody:     maxBody,
 		MaxInflight: int64(s.MaxInflight),
 		Publisher:   publisher{i.publisher},
 		Logger:      log,
 		Metrics:     metrics,
+		Tracer:      i.tracing.tracer(),
 	})
 	if err != nil {
 		return nil, err
 	}
 	i.handler.Store(handler)
+	if i.reloader, err = newReloader(log, metrics, i.sources()); err != nil {
+		return nil, err
+	}
 	log.Info("ready", "webhooks", i.url, "admin", "http://"+adminListener.Addr().String(), "stream", s.Stream, "version", version)
 	return i, nil
 }
@@ -94,6 +116,7 @@ func (i *ingress) wait(ctx context.Context) error {
 	select {
 	case <-ctx.Done():
 		i.log.Info("shutting down")
+		i.drain()
 	case err = <-i.failed:
 	case <-i.publisher.Closed():
 		err = errors.New("the broker has closed the connection for good; see the log")
@@ -101,6 +124,13 @@ func (i *ingress) wait(ctx context.Context) error {
 	i.stop()
 	i.log.Info("stopped")
 	return err
+}
+
+// drain gives load balancers the time to notice that /readyz says no, and
+// takes webhooks all the while. A second signal ends the process at once.
+func (i *ingress) drain() {
+	i.stopping.Store(true)
+	time.Sleep(i.settings.DrainDelay)
 }
 
 // stop ends everything in the one order that loses nothing: accept no more,
@@ -118,19 +148,61 @@ func (i *ingress) stop() {
 			i.webhook.Close()
 		}
 	}
+	if i.reloader != nil {
+		i.reloader.stop()
+	}
 	if i.publisher != nil {
 		i.publisher.Close()
 	}
 	if i.broker != nil {
 		i.broker.Stop()
 	}
+	i.tracing.stop()
 	if i.admin != nil {
 		i.admin.Close()
 	}
 }
 
+// sources returns the files that are read again when they change.
+func (i *ingress) sources() []*source {
+	s := i.settings
+	var list []*source
+	add := func(name string, load func() error, files ...string) {
+		files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
+		if len(files) > 0 {
+			list = append(list, &source{name: name, files: files, load: load})
+		}
+	}
+	add("secrets", i.reloadSecrets, s.SecretsFile)
+	if i.certificate != nil {
+		add("tls", i.certificate.load, s.TLSCert, s.TLSKey)
+	}
+	add("nats", i.credentials.load, s.NATSCreds, s.NATSNKey, s.NATSCA, s.NATSCert, s.NATSKey)
+	return list
+}
+
+func (i *ingress) reloadSecrets() error {
+	secrets, err := i.settings.readSecrets()
+	if err != nil {
+		return err
+	}
+	if err := i.handler.Load().SetSecrets(secrets); err != nil {
+		return err
+	}
+	fingerprints := make([]string, len(secrets))
+	for k, secret := range secrets {
+		fingerprints[k] = ingest.Fingerprint(secret)
+	}
+	i.log.Info("signing secrets, by position", "fingerprints", fingerprints)
+	return nil
+}
+
 // serveWebhook passes a request on as soon as there is somebody to serve it.
 func (i *ingress) serveWebhook(w http.ResponseWriter, r *http.Request) {
+	if i.stopping.Load() {
+		// Who keeps a connection open makes the next one to another ingress.
+		w.Header().Set("Connection", "close")
+	}
 	if h := i.handler.Load(); h != nil {
 		h.ServeHTTP(w, r)
 		return
@@ -146,7 +218,7 @@ func (i *ingress) ready() error {
 	case i.handler.Load() == nil:
 		return errors.New("starting")
 	case i.broker != nil:
-		if err := i.broker.Full(); err != nil {
+		if err := i.broker.Ready(); err != nil {
 			return err
 		}
 	}
@@ -194,16 +266,17 @@ func (i *ingress) serve(server *http.Server, listener net.Listener) {
 }
 
 // listen opens the webhook listener, with TLS if it is configured.
-func (i *ingress) listen() error {
+func (i *ingress) listen(metrics prometheus.Registerer) error {
 	s := i.settings
 	server := i.newServer(http.HandlerFunc(i.serveWebhook))
 	scheme := "http"
 	if s.TLSCert != "" {
-		certificate, err := tls.LoadX509KeyPair(s.TLSCert, s.TLSKey)
-		if err != nil {
-			return fmt.Errorf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %w", err)
+		var err error
+		if i.certificate, err = newCertificate(s.TLSCert, s.TLSKey); err != nil {
+			return err
 		}
-		server.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate}}
+		i.certificate.register(metrics)
+		server.TLSConfig = i.certificate.tlsConfig()
 		scheme = "https"
 	}
 	listener, err := net.Listen("tcp", s.Listen)
@@ -262,27 +335,9 @@ func (i *ingress) checkIdentity() error {
 	return nil
 }
 
-// natsOptions returns how the ingress identifies itself and the broker.
-func (s *Settings) natsOptions() []nats.Option {
-	var options []nats.Option
-	if s.NATSCreds != "" {
-		options = append(options, nats.UserCredentials(s.NATSCreds))
-	}
-	if s.NATSNKey != "" {
-		options = append(options, nkeyOption(s.NATSNKey))
-	}
-	if s.NATSCA != "" {
-		options = append(options, nats.RootCAs(s.NATSCA))
-	}
-	if s.NATSCert != "" {
-		options = append(options, nats.ClientCert(s.NATSCert, s.NATSKey))
-	}
-	return options
-}
-
-func (i *ingress) publishConfig() publish.Config {
+func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 	s := i.settings
-	options := s.natsOptions()
+	options := []nats.Option{i.credentials.option}
 	if i.broker != nil {
 		options = append(options, nats.InProcessServer(i.broker))
 	}
@@ -295,26 +350,21 @@ func (i *ingress) publishConfig() publish.Config {
 		MaxAge:       s.MaxAge,
 		DedupeWindow: s.DedupeWindow,
 		Timeout:      s.PublishTimeout,
+		Mode:         publish.Mode(s.PublishMode),
+		SyncAlways:   i.broker != nil, // package embedded sees to it
 		Logger:       i.log,
+		Metrics:      metrics,
 	}
 }
 
-// nkeyOption reads the seed when the connection is made, so that a missing
-// file is reported like every other failure to connect.
-func nkeyOption(file string) nats.Option {
-	return func(o *nats.Options) error {
-		option, err := nats.NkeyOptionFromSeed(file)
-		if err != nil {
-			return err
-		}
-		return option(o)
-	}
-}
+// bodyRoom returns the largest body whose event fits a message of a size, both
+// in bytes. It may be negative.
+func bodyRoom(size int64) int64 { return size - schema.MaxGrowth - headerRoom }
 
 // maxBody returns the largest body whose event the broker takes.
 func (i *ingress) maxBody() (int64, error) {
 	size := i.publisher.MaxMessage()
-	room := size - schema.MaxGrowth - headerRoom
+	room := bodyRoom(size)
 	set := int64(i.settings.MaxBody)
 	switch {
 	case room <= 0:

@@ -76,7 +76,7 @@ func (l *load) counts() (accepted, refused, lost int) {
 func (l *load) awaitAccepted(t testing.TB, n int) {
 	t.Helper()
 	before, _, _ := l.counts()
-	eventually(t, 15*time.Second, fmt.Sprintf("%d more webhooks accepted", n), func() bool {
+	eventually(t, fmt.Sprintf("%d more webhooks accepted", n), func() bool {
 		now, _, _ := l.counts()
 		return now >= before+n
 	})

@@ -26,7 +26,18 @@ To see it work:  versive-ingress demo`,
 		SilenceUsage:  true, // an error at run time is not a wrong flag
 		SilenceErrors: true, // main prints it
 	}
-	root.AddCommand(serveCommand(), demoCommand(), sendCommand(), healthCommand(), versionCommand())
+	root.AddCommand(
+		serveCommand(),
+		demoCommand(),
+		sendCommand(),
+		tailCommand(),
+		replayCommand(),
+		quarantineCommand(),
+		eraseCommand(),
+		doctorCommand(),
+		healthCommand(),
+		versionCommand(),
+	)
 	return root
 }
 

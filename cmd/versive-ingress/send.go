@@ -48,12 +48,11 @@ Prints one line for each answer. Exits 0 only if all were accepted (2xx).`,
   versive-ingress send --secret whsec_… --file body.json --id msg_1 --duplicate`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			first, _, _ := strings.Cut(os.Getenv("INGRESS_SECRETS"), ",")
 			s := sender{url: defaultURL}
 			if len(args) > 0 {
 				s.url = args[0]
 			}
-			if err := s.signWith(cmp.Or(secret, strings.TrimSpace(first))); err != nil {
+			if err := s.signWith(secret); err != nil {
 				return err
 			}
 			at, err := parseTimestamp(timestamp)
@@ -126,9 +125,13 @@ func newEventID() string { return "msg_" + rand.Text() }
 type sender struct {
 	url     string
 	webhook *svix.Webhook
+	client  *http.Client // nil is client
 }
 
+// signWith sets the secret; "" is the first of INGRESS_SECRETS.
 func (s *sender) signWith(secret string) error {
+	first, _, _ := strings.Cut(os.Getenv("INGRESS_SECRETS"), ",")
+	secret = cmp.Or(secret, strings.TrimSpace(first))
 	if secret == "" {
 		return errors.New("no signing secret: give --secret, or set INGRESS_SECRETS")
 	}
@@ -170,21 +173,30 @@ var client = &http.Client{
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 
-// post signs body at the given time and posts it.
-func (s *sender) post(ctx context.Context, id string, at time.Time, body []byte) (answer, error) {
+// request returns the webhook, signed at the given time.
+func (s *sender) request(ctx context.Context, id string, at time.Time, body []byte) (*http.Request, error) {
 	signature, err := s.webhook.Sign(id, at, body)
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.url, bytes.NewReader(body))
 	if err != nil {
-		return answer{}, err
+		return nil, err
 	}
 	request.Header.Set("Content-Type", "application/json")
 	request.Header.Set("Svix-Id", id)
 	request.Header.Set("Svix-Timestamp", strconv.FormatInt(at.Unix(), 10))
 	request.Header.Set("Svix-Signature", signature)
-	response, err := client.Do(request)
+	return request, nil
+}
+
+// post signs body at the given time and posts it.
+func (s *sender) post(ctx context.Context, id string, at time.Time, body []byte) (answer, error) {
+	request, err := s.request(ctx, id, at, body)
+	if err != nil {
+		return answer{}, err
+	}
+	response, err := cmp.Or(s.client, client).Do(request)
 	if err != nil {
 		return answer{}, err
 	}

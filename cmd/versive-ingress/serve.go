@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -17,7 +19,8 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive webhooks and store them",
-		Long: `Receive webhooks and store them, until SIGTERM or SIGINT.
+		Long: `Receive webhooks and store them, until SIGTERM or SIGINT. Secrets, certificates
+and credentials in files are read again when they change, and on SIGHUP.
 
 Settings come from the environment:
 
@@ -28,6 +31,7 @@ Settings come from the environment:
 			if err != nil {
 				return err
 			}
+			signal.Ignore(syscall.SIGHUP) // until there is somebody to read files again
 			ctx, log := cmd.Context(), newLogger(settings, cmd.ErrOrStderr())
 			ingress, err := start(ctx, settings, log)
 			if ended := context.Cause(ctx); ended != nil && errors.Is(err, ended) {
@@ -36,6 +40,8 @@ Settings come from the environment:
 			if err != nil {
 				return err
 			}
+			signal.Notify(ingress.reloader.now, syscall.SIGHUP)
+			go ingress.limitMemory(ctx)
 			return ingress.wait(ctx)
 		},
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/kelseyhightower/envconfig"
 
 	"versive-ingress/ingest"
+	"versive-ingress/publish"
 )
 
 // Settings are read from the environment, by loadSettings alone. The tags
@@ -28,11 +29,11 @@ type Settings struct {
 	Path        string        `envconfig:"INGRESS_PATH" default:"/webhooks/versive" desc:"webhook path"`
 	AdminListen string        `envconfig:"INGRESS_ADMIN_LISTEN" default:"127.0.0.1:9090" desc:"listener for /livez, /readyz and /metrics; keep it off the public network"`
 	Secrets     []string      `envconfig:"INGRESS_SECRETS" desc:"whsec_… signing secrets, comma separated; every one is accepted"`
-	SecretsFile string        `envconfig:"INGRESS_SECRETS_FILE" desc:"file with more of them, one a line; lines that begin with # are comments"`
+	SecretsFile string        `envconfig:"INGRESS_SECRETS_FILE" desc:"file with more of them, one a line; # begins a comment; read again when it changes"`
 	Tolerance   time.Duration `envconfig:"INGRESS_TOLERANCE" default:"5m" desc:"accepted distance between a webhook's timestamp and the clock"`
 	MaxBody     Size          `envconfig:"INGRESS_MAX_BODY" shown:"8MiB, or what the broker's max_payload leaves room for" desc:"largest accepted body"`
 	MaxInflight Size          `envconfig:"INGRESS_MAX_INFLIGHT" default:"256MiB" desc:"bytes of all bodies held at once; beyond it 503; a quarter is kept for bodies up to 64 KiB"`
-	TLSCert     string        `envconfig:"INGRESS_TLS_CERT" desc:"certificate file, PEM; with TLS_KEY serves HTTPS"`
+	TLSCert     string        `envconfig:"INGRESS_TLS_CERT" desc:"certificate file, PEM; with TLS_KEY serves HTTPS; read again when it changes"`
 	TLSKey      string        `envconfig:"INGRESS_TLS_KEY" desc:"its private key file, PEM"`
 
 	NATSURL   string `envconfig:"INGRESS_NATS_URL" shown:"empty: the embedded broker" desc:"URLs of a NATS server or cluster with JetStream, comma separated"`
@@ -54,6 +55,8 @@ type Settings struct {
 	DedupeWindow time.Duration `envconfig:"INGRESS_DEDUPE_WINDOW" default:"48h" desc:"JetStream's duplicate window; the sender retries for 27 h 35 m"`
 
 	PublishTimeout  time.Duration `envconfig:"INGRESS_PUBLISH_TIMEOUT" default:"8s" desc:"how long storing an event may take"`
+	PublishMode     string        `envconfig:"INGRESS_PUBLISH_MODE" default:"auto" desc:"batch: events that wait at the same time are stored in one commit; single: each by itself; auto: batch with the embedded broker and one replica. An external server with sync_interval: always and one replica wants batch"`
+	DrainDelay      time.Duration `envconfig:"INGRESS_DRAIN_DELAY" default:"0s" desc:"how long webhooks are still taken at the end while /readyz already says no; behind a load balancer: longer than it needs to notice"`
 	ShutdownTimeout time.Duration `envconfig:"INGRESS_SHUTDOWN_TIMEOUT" default:"20s" desc:"how long requests in progress may take at the end"`
 	LogLevel        slog.Level    `envconfig:"INGRESS_LOG_LEVEL" default:"info" desc:"debug, info, warn or error"`
 	LogFormat       string        `envconfig:"INGRESS_LOG_FORMAT" shown:"text on a terminal, else json" desc:"text or json"`
@@ -70,14 +73,13 @@ const (
 	maxMaxBody = 31 << 20
 )
 
+var publishModes = []publish.Mode{publish.ModeAuto, publish.ModeBatch, publish.ModeSingle}
+
 // loadSettings reads and checks the settings. The error names the variable,
 // its value (never a secret) and what is allowed.
 func loadSettings() (Settings, error) {
 	s, err := readSettings()
 	if err != nil {
-		return Settings{}, err
-	}
-	if err := s.readSecretsFile(); err != nil {
 		return Settings{}, err
 	}
 	if err := s.check(); err != nil {
@@ -139,23 +141,46 @@ func allowed(typeName string) string {
 	}
 }
 
-func (s *Settings) readSecretsFile() error {
+// readSecrets returns the signing secrets: those of INGRESS_SECRETS, and then
+// those that INGRESS_SECRETS_FILE holds now. All can be used.
+func (s *Settings) readSecrets() ([]string, error) {
+	secrets, err := s.listSecrets()
+	if err != nil {
+		return nil, err
+	}
+	for i, secret := range secrets {
+		if err := ingest.CheckSecret(secret); err != nil {
+			return nil, fmt.Errorf("INGRESS_SECRETS and INGRESS_SECRETS_FILE: secret %d of %d %w", i+1, len(secrets), err)
+		}
+	}
+	if len(secrets) == 0 {
+		return nil, errors.New("INGRESS_SECRETS is not set: want the endpoint's signing secret (whsec_…), here or in INGRESS_SECRETS_FILE; to try without one: versive-ingress demo")
+	}
+	return secrets, nil
+}
+
+// listSecrets returns the secrets as they stand, not checked.
+func (s *Settings) listSecrets() ([]string, error) {
+	var secrets []string
+	for _, secret := range s.Secrets {
+		secrets = append(secrets, strings.TrimSpace(secret))
+	}
 	if s.SecretsFile == "" {
-		return nil
+		return secrets, nil
 	}
 	if strings.HasPrefix(s.SecretsFile, "whsec_") {
-		return errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
+		return nil, errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
 	}
 	text, err := os.ReadFile(s.SecretsFile)
 	if err != nil {
-		return fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)
+		return nil, fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)
 	}
 	for line := range strings.Lines(string(text)) {
 		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			s.Secrets = append(s.Secrets, line)
+			secrets = append(secrets, line)
 		}
 	}
-	return nil
+	return secrets, nil
 }
 
 var (
@@ -166,23 +191,16 @@ var (
 
 // check refuses values out of range and settings that contradict each other.
 func (s *Settings) check() error {
-	for i, secret := range s.Secrets {
-		s.Secrets[i] = strings.TrimSpace(secret)
-		if err := ingest.CheckSecret(s.Secrets[i]); err != nil {
-			return fmt.Errorf("INGRESS_SECRETS and INGRESS_SECRETS_FILE: secret %d of %d %w", i+1, len(s.Secrets), err)
-		}
+	if _, err := s.readSecrets(); err != nil {
+		return err
 	}
 
 	maxPublish := senderTimeout - networkShare - ingest.BodyTimeout
 	switch {
-	case len(s.Secrets) == 0:
-		return errors.New("INGRESS_SECRETS is not set: want the endpoint's signing secret (whsec_…), here or in INGRESS_SECRETS_FILE; to try without one: versive-ingress demo")
 	case !isAddress(s.Listen):
 		return wrong("INGRESS_LISTEN", s.Listen, "host:port or :port, the port a number")
 	case !isAddress(s.AdminListen):
 		return wrong("INGRESS_ADMIN_LISTEN", s.AdminListen, "host:port or :port, the port a number")
-	case s.NATSListen != "" && !isAddress(s.NATSListen):
-		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "host:port, the port a number")
 	case !webhookPath.MatchString(s.Path):
 		return wrong("INGRESS_PATH", s.Path, `a path that begins with "/", without spaces, query or escapes`)
 	case s.Tolerance < time.Second || s.Tolerance > 24*time.Hour:
@@ -193,16 +211,8 @@ func (s *Settings) check() error {
 		return wrong("INGRESS_MAX_INFLIGHT", s.MaxInflight, fmt.Sprintf("at least 4/3 of INGRESS_MAX_BODY (%v), or no such body is ever accepted", cmp.Or(s.MaxBody, defaultMaxBody)))
 	case (s.TLSCert == "") != (s.TLSKey == ""):
 		return errors.New("INGRESS_TLS_CERT and INGRESS_TLS_KEY: set both, or neither")
-	case (s.NATSCert == "") != (s.NATSKey == ""):
-		return errors.New("INGRESS_NATS_CERT and INGRESS_NATS_KEY: set both, or neither")
-	case s.NATSCreds != "" && s.NATSNKey != "":
-		return errors.New("INGRESS_NATS_CREDS and INGRESS_NATS_NKEY: set one of them; a connection has one identity")
 	case s.MaxStore < 0:
 		return wrong("INGRESS_MAX_STORE", s.MaxStore, "a positive size")
-	case !streamName.MatchString(s.Stream):
-		return wrong("INGRESS_STREAM", s.Stream, "1 to 64 letters, digits, _ and -")
-	case !subjectToken.MatchString(s.Subject):
-		return wrong("INGRESS_SUBJECT", s.Subject, "one subject token: 1 to 32 letters, digits, _ and -, the first a letter or digit")
 	case s.Replicas < 1 || s.Replicas > 5:
 		return wrong("INGRESS_REPLICAS", s.Replicas, "1 to 5")
 	case s.Replicas > 1 && s.NATSURL == "" && s.NATSConfig == "":
@@ -213,6 +223,10 @@ func (s *Settings) check() error {
 		return wrong("INGRESS_DEDUPE_WINDOW", s.DedupeWindow, "at least 1s; the sender retries for 27 h 35 m")
 	case s.PublishTimeout < 100*time.Millisecond || s.PublishTimeout > maxPublish:
 		return wrong("INGRESS_PUBLISH_TIMEOUT", s.PublishTimeout, fmt.Sprintf("100ms to %v: with %v for the body, the sender must have its answer within %v", maxPublish, ingest.BodyTimeout, senderTimeout))
+	case !slices.Contains(publishModes, publish.Mode(s.PublishMode)):
+		return wrong("INGRESS_PUBLISH_MODE", s.PublishMode, "auto, batch or single")
+	case s.DrainDelay < 0:
+		return wrong("INGRESS_DRAIN_DELAY", s.DrainDelay, "0s or more")
 	case s.ShutdownTimeout < 0:
 		return wrong("INGRESS_SHUTDOWN_TIMEOUT", s.ShutdownTimeout, "0s or more")
 	case s.LogFormat != "" && s.LogFormat != "text" && s.LogFormat != "json":
@@ -225,8 +239,9 @@ func wrong(name string, value any, want string) error {
 	return fmt.Errorf("%s=%q: want %s", name, fmt.Sprint(value), want)
 }
 
-// checkBroker refuses settings of one broker where the other is chosen: who
-// sets them has another one in mind than would get the events.
+// checkBroker refuses what names no stream and no broker, and settings of one
+// broker where the other is chosen: who sets them has another one in mind than
+// would get the events.
 func (s *Settings) checkBroker() error {
 	const (
 		elsewhere = "it not set: it is for the embedded broker, but INGRESS_NATS_URL names another"
@@ -239,6 +254,16 @@ func (s *Settings) checkBroker() error {
 		}
 	}
 	switch {
+	case !streamName.MatchString(s.Stream):
+		return wrong("INGRESS_STREAM", s.Stream, "1 to 64 letters, digits, _ and -")
+	case !subjectToken.MatchString(s.Subject):
+		return wrong("INGRESS_SUBJECT", s.Subject, "one subject token: 1 to 32 letters, digits, _ and -, the first a letter or digit")
+	case s.NATSListen != "" && !isAddress(s.NATSListen):
+		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "host:port, the port a number")
+	case (s.NATSCert == "") != (s.NATSKey == ""):
+		return errors.New("INGRESS_NATS_CERT and INGRESS_NATS_KEY: set both, or neither")
+	case s.NATSCreds != "" && s.NATSNKey != "":
+		return errors.New("INGRESS_NATS_CREDS and INGRESS_NATS_NKEY: set one of them; a connection has one identity")
 	case s.NATSURL != "" && s.NATSConfig != "":
 		return wrong("INGRESS_NATS_CONFIG", s.NATSConfig, elsewhere)
 	case s.NATSURL != "" && s.NATSListen != "":

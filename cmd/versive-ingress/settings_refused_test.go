@@ -58,6 +58,8 @@ func TestSettingsRefused(t *testing.T) {
 		"DEDUPE_WINDOW":      {settings{"INGRESS_DEDUPE_WINDOW": "0"}, []string{`INGRESS_DEDUPE_WINDOW="0s"`, "at least 1s"}},
 		"PUBLISH_TIMEOUT":    {settings{"INGRESS_PUBLISH_TIMEOUT": "10s"}, []string{`INGRESS_PUBLISH_TIMEOUT="10s"`, "100ms to 9s", "15s"}},
 		"PUBLISH_TIMEOUT 0":  {settings{"INGRESS_PUBLISH_TIMEOUT": "0"}, []string{`INGRESS_PUBLISH_TIMEOUT="0s"`, "100ms to 9s"}},
+		"PUBLISH_MODE":       {settings{"INGRESS_PUBLISH_MODE": "fast"}, []string{`INGRESS_PUBLISH_MODE="fast"`, "auto, batch or single"}},
+		"DRAIN_DELAY":        {settings{"INGRESS_DRAIN_DELAY": "-1s"}, []string{`INGRESS_DRAIN_DELAY="-1s"`, "0s or more"}},
 		"SHUTDOWN_TIMEOUT":   {settings{"INGRESS_SHUTDOWN_TIMEOUT": "-1s"}, []string{`INGRESS_SHUTDOWN_TIMEOUT="-1s"`, "0s or more"}},
 		"LOG_LEVEL":          {settings{"INGRESS_LOG_LEVEL": "loud"}, []string{`INGRESS_LOG_LEVEL="loud"`, "debug, info, warn or error"}},
 		"LOG_FORMAT":         {settings{"INGRESS_LOG_FORMAT": "xml"}, []string{`INGRESS_LOG_FORMAT="xml"`, "text or json"}},

@@ -53,6 +53,8 @@ func TestSettingsByFullName(t *testing.T) {
 		"INGRESS_MAX_AGE":          "720h",
 		"INGRESS_DEDUPE_WINDOW":    "24h",
 		"INGRESS_PUBLISH_TIMEOUT":  "2s",
+		"INGRESS_PUBLISH_MODE":     "single",
+		"INGRESS_DRAIN_DELAY":      "4s",
 		"INGRESS_SHUTDOWN_TIMEOUT": "3s",
 		"INGRESS_LOG_LEVEL":        "debug",
 		"INGRESS_LOG_FORMAT":       "json",
@@ -61,7 +63,7 @@ func TestSettingsByFullName(t *testing.T) {
 		Listen:          ":80",
 		Path:            "/hook",
 		AdminListen:     ":81",
-		Secrets:         []string{"a", " b"}, // check trims
+		Secrets:         []string{"a", " b"}, // readSecrets trims
 		SecretsFile:     "secrets",
 		Tolerance:       time.Minute,
 		MaxBody:         1 << 20,
@@ -84,6 +86,8 @@ func TestSettingsByFullName(t *testing.T) {
 		MaxAge:          720 * time.Hour,
 		DedupeWindow:    24 * time.Hour,
 		PublishTimeout:  2 * time.Second,
+		PublishMode:     "single",
+		DrainDelay:      4 * time.Second,
 		ShutdownTimeout: 3 * time.Second,
 		LogLevel:        slog.LevelDebug,
 		LogFormat:       "json",
@@ -119,6 +123,7 @@ func TestSettingsDefaults(t *testing.T) {
 		Replicas:        1,
 		DedupeWindow:    48 * time.Hour,
 		PublishTimeout:  8 * time.Second,
+		PublishMode:     "auto",
 		ShutdownTimeout: 20 * time.Second,
 		LogLevel:        slog.LevelInfo,
 	}
@@ -201,8 +206,9 @@ func TestSecrets(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !slices.Equal(s.Secrets, c.want) {
-				t.Errorf("got %d secrets, or others than the %d", len(s.Secrets), len(c.want))
+			got, err := s.readSecrets()
+			if err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("got %d secrets (%v), or others than the %d", len(got), err, len(c.want))
 			}
 		})
 	}

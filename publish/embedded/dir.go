@@ -38,15 +38,22 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// Disk returns how many bytes can still be written to the file system of a
+// data directory, and how many are stored in it. A running broker may write
+// meanwhile.
+func Disk(dir string) (free, stored int64, err error) {
+	if free, err = freeBytes(dir); err != nil {
+		return 0, 0, err
+	}
+	stored, err = dirBytes(dir)
+	return free, stored, err
+}
+
 // mostOfDisk returns the size in bytes that the store may reach: what it has
 // now and most of what is free. A disk that runs full stops JetStream until
 // it is restarted.
 func mostOfDisk(dir string) (int64, error) {
-	free, err := freeBytes(dir)
-	if err != nil {
-		return 0, err
-	}
-	stored, err := dirBytes(dir)
+	free, stored, err := Disk(dir)
 	if err != nil {
 		return 0, err
 	}
@@ -67,15 +74,16 @@ func freeBytes(dir string) (int64, error) {
 func dirBytes(dir string) (int64, error) {
 	var total int64
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
+		if err == nil && d.Type().IsRegular() {
+			var info fs.FileInfo
+			if info, err = d.Info(); err == nil {
+				total += info.Size()
+			}
 		}
-		info, err := d.Info()
-		if err != nil {
-			return err
+		if errors.Is(err, fs.ErrNotExist) { // a running broker has removed it
+			return nil
 		}
-		total += info.Size()
-		return nil
+		return err
 	})
 	return total, err
 }

@@ -18,6 +18,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -47,11 +48,21 @@ type Config struct {
 	Logger *slog.Logger // nil discards
 }
 
-// Broker is a running NATS server. It is safe for concurrent use.
+// Broker is a running NATS server. When its store can no longer be written,
+// because the disk was full, it restarts the server as soon as that helps; see
+// heal. It is safe for concurrent use.
 type Broker struct {
-	server   *server.Server
-	lock     *os.File
-	maxStore int64
+	cfg  Config
+	lock *os.File
+	url  string
+	port int // that the first server took
+
+	stop   context.CancelFunc
+	healer sync.WaitGroup
+
+	mu       sync.Mutex
+	server   *server.Server // replaced by heal; guarded by mu
+	maxStore int64          // of that server, in bytes; guarded by mu
 }
 
 // Start starts the broker and returns when it takes connections, with all
@@ -80,38 +91,52 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Measured under the lock: nothing else writes there now.
-	if options.JetStreamMaxStore <= 0 {
-		if options.JetStreamMaxStore, err = mostOfDisk(cfg.Dir); err != nil {
-			lock.Close()
-			return nil, fmt.Errorf("data directory: %w", err)
-		}
-	}
-
-	s, err := server.NewServer(options)
-	if err != nil {
+	b := &Broker{cfg: cfg, lock: lock}
+	if err := b.launch(ctx, options); err != nil {
 		lock.Close()
 		return nil, err
 	}
-	b := &Broker{server: s, lock: lock, maxStore: options.JetStreamMaxStore}
+	b.url = b.server.ClientURL()
+	b.port = b.server.Addr().(*net.TCPAddr).Port
+	ctx, b.stop = context.WithCancel(context.Background())
+	b.healer.Go(func() { b.heal(ctx) })
+	return b, nil
+}
+
+// launch starts a server and returns when it takes connections, or an error
+// when none is left of it. No other may be running.
+func (b *Broker) launch(ctx context.Context, options *server.Options) error {
+	// Measured under the lock: nothing else writes there now.
+	if options.JetStreamMaxStore <= 0 {
+		var err error
+		if options.JetStreamMaxStore, err = mostOfDisk(b.cfg.Dir); err != nil {
+			return fmt.Errorf("data directory: %w", err)
+		}
+	}
+	s, err := server.NewServer(options)
+	if err != nil {
+		return err
+	}
 	fatal := make(chan error, 1)
-	s.SetLoggerV2(&bridge{cfg.Logger, fatal}, false, false, false)
+	s.SetLoggerV2(&bridge{b.cfg.Logger, fatal}, false, false, false)
 
 	go s.Start() // returns by itself, or waits for ever after a fatal error
-	for {
+	for !s.ReadyForConnections(50 * time.Millisecond) {
 		select {
 		case err = <-fatal:
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		default:
-			if s.ReadyForConnections(50 * time.Millisecond) {
-				return b, nil
-			}
 			continue
 		}
-		b.Stop()
-		return nil, err
+		s.Shutdown()
+		s.WaitForShutdown()
+		return err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.server, b.maxStore = s, options.JetStreamMaxStore
+	return nil
 }
 
 // options merges the configuration file with what this package decides.
@@ -190,33 +215,42 @@ func hasAuthorization(o *server.Options) bool {
 		len(o.TrustedOperators) > 0 || o.AuthCallout != nil || o.TLSMap)
 }
 
+// current returns the server that runs now, or the last one while none does,
+// and its limit.
+func (b *Broker) current() (*server.Server, int64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.server, b.maxStore
+}
+
 // InProcessConn connects to the broker without a socket; it makes a Broker a
-// nats.InProcessConnProvider.
-func (b *Broker) InProcessConn() (net.Conn, error) { return b.server.InProcessConn() }
+// nats.InProcessConnProvider. It fails while the server restarts.
+func (b *Broker) InProcessConn() (net.Conn, error) {
+	s, _ := b.current()
+	return s.InProcessConn()
+}
 
 // URL returns where subscribers connect.
-func (b *Broker) URL() string { return b.server.ClientURL() }
+func (b *Broker) URL() string { return b.url }
 
-// smallEvent is the room, in bytes, that a store must have left not to be full.
-const smallEvent = 4 << 10
-
-// Full returns an error when the store is at its limit, so that not even a
-// small event can be stored.
-func (b *Broker) Full() error {
-	info, err := b.server.Jsz(nil)
+// Messages returns how many messages all streams hold; 0 while the server
+// restarts.
+func (b *Broker) Messages() int64 {
+	s, _ := b.current()
+	info, err := s.Jsz(nil)
 	if err != nil {
-		return fmt.Errorf("embedded broker: %w", err)
+		return 0
 	}
-	if info.Store+smallEvent > uint64(b.maxStore) {
-		return fmt.Errorf("embedded broker: store is full: %d bytes of %d", info.Store, b.maxStore)
-	}
-	return nil
+	return int64(info.Messages)
 }
 
 // Stop ends the broker, flushes its store and gives the data directory free.
 func (b *Broker) Stop() {
-	b.server.Shutdown()
-	b.server.WaitForShutdown()
+	b.stop()
+	b.healer.Wait()
+	s, _ := b.current()
+	s.Shutdown()
+	s.WaitForShutdown()
 	b.lock.Close()
 }
 

@@ -2,12 +2,14 @@ package embedded_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
@@ -71,12 +73,12 @@ func TestStoreSurvivesRestart(t *testing.T) {
 
 func inProcess(t *testing.T, b *embedded.Broker) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(b))
+	nc, err := nats.Connect("", nats.InProcessServer(b), nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc)
+	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,12 +87,8 @@ func inProcess(t *testing.T, b *embedded.Broker) jetstream.JetStream {
 
 // The server itself says that it syncs always, and what its limits are.
 func TestSyncsAlways(t *testing.T) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close()
+	// Below the ports that the system gives out, and not one of another package's tests.
+	address := fmt.Sprint("127.0.0.1:", 32_000+rand.N(700))
 	start(t, embedded.Config{
 		Dir:        t.TempDir(),
 		ConfigFile: writeConfig(t, fmt.Sprintf("listen: \"127.0.0.1:-1\"\nhttp: %q\njetstream { sync_interval: 2m }", address)),
@@ -122,7 +120,7 @@ func TestFull(t *testing.T) {
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
 		t.Fatal(err)
 	}
-	if err := broker.Full(); err != nil {
+	if err := broker.Ready(); err != nil {
 		t.Errorf("an empty store is full: %v", err)
 	}
 	for i := 0; ; i++ {
@@ -133,7 +131,7 @@ func TestFull(t *testing.T) {
 			t.Fatal("the limit of the store is not kept")
 		}
 	}
-	if err := broker.Full(); err == nil {
+	if err := broker.Ready(); err == nil {
 		t.Error("a store at its limit is not full")
 	}
 }
@@ -198,7 +196,7 @@ func TestAuthorization(t *testing.T) {
 		nc.Close()
 		t.Error("anyone gets in")
 	}
-	nc, err := nats.Connect(broker.URL(), nats.UserInfo("reader", "secret"))
+	nc, err := nats.Connect(broker.URL(), nats.UserInfo("reader", "secret"), nats.Timeout(patience))
 	if err != nil {
 		t.Fatal(err)
 	}

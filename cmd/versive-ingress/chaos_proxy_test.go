@@ -1,0 +1,174 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"io"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+)
+
+// A proxy stands between a client and a NATS server, or between two servers,
+// and can cut them off from each other or tamper with what the server says.
+type proxy struct {
+	listener net.Listener
+	target   string
+	judge    func() verdict // on a message of the server; called by one goroutine at a time
+	running  sync.WaitGroup
+
+	mu      sync.Mutex
+	severed bool              // no connection is let through; guarded by mu
+	conns   map[net.Conn]bool // of both sides; guarded by mu
+}
+
+// A verdict says what becomes of a message. Zero passes it on.
+type verdict struct {
+	delay time.Duration // of this and all after it
+	drop  bool
+	cut   bool // passes half of it, and closes the connection
+}
+
+// newProxy starts a proxy. With judge nil it passes everything on, and need not
+// understand it.
+func newProxy(t testing.TB, target string, judge func() verdict) *proxy {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{listener: listener, target: target, judge: judge, conns: make(map[net.Conn]bool)}
+	p.running.Go(p.accept)
+	t.Cleanup(func() {
+		listener.Close()
+		p.sever()
+		p.running.Wait()
+	})
+	return p
+}
+
+func (p *proxy) address() string { return p.listener.Addr().String() }
+
+// sever cuts all connections, and lets none through until mend.
+func (p *proxy) sever() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.severed = true
+	for conn := range p.conns {
+		conn.Close()
+	}
+}
+
+func (p *proxy) mend() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.severed = false
+}
+
+func (p *proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		server, err := net.Dial("tcp", p.target)
+		if err != nil || !p.admit(client, server) {
+			client.Close()
+			if err == nil {
+				server.Close()
+			}
+			continue
+		}
+		p.running.Go(func() {
+			defer p.dismiss(client, server)
+			_, _ = io.Copy(server, client)
+		})
+		p.running.Go(func() {
+			defer p.dismiss(client, server)
+			if p.judge == nil {
+				_, _ = io.Copy(client, server)
+			} else {
+				p.relay(client, bufio.NewReader(server))
+			}
+		})
+	}
+}
+
+func (p *proxy) admit(conns ...net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, conn := range conns {
+		p.conns[conn] = true
+	}
+	if p.severed {
+		for _, conn := range conns {
+			delete(p.conns, conn)
+		}
+	}
+	return !p.severed
+}
+
+func (p *proxy) dismiss(conns ...net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, conn := range conns {
+		conn.Close()
+		delete(p.conns, conn)
+	}
+}
+
+// relay passes on what a server says, protocol line by protocol line, until
+// one of the connections ends or a verdict cuts it.
+func (p *proxy) relay(client io.Writer, server *bufio.Reader) {
+	for {
+		frame, isMessage, err := readFrame(server)
+		if err != nil {
+			return
+		}
+		var v verdict
+		if isMessage {
+			v = p.verdict()
+		}
+		time.Sleep(v.delay)
+		switch {
+		case v.drop:
+			continue
+		case v.cut:
+			_, _ = client.Write(frame[:len(frame)/2])
+			return
+		}
+		if _, err := client.Write(frame); err != nil {
+			return
+		}
+	}
+}
+
+func (p *proxy) verdict() verdict {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.judge()
+}
+
+// readFrame reads one line of the NATS client protocol, with the payload that
+// follows a message's.
+func readFrame(r *bufio.Reader) (frame []byte, isMessage bool, err error) {
+	frame, err = r.ReadBytes('\n')
+	if err != nil {
+		return nil, false, err
+	}
+	if !bytes.HasPrefix(frame, []byte("MSG ")) && !bytes.HasPrefix(frame, []byte("HMSG ")) {
+		return frame, false, nil
+	}
+	words := bytes.Fields(frame)
+	size, err := strconv.Atoi(string(words[len(words)-1]))
+	if err != nil {
+		return nil, false, err
+	}
+	payload := make([]byte, size+len("\r\n"))
+	if _, err := io.ReadFull(r, payload); err != nil {
+		return nil, false, err
+	}
+	return append(frame, payload...), true, nil
+}

@@ -1,0 +1,177 @@
+package main
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/spf13/cobra"
+)
+
+// senderSchedule is for how long the sender retries: 8 attempts.
+const senderSchedule = 27*time.Hour + 35*time.Minute
+
+func doctorCommand() *cobra.Command {
+	var (
+		asJSON bool
+		d      = doctor{now: time.Now, idle: 5 * time.Minute, lag: time.Hour}
+	)
+	cmd := &cobra.Command{
+		Use:   "doctor",
+		Short: "Check settings, ingress and broker against the promise",
+		Long: `Check the settings of serve, the ingress that runs with them here, and its
+broker against the promise: that a 2xx answer means one durable event. Each
+finding says what was found, why it matters, and what to do: a command, or a
+setting, to paste.
+
+It changes nothing and prints nothing secret. What it cannot see, it says:
+whether an external broker syncs its disk always is known to the server's
+monitoring port alone; name it with --monitor (once for each server).
+
+With --probe it also posts a signed webhook to the ingress, of a type that no
+version understands: so it goes to the quarantine, where no consumer of events
+sees it. It is read back, posted again with each of the secrets, and must be
+there once. Then it is discarded. What stays of it: a gap of one sequence in
+the quarantine, the id in its duplicate window, and a count in the metrics. The
+event stream gets a message that it must refuse, so nothing of it stays.
+
+Exits 0 if the promise holds, be it with warnings; 1 if it does not hold, or
+webhooks are refused; 2 if neither is known, because something could not be
+checked.`,
+		Example: `  versive-ingress doctor                                          what is wrong, and what to do
+  versive-ingress doctor --probe --url https://hooks.example.com/webhooks/versive
+  versive-ingress doctor --json | jq '.checks[].findings[]'`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if d.url != "" && !d.probe {
+				return unchecked{errors.New("--url: it is where --probe posts to; say both")}
+			}
+			d.settings, d.unread = readSettings()
+			r := d.examine(cmd.Context())
+			if err := context.Cause(cmd.Context()); err != nil {
+				return unchecked{err}
+			}
+			write := r.print
+			if asJSON {
+				write = r.printJSON
+			}
+			if err := write(cmd.OutOrStdout()); err != nil {
+				return unchecked{err}
+			}
+			return r.err()
+		},
+	}
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unchecked{err} })
+	flags := cmd.Flags()
+	flags.BoolVar(&asJSON, "json", false, "the report as one JSON object")
+	flags.BoolVar(&d.probe, "probe", false, "post a signed webhook, find it, and discard it")
+	flags.StringVar(&d.url, "url", "", "with --probe: where to post, for example the public address (default: this ingress's listener)")
+	flags.StringSliceVar(&d.monitors, "monitor", nil, "monitoring address of an external broker, for example http://127.0.0.1:8222")
+	return cmd
+}
+
+// A doctor checks one set-up. The checks run in the order of an event's way,
+// and leave behind what later ones need.
+type doctor struct {
+	settings Settings
+	unread   error // why the settings could not be read
+	probe    bool
+	url      string   // where to probe; "" is the listener of settings
+	monitors []string // URLs of the brokers' monitoring
+
+	now   func() time.Time
+	roots *x509.CertPool // by which senders trust; nil is the system's
+	idle  time.Duration  // for how long a consumer may leave what waits for it
+	lag   time.Duration  // how old an event may be that a consumer has not read
+
+	dialable bool                         // the settings name a broker
+	running  bool                         // the ingress answers
+	metrics  map[string]*dto.MetricFamily // of the ingress
+	secrets  []configured                 // that can be used
+	broker   *connection                  // nil without one
+}
+
+// A check looks at one part of the set-up. It returns what it has seen, in a
+// few words, and what is wrong with it.
+type check struct {
+	name string
+	run  func(*doctor, context.Context) (seen string, findings []Finding)
+	// skip returns why the check cannot be made, or "".
+	skip func(*doctor) string
+}
+
+var checks = []check{
+	{"settings", (*doctor).checkSettings, nil},
+	{"ingress", (*doctor).checkIngress, needsSettings},
+	{"certificate", (*doctor).checkCertificate, needsSettings},
+	{"secrets", (*doctor).checkSecrets, needsSettings},
+	{"broker", (*doctor).checkBroker, needsSettings},
+	{"clock", (*doctor).checkClock, needsBroker},
+	{"store", (*doctor).checkStore, needsBroker},
+	{"events", (*doctor).checkEvents, needsBroker},
+	{"quarantine", (*doctor).checkQuarantine, needsBroker},
+	{"consumers", (*doctor).checkConsumers, needsBroker},
+	{"dead letters", (*doctor).checkDeadLetters, needsBroker},
+	{"probe", (*doctor).checkProbe, needsProbe},
+}
+
+func needsSettings(d *doctor) string {
+	if d.unread != nil {
+		return "not checked: the settings cannot be read"
+	}
+	return ""
+}
+
+func needsBroker(d *doctor) string {
+	if d.broker == nil {
+		return "not checked: it needs the broker"
+	}
+	return ""
+}
+
+func needsProbe(d *doctor) string {
+	switch {
+	case !d.probe:
+		return "not made; --probe makes it"
+	case !d.running || d.broker == nil || len(d.secrets) == 0:
+		return "not checked: it needs an ingress, its secrets and its broker"
+	}
+	return ""
+}
+
+// checkTimeout bounds one check.
+const checkTimeout = 15 * time.Second
+
+// examine makes all checks.
+func (d *doctor) examine(ctx context.Context) report {
+	defer func() {
+		if d.broker != nil {
+			d.broker.close()
+		}
+	}()
+	var r report
+	for _, c := range checks {
+		if c.skip != nil {
+			if why := c.skip(d); why != "" {
+				r.add(result{Check: c.name, Status: skipped, Seen: why})
+				continue
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		seen, findings := c.run(d, ctx)
+		cancel()
+		r.add(result{Check: c.name, Seen: seen, Findings: findings})
+	}
+	return r
+}
+
+// unanswered is the finding of a check that could not be made.
+func unanswered(what string, err error, remedy string) Finding {
+	return Finding{
+		"unanswered", Unknown, fmt.Sprintf("%s: %v", what, err),
+		"what cannot be read cannot be checked", remedy,
+	}
+}

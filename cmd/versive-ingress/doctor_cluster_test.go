@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// A cluster is good with three replicas, also while one of them catches up, and
+// not without one of them.
+func TestDoctorOnCluster(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	brokers := startCluster(t)
+	var urls []string
+	for _, broker := range brokers {
+		urls = append(urls, broker.URL())
+	}
+	s.NATSURL, s.NATSListen, s.Replicas = strings.Join(urls, ","), "", 3
+	sys := run(t, s)
+	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
+		t.Fatalf("got %v", a)
+	}
+	d := newDoctor(s)
+	d.probe = true
+	requireFindings(t, d)
+
+	other := byHand(t, connect(t, s.NATSURL), s, "other", func(*jetstream.StreamConfig) {})
+	other.Replicas = 1
+	requireFindings(t, newDoctor(other),
+		"warning sync_unknown: --monitor", "warning one_replica: export INGRESS_REPLICAS=3", "warning one_replica: export INGRESS_REPLICAS=3")
+
+	away := brokers[0]
+	js := connect(t, brokers[1].URL())
+	away.Stop()
+	eventually(t, "streams with a replica away", func() bool {
+		if !hasLeader(t, js) { // it may have been the one
+			return false
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine} {
+			stream, err := js.Stream(ctx, kind.Stream(s.Stream))
+			if err != nil || !slices.ContainsFunc(stream.CachedInfo().Cluster.Replicas, func(p *jetstream.PeerInfo) bool { return p.Offline }) {
+				return false
+			}
+		}
+		return readyz(s) == http.StatusOK
+	})
+	requireFindings(t, newDoctor(s), "warning replica_behind: nats server report jetstream", "warning replica_behind: nats server report jetstream")
+}
+
+// startCluster starts three brokers that are a cluster.
+func startCluster(t *testing.T) (brokers []*embedded.Broker) {
+	t.Helper()
+	routes := []string{freeAddr(t), freeAddr(t), freeAddr(t)}
+	for i, route := range routes {
+		file := filepath.Join(t.TempDir(), "nats.conf")
+		text := fmt.Sprintf("server_name: node-%d\nlisten: %q\ncluster { name: test, listen: %q, routes: [\"nats://%s\"] }\n",
+			i, freeAddr(t), route, strings.Join(routes, `", "nats://`))
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		brokers = append(brokers, startBroker(t, embedded.Config{Dir: t.TempDir(), ConfigFile: file, MaxPayload: maxPayload}))
+	}
+	// What is asked before they have a leader is not answered.
+	js := connect(t, brokers[0].URL())
+	eventually(t, "a leader", func() bool { return hasLeader(t, js) })
+	return brokers
+}
+
+func hasLeader(t *testing.T, js jetstream.JetStream) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	defer cancel()
+	_, err := js.AccountInfo(ctx)
+	return err == nil
+}

@@ -1,0 +1,265 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"io"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// newDoctor returns one that is patient, as that of the command.
+func newDoctor(s Settings) *doctor {
+	s.Secrets = slices.Clone(s.Secrets)
+	return &doctor{settings: s, now: time.Now, idle: 5 * time.Minute, lag: time.Hour}
+}
+
+// findings returns what a doctor finds, as level, id and remedy. It checks that
+// every finding is explained, and that nothing secret is told.
+func findings(t *testing.T, d *doctor) (list [][3]string) {
+	t.Helper()
+	r := d.examine(t.Context())
+	for _, c := range r.Checks {
+		for _, f := range c.Findings {
+			list = append(list, [3]string{string(f.Level), f.ID, f.Remedy})
+			if f.Found == "" || f.Why == "" || f.Remedy == "" {
+				t.Errorf("%s is not explained: %+v", c.Check, f)
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := r.print(&out); err != nil {
+		t.Error(err)
+	}
+	if err := r.printJSON(&out); err != nil {
+		t.Error(err)
+	}
+	for _, secret := range append(d.settings.Secrets, "pa55word") {
+		if key := strings.TrimPrefix(secret, "whsec_"); key != "" && strings.Contains(out.String(), key) {
+			t.Errorf("the report tells %q:\n%s", key, out.String())
+		}
+	}
+	if t.Failed() {
+		t.Log(out.String())
+	}
+	return list
+}
+
+// requireFindings checks that a doctor finds what is wanted and nothing else.
+// Each is a level, an id, and a part of the remedy.
+func requireFindings(t *testing.T, d *doctor, want ...string) {
+	t.Helper()
+	var got []string
+	remedies := ""
+	for _, f := range findings(t, d) {
+		got = append(got, f[0]+" "+f[1])
+		remedies += f[1] + ": " + f[2] + "\n"
+	}
+	var wanted []string
+	for _, w := range want {
+		finding, remedy, _ := strings.Cut(w, ": ")
+		wanted = append(wanted, finding)
+		_, id, _ := strings.Cut(finding, " ")
+		if !slices.ContainsFunc(strings.Split(remedies, "\n"), func(line string) bool {
+			return strings.HasPrefix(line, id+": ") && strings.Contains(line, remedy)
+		}) {
+			t.Errorf("no finding %s has %q in its remedy:\n%s", id, remedy, remedies)
+		}
+	}
+	if diff := cmp.Diff(wanted, got); diff != "" {
+		t.Errorf("findings (-want +got):\n%s", diff)
+	}
+}
+
+// byHand creates an event stream that somebody has made, and a good quarantine
+// beside it, and returns the settings of s for them.
+func byHand(t *testing.T, js jetstream.JetStream, s Settings, name string, change func(*jetstream.StreamConfig)) Settings {
+	t.Helper()
+	s.Stream, s.Subject = strings.ToUpper(name), name
+	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine} {
+		c := jetstream.StreamConfig{
+			Name: kind.Stream(s.Stream), Subjects: []string{kind.Prefix(s.Subject) + ".>"}, Discard: jetstream.DiscardNew,
+			Duplicates: 48 * time.Hour, AllowDirect: true, AllowAtomicPublish: true,
+		}
+		if kind == schema.KindEvent {
+			change(&c)
+		}
+		if c.Sealed { // a stream is created open
+			c.Sealed = false
+			defer func() {
+				c.Sealed = true
+				if _, err := js.UpdateStream(t.Context(), c); err != nil {
+					t.Fatal(err)
+				}
+			}()
+		}
+		if _, err := js.CreateStream(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return s
+}
+
+// fakeAdmin is the admin listener of an ingress that says what it is told to.
+func fakeAdmin(t *testing.T, metrics string) string {
+	t.Helper()
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, metrics) })
+	mux.HandleFunc("GET /jsz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, metrics) })
+	s := httptest.NewServer(mux)
+	t.Cleanup(s.Close)
+	return strings.TrimPrefix(s.URL, "http://")
+}
+
+// monitored starts a broker with a monitoring port, and returns where that is.
+func startMonitored(t *testing.T) (broker *embedded.Broker, monitor string) {
+	t.Helper()
+	monitor = freeAddr(t)
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte("listen: \""+freeAddr(t)+"\"\nhttp: \""+monitor+"\"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return startBroker(t, embedded.Config{Dir: t.TempDir(), ConfigFile: file, MaxPayload: maxPayload}), "http://" + monitor
+}
+
+// startServer starts a nats-server as anybody may have set it up.
+func startServer(t *testing.T, change func(*server.Options)) *server.Server {
+	t.Helper()
+	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: maxPayload}
+	change(o)
+	s, err := server.NewServer(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("no server")
+	}
+	return s
+}
+
+// startOlder puts itself before a broker and has it say that it is an old one.
+func startOlder(t *testing.T, broker string) (address string) {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer client.Close()
+				to, err := net.Dial("tcp", broker)
+				if err != nil {
+					return
+				}
+				defer to.Close()
+				context.AfterFunc(t.Context(), func() { to.Close() })
+				go func() { _, _ = io.Copy(to, client); to.Close() }()
+				info := make([]byte, 4<<10)
+				n, err := to.Read(info)
+				if err != nil {
+					return
+				}
+				old := bytes.Replace(info[:n], []byte(`"version":"`+server.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
+				_, _ = client.Write(old)
+				_, _ = io.Copy(client, to)
+			}()
+		}
+	}()
+	return listener.Addr().String()
+}
+
+// A certificateAuthority issues certificates.
+type certificateAuthority struct {
+	certificate *x509.Certificate
+	key         *ecdsa.PrivateKey
+	roots       *x509.CertPool
+}
+
+func newCertificateAuthority(t *testing.T) *certificateAuthority {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "authority"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * 365 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	a := &certificateAuthority{certificate: template, roots: x509.NewCertPool()}
+	der, key := a.sign(t, template)
+	a.key = key
+	var err error
+	if a.certificate, err = x509.ParseCertificate(der); err != nil {
+		t.Fatal(err)
+	}
+	a.roots.AddCert(a.certificate)
+	return a
+}
+
+// sign signs with a new key: its own, if the authority has none yet.
+func (a *certificateAuthority) sign(t *testing.T, template *x509.Certificate) ([]byte, *ecdsa.PrivateKey) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer := a.key
+	if signer == nil {
+		signer = key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.certificate, key.Public(), signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der, key
+}
+
+// issue writes a certificate and its key, and returns their files.
+func (a *certificateAuthority) issue(t *testing.T, change func(*x509.Certificate)) (certFile, keyFile string) {
+	t.Helper()
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), DNSNames: []string{"hooks.example.com"},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(90 * 24 * time.Hour),
+	}
+	change(template)
+	der, key := a.sign(t, template)
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{certFile: {Type: "CERTIFICATE", Bytes: der}, keyFile: {Type: "PRIVATE KEY", Bytes: keyDER}} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}

@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+func asCreated(*jetstream.StreamConfig) {}
+
+// What somebody has made of the streams. They are all on the broker of one
+// ingress, under names of their own.
+func TestDoctorOnStreams(t *testing.T) {
+	t.Parallel()
+	good := newSettings(t)
+	sys := run(t, good)
+	js := connect(t, sys.broker.URL())
+	fill := func(n int) func(*testing.T, Settings, *doctor) {
+		return func(t *testing.T, s Settings, _ *doctor) {
+			for i := range n {
+				if _, err := js.Publish(t.Context(), fmt.Sprintf("%s.%d", s.Subject, i), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+	}
+	consumer := func(c jetstream.ConsumerConfig) func(*testing.T, Settings, *doctor) {
+		return func(t *testing.T, s Settings, d *doctor) {
+			fill(2)(t, s, d)
+			c.Durable = "reports"
+			if _, err := js.CreateConsumer(t.Context(), s.Stream, c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	keep := func(kind schema.Kind) func(*testing.T, Settings, *doctor) {
+		return func(t *testing.T, s Settings, _ *doctor) {
+			if kind == schema.KindDead {
+				if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: kind.Stream(s.Stream), Subjects: []string{kind.Prefix(s.Subject) + ".>"}}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := js.Publish(t.Context(), kind.Prefix(s.Subject)+".msg_1", []byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for name, test := range map[string]struct {
+		stream  func(*jetstream.StreamConfig)
+		prepare func(*testing.T, Settings, *doctor)
+		want    []string // of $ is the stream
+	}{
+		"good":       {asCreated, fill(3), nil},
+		"workqueue":  {func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, nil, []string{"problem stream_retention: export INGRESS_STREAM=$_2"}},
+		"memory":     {func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, nil, []string{"problem stream_storage: export INGRESS_STREAM=$_2"}},
+		"discardold": {func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 10 }, nil, []string{"problem stream_discards_old: nats stream edit $ --discard new"}},
+		"unlimited":  {func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, nil, []string{"warning stream_discard: nats stream edit $ --discard new"}},
+		"noack":      {func(c *jetstream.StreamConfig) { c.NoAck, c.AllowAtomicPublish = true, false }, nil, []string{"problem stream_no_ack: INGRESS_SUBJECT=noack-2", "warning stream_atomic_publish: nats stream edit $ --allow-batch"}},
+		"async": {func(c *jetstream.StreamConfig) {
+			c.PersistMode, c.AllowAtomicPublish = jetstream.AsyncPersistMode, false
+		}, nil, []string{"problem stream_persist_mode: export INGRESS_STREAM=$_2", "warning stream_atomic_publish: --allow-batch"}},
+		"transform": {func(c *jetstream.StreamConfig) {
+			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "transform.>", Destination: "b.>"}
+		}, nil, []string{"problem stream_transform: export INGRESS_STREAM=$_2"}},
+		"persubject": {func(c *jetstream.StreamConfig) { c.DiscardNewPerSubject, c.MaxMsgsPerSubject = true, 1 }, nil, []string{"problem stream_discard_new_per_subject: nats stream edit $ --no-discard-per-subject", "warning stream_subject_limit: --max-msgs-per-subject=-1"}},
+		"mirror": {func(c *jetstream.StreamConfig) {
+			*c = jetstream.StreamConfig{Name: c.Name, Mirror: &jetstream.StreamSource{Name: "VERSIVE"}, Discard: jetstream.DiscardNew}
+		}, nil, []string{"problem stream_mirror: export INGRESS_STREAM=$_2", "problem stream_subjects: --subjects 'mirror.>'", "warning stream_direct_get: --allow-direct", "warning stream_atomic_publish: --allow-batch", "warning stream_window: --dupe-window 48h0m0s"}},
+		"sealed":   {func(c *jetstream.StreamConfig) { c.Sealed = true }, nil, []string{"problem stream_sealed: export INGRESS_STREAM=$_2", "warning stream_deny_delete: export INGRESS_STREAM=$_2"}},
+		"subjects": {func(c *jetstream.StreamConfig) { c.Subjects = []string{"before.>"} }, nil, []string{"problem stream_subjects: nats stream edit $ --subjects 'before.>' --subjects 'subjects.>'"}},
+		"window":   {func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }, nil, []string{"warning stream_window: nats stream edit $ --dupe-window 48h0m0s"}},
+		"shortwindow": {func(c *jetstream.StreamConfig) { c.Duplicates = time.Hour }, func(_ *testing.T, _ Settings, d *doctor) { d.settings.DedupeWindow = time.Hour }, []string{
+			"warning window_short: export INGRESS_DEDUPE_WINDOW=48h",
+		}},
+		"age":        {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, nil, []string{"problem age_short: nats stream edit $ --max-age 48h --dupe-window 48h"}},
+		"setage":     {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, func(_ *testing.T, _ Settings, d *doctor) { d.settings.MaxAge = time.Hour }, []string{"problem age_short: export INGRESS_MAX_AGE=48h", "warning stream_max_age: nats stream edit $_QUARANTINE --max-age 1h0m0s"}},
+		"someage":    {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = 30*time.Hour, 30*time.Hour }, nil, []string{"warning stream_window_limited: nats stream edit $ --max-age 48h0m0s --dupe-window 48h0m0s"}},
+		"denydelete": {func(c *jetstream.StreamConfig) { c.DenyDelete = true }, nil, []string{"warning stream_deny_delete: export INGRESS_STREAM=$_2"}},
+		"sources":    {func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "VERSIVE"}} }, nil, []string{"warning stream_sources: nats stream edit $ --interactive"}},
+		"atomic":     {func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }, nil, []string{"warning stream_atomic_publish: nats stream edit $ --allow-batch"}},
+		"direct":     {func(c *jetstream.StreamConfig) { c.AllowDirect = false }, nil, []string{"warning stream_direct_get: nats stream edit $ --allow-direct"}},
+		"size":       {func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, nil, []string{"warning message_size: nats stream edit $ --max-msg-size 8519680"}},
+		"full":       {func(c *jetstream.StreamConfig) { c.MaxMsgs = 3 }, fill(3), []string{"problem stream_full: nats stream edit $ --max-msgs 6"}},
+		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 4000 }, nil, []string{"problem stream_full: nats stream edit $ --max-bytes 8000"}},
+		"nearlyfull": {func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, fill(9), []string{"warning stream_full: nats stream edit $ --max-msgs 20"}},
+
+		"quarantine": {asCreated, keep(schema.KindQuarantine), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
+		"dead":       {asCreated, keep(schema.KindDead), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
+
+		"givesup":  {asCreated, consumer(jetstream.ConsumerConfig{MaxDeliver: 3, AckPolicy: jetstream.AckExplicitPolicy}), []string{"warning consumer_gives_up: nats consumer edit $ reports --max-deliver=-1"}},
+		"consnack": {asCreated, consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}), []string{"warning consumer_no_ack: nats consumer copy $ reports reports_2 --ack explicit"}},
+		"paused": {asCreated, func(t *testing.T, s Settings, d *doctor) {
+			until := time.Now().Add(time.Hour)
+			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, PauseUntil: &until})(t, s, d)
+		}, []string{"warning consumer_paused: nats consumer resume $ reports"}},
+		"idle": {asCreated, func(t *testing.T, s Settings, d *doctor) {
+			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
+			d.idle = 0
+		}, []string{"warning consumer_idle: nats consumer rm $ reports"}},
+		"behind": {asCreated, func(t *testing.T, s Settings, d *doctor) {
+			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
+			d.lag = 0
+		}, []string{"warning consumer_behind: nats consumer info $ reports"}},
+		"stuck": {asCreated, func(t *testing.T, s Settings, d *doctor) {
+			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 1})(t, s, d)
+			reports, err := js.Consumer(t.Context(), s.Stream, "reports")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := reports.Next(); err != nil {
+				t.Fatal(err)
+			}
+			d.idle = 0
+		}, []string{"warning consumer_stuck: nats consumer edit $ reports --max-pending 2"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := byHand(t, js, good, name, test.stream)
+			d := newDoctor(s)
+			if test.prepare != nil {
+				test.prepare(t, s, d)
+			}
+			for i, want := range test.want {
+				test.want[i] = strings.ReplaceAll(want, "$", s.Stream)
+			}
+			requireFindings(t, d, test.want...)
+		})
+	}
+}
+
+// An ingress that is not ready is a problem by itself, and so is its cause; and
+// a probe that is answered 202 must be where the settings say.
+func TestDoctorOnIngress(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	js := connect(t, sys.broker.URL())
+
+	other := newDoctor(byHand(t, js, s, "other", asCreated))
+	other.probe = true
+	requireFindings(t, other, "problem probe_lost: nats stream ls")
+
+	stream, err := js.Stream(t.Context(), s.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Discard, config.MaxMsgs = jetstream.DiscardOld, 5
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+	d := newDoctor(s)
+	d.probe = true
+	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: curl -i")
+}

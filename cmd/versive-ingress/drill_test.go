@@ -1,0 +1,232 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"flag"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"versive-ingress/ingest"
+)
+
+var drill = flag.Duration("drill", 150*time.Millisecond, "how long each phase of a rotation lasts")
+
+// A barrage is senders that post as fast as they can, and count. What they
+// share is changed under way.
+type barrage struct {
+	secret     atomic.Pointer[string] // signs
+	answered   atomic.Int64
+	complaints sync.Map // by text
+	stop       func()   // returns when the last has its answer
+}
+
+func startBarrage(t testing.TB, senders int, secret string, post func(secret string) error) *barrage {
+	b := &barrage{}
+	b.secret.Store(&secret)
+	end := make(chan struct{})
+	var wg sync.WaitGroup
+	for range senders {
+		wg.Go(func() {
+			for {
+				select {
+				case <-end:
+					return
+				default:
+				}
+				if err := post(*b.secret.Load()); err != nil {
+					b.complaints.Store(err.Error(), true)
+				}
+				b.answered.Add(1)
+			}
+		})
+	}
+	b.stop = sync.OnceFunc(func() { close(end); wg.Wait() })
+	t.Cleanup(b.stop)
+	return b
+}
+
+// phase lets the senders post for the length of a phase, and then some.
+func (b *barrage) phase(t testing.TB) {
+	t.Helper()
+	time.Sleep(*drill)
+	before := b.answered.Load()
+	eventually(t, "50 more answers", func() bool { return b.answered.Load() >= before+50 })
+}
+
+// requireCalm checks that nothing went wrong since the start.
+func (b *barrage) requireCalm(t testing.TB) {
+	t.Helper()
+	b.complaints.Range(func(text, _ any) bool { t.Error(text); return true })
+}
+
+// The rotation that README.md describes, under load: not one authentic
+// webhook is refused, and the metric shows when the old secret fell silent.
+func TestRotationDrill(t *testing.T) {
+	t.Parallel()
+	first, second := newSecret(), newSecret()
+	s := newSettings(t)
+	s.Secrets = nil
+	s.SecretsFile = writeFile(t, "secrets", first+"\n")
+	sys := run(t, s)
+	replace := func(text string) {
+		overwrite(t, s.SecretsFile+"~", text)
+		rename(t, s.SecretsFile+"~", s.SecretsFile)
+	}
+	b := startBarrage(t, 8, first, func(secret string) error {
+		id := newEventID()
+		response, err := client.Do(signed(sys.url, secret, id, interview(id)))
+		if err != nil {
+			return err
+		}
+		response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			return errors.New(response.Status)
+		}
+		return nil
+	})
+	last := func(secret string) string {
+		lines := sys.metric("versive_ingress_secret_last_verified_timestamp_seconds")
+		for line := range strings.Lines(lines) {
+			if strings.Contains(line, ingest.Fingerprint(secret)) {
+				return line
+			}
+		}
+		return ""
+	}
+	await := func(what string, come func() bool) { t.Helper(); eventually(t, what, come) }
+
+	b.phase(t)
+	// 1. Both are configured, the new one first, before the sender has it.
+	replace(second + "\n" + first + "\n")
+	await("the new secret is configured", func() bool { return strings.HasSuffix(last(second), " 0\n") })
+	b.phase(t)
+	if !strings.HasSuffix(last(second), " 0\n") {
+		t.Errorf("the new secret verified before the sender had it: %s", last(second))
+	}
+	// 2. The sender has the new one.
+	b.secret.Store(&second)
+	await("the new secret verifies", func() bool { return !strings.HasSuffix(last(second), " 0\n") })
+	b.phase(t) // what was signed with the old one is answered by now
+	silent, still := last(first), last(second)
+	b.phase(t)
+	if got := last(first); got != silent {
+		t.Errorf("the old secret has not fallen silent: %s, then %s", silent, got)
+	}
+	if got := last(second); got == still {
+		t.Errorf("the new secret has fallen silent: %s", got)
+	}
+	// 3. The old one goes.
+	replace(second + "\n")
+	await("the old secret's series are gone", func() bool { return last(first) == "" })
+	b.phase(t)
+	b.stop()
+	b.requireCalm(t)
+	if got := sys.status(t, first); got != http.StatusUnauthorized {
+		t.Errorf("the old secret is still good: %d", got)
+	}
+	if got := sys.metric("versive_ingress_requests_total"); strings.Contains(strings.ReplaceAll(got, `outcome="unauthorized",reason="signature"} 1`, ""), "unauthorized") {
+		t.Errorf("refused under way:\n%s", got)
+	}
+	t.Logf("%d webhooks", b.answered.Load())
+}
+
+// The certificate is swapped under load: every handshake succeeds, and so does
+// what is in progress. A pair that does not match, as between the writing of
+// its two files, is not taken.
+func TestCertificateDrill(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	var roots [2]*tls.Config
+	var pairs [2][2]string // files of certificate and key
+	for i := range pairs {
+		cert, key, pool := writeCertificate(t)
+		pairs[i] = [2]string{readText(t, cert), readText(t, key)}
+		roots[i] = &tls.Config{RootCAs: pool}
+	}
+	s.TLSCert, s.TLSKey = writeFile(t, "cert.pem", pairs[0][0]), writeFile(t, "key.pem", pairs[0][1])
+	sys := run(t, s)
+
+	// A sender who trusts both certificates and shakes hands for each webhook.
+	both := roots[0].RootCAs.Clone()
+	both.AppendCertsFromPEM([]byte(pairs[1][0]))
+	fresh := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{RootCAs: both}, DisableKeepAlives: true, ForceAttemptHTTP2: true,
+	}}
+	// And one who keeps his connection.
+	kept := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: both}, ForceAttemptHTTP2: true}
+	t.Cleanup(kept.CloseIdleConnections)
+	post := func(c *http.Client) func(string) error {
+		return func(secret string) error {
+			response, err := c.Do(signed(sys.url, secret, newEventID(), sample))
+			if err != nil {
+				return err
+			}
+			response.Body.Close()
+			if response.StatusCode != http.StatusOK || response.ProtoMajor != 2 {
+				return errors.New(response.Proto + " " + response.Status)
+			}
+			return nil
+		}
+	}
+	shaking := startBarrage(t, 4, s.Secrets[0], post(fresh))
+	keeping := startBarrage(t, 2, s.Secrets[0], post(&http.Client{Transport: kept}))
+	serves := func(i int) bool {
+		conn, err := tls.Dial("tcp", s.Listen, roots[i])
+		if err == nil {
+			conn.Close()
+		}
+		return err == nil
+	}
+
+	for round := range 3 {
+		now := 1 - round%2
+		shaking.phase(t)
+		overwrite(t, s.TLSCert, pairs[now][0])
+		if round == 0 { // the key comes late
+			eventually(t, "the complaint", func() bool {
+				return strings.HasSuffix(sys.metric(reloaded), " 0\n") && !serves(now)
+			})
+		}
+		overwrite(t, s.TLSKey, pairs[now][1])
+		eventually(t, "the other certificate", func() bool { return serves(now) && !serves(1-now) })
+	}
+	shaking.phase(t)
+	keeping.phase(t)
+	shaking.stop()
+	keeping.stop()
+	shaking.requireCalm(t)
+	keeping.requireCalm(t)
+	if got := sys.metric(reloaded); !strings.HasSuffix(got, " 1\n") {
+		t.Errorf("got %s", got)
+	}
+	t.Logf("%d handshakes", shaking.answered.Load())
+}
+
+// What has expired does not take the place of what is good; the metric tells
+// when what is served will.
+func TestExpiredCertificate(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	s.TLSCert, s.TLSKey, _ = writeCertificate(t)
+	sys := run(t, s)
+	const expires = "versive_ingress_tls_certificate_not_after_timestamp_seconds"
+	before := sys.metric(expires)
+	cert, key, _ := writeCertificateUntil(t, time.Now().Add(-time.Hour))
+	for from, to := range map[string]string{cert: s.TLSCert, key: s.TLSKey} {
+		text, err := os.ReadFile(from)
+		if err != nil {
+			t.Fatal(err)
+		}
+		overwrite(t, to, string(text))
+	}
+	eventually(t, "the complaint", func() bool { return strings.Contains(sys.log.String(), "has expired") })
+	if got := sys.metric(expires); got != before || got == "" {
+		t.Errorf("%q, then %q", before, got)
+	}
+}

@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+const outOfReach = `It does not reach, so see to them yourself:
+  - what consumers have made of the events: those that read the stream are told
+    by the tombstones, others are not;
+  - streams that mirror or source from these, and what was replayed to other
+    subjects or endpoints;
+  - backups, snapshots, and what the file system has freed but not used again;
+  - a block file whose copy was being overwritten when the broker was killed: the
+    copy counts as deleted then, and its bytes go when the broker compacts the block;
+  - on a cluster, the nodes' replication logs: they keep the content for about
+    three minutes more, and a node that is away until it is back;
+  - Versive itself: ask there as well. What it sends again of these is refused.
+`
+
+func eraseCommand() *cobra.Command {
+	var (
+		interview   string
+		yes, dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "erase --interview ID",
+		Short: "Remove an interview's stored copies for good",
+		Long: `Remove every stored copy of an interview: its events, what the quarantine keeps
+of it (whatever mentions the id, for its content was not understood), and the
+dead letters of its events. Shows what it found and asks; --yes does not.
+
+A tombstone takes the place of each copy: the same subject, so the interview's
+id stays, and no data. It keeps a resend from being stored again, and tells
+consumers to erase what they have. Then the copy is overwritten and deleted.
+
+Exits 0 when nothing of the interview is left, be it that there was nothing;
+the output tells which. An interruption is settled by running it again.
+
+` + outOfReach,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if interview == "" || len(interview) > schema.MaxIDLen {
+				return fmt.Errorf("--interview: want the id of an interview, 1 to %d bytes", schema.MaxIDLen)
+			}
+			ctx, out := cmd.Context(), cmd.OutOrStdout()
+			c, err := dial(ctx, "erase")
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			e := erasure{connection: c, interview: interview, eraser: publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}}
+			found, err := e.find(ctx)
+			if err != nil {
+				return err
+			}
+			if len(found) == 0 {
+				fmt.Fprintf(out, "nothing is stored of interview %s%s\n", interview, e.before())
+				return nil
+			}
+			fmt.Fprintf(out, "found of interview %s%s:\n", interview, e.before())
+			if err := e.print(out, found); err != nil {
+				return err
+			}
+			if dryRun {
+				return nil
+			}
+			if !yes {
+				if err := confirm(cmd, fmt.Sprintf("Erase %s for good?", counted(len(found), "message"))); err != nil {
+					return err
+				}
+			}
+			erased, err := e.run(ctx, found)
+			fmt.Fprintf(out, "erased: %d\n\n%s", erased, outOfReach)
+			return err
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&interview, "interview", "", "the interview's id")
+	flags.BoolVar(&yes, "yes", false, "do not ask")
+	flags.BoolVar(&dryRun, "dry-run", false, "only show what would be erased")
+	return cmd
+}
+
+// An erasure removes what is stored of one interview.
+type erasure struct {
+	*connection
+	interview string
+	eraser    publish.Eraser
+
+	ids        map[string]bool // svix-ids of the interview's events, erased ones included
+	tombstones int             // of the interview, in the event stream
+}
+
+// A trace is a message that holds something of the interview.
+type trace struct {
+	subscribe.Message // without its data
+	kind              schema.Kind
+	// later is the subject in the event stream under which a later schema would
+	// store a quarantined webhook; "" if it cannot be told.
+	later string
+}
+
+// find looks through the three streams, in the order in which they must be
+// erased: a consumer that buries an event looks for its tombstone when the
+// dead letter is stored.
+func (e *erasure) find(ctx context.Context) ([]trace, error) {
+	e.ids, e.tombstones = make(map[string]bool), 0
+	var found []trace
+	for _, selection := range []subscribe.Selection{
+		{Kind: schema.KindEvent, Subject: schema.Filter{InterviewID: e.interview}.Subject("*"), HeadersOnly: true},
+		{Kind: schema.KindQuarantine, Subject: anySubject},
+		{Kind: schema.KindDead, Subject: anySubject},
+	} {
+		for m, err := range e.source.Range(ctx, selection) {
+			if errors.Is(err, jetstream.ErrStreamNotFound) && selection.Kind == schema.KindDead {
+				break // no consumer has given up on anything yet
+			}
+			if err != nil {
+				return nil, err
+			}
+			if t, ok := e.inspect(selection.Kind, m); ok {
+				t.Data = nil
+				found = append(found, t)
+			}
+		}
+	}
+	return found, nil
+}
+
+// inspect reports whether a message holds something of the interview.
+func (e *erasure) inspect(kind schema.Kind, m subscribe.Message) (t trace, ok bool) {
+	t = trace{Message: m, kind: kind}
+	switch {
+	case kind == schema.KindEvent:
+		e.ids[m.ID] = true
+		if m.Erased() {
+			e.tombstones++
+		}
+		return t, !m.Erased()
+	case m.Erased():
+		return t, false
+	case kind == schema.KindQuarantine:
+		if s, ok := schema.Identify(m.ID, m.Data); ok && s.InterviewID == e.interview {
+			s.Prefix, _, _ = strings.Cut(m.Subject, ".")
+			s.Prefix = strings.TrimSuffix(s.Prefix, schema.KindQuarantine.Prefix(""))
+			t.later = s.String()
+		}
+		return t, e.ids[m.ID] || e.mentioned(m)
+	default:
+		// A dead letter says which interview it is of, unless it was no event.
+		if s, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
+			return t, s.InterviewID == e.interview
+		}
+		return t, e.ids[m.ID] || e.mentioned(m)
+	}
+}
+
+func (e *erasure) mentioned(m subscribe.Message) bool {
+	for _, values := range m.Header {
+		for _, value := range values {
+			if mentions([]byte(value), e.interview) {
+				return true
+			}
+		}
+	}
+	return mentions(m.Data, e.interview)
+}
+
+// before says what earlier erasures have done.
+func (e *erasure) before() string {
+	if e.tombstones == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (erased before: %s)", counted(e.tombstones, "event"))
+}
+
+func (e *erasure) print(w io.Writer, found []trace) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, t := range found {
+		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, readableSize(t.Size))
+	}
+	return table.Flush()
+}
+
+// passes is how often it looks for what came, or was made a dead letter, while
+// it erased.
+const passes = 3
+
+// run erases what was found, and looks again until nothing is left.
+func (e *erasure) run(ctx context.Context, found []trace) (erased int, err error) {
+	for pass := 0; len(found) > 0; pass++ {
+		if pass == passes {
+			return erased, fmt.Errorf("interview %s keeps coming: %s after %d passes; run it again", e.interview, counted(len(found), "message"), passes)
+		}
+		var failed []error
+		for _, t := range found {
+			if err := e.erase(ctx, t); err != nil {
+				failed = append(failed, err)
+				continue
+			}
+			erased++
+		}
+		if len(failed) > 0 {
+			return erased, fmt.Errorf("%d of %d messages may be left: %w", len(failed), len(found), errors.Join(failed...))
+		}
+		if found, err = e.find(ctx); err != nil {
+			return erased, fmt.Errorf("looking whether something is left: %w", err)
+		}
+	}
+	return erased, nil
+}
+
+func (e *erasure) erase(ctx context.Context, t trace) error {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	if t.later != "" {
+		if err := e.eraser.Bury(ctx, schema.KindEvent, t.later); err != nil {
+			return err
+		}
+	}
+	return e.eraser.Erase(ctx, copyOf(t.kind, t.Message))
+}

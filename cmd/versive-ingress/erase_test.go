@@ -1,0 +1,237 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// runCommand runs the program with the settings of an ingress, and returns what
+// it has printed.
+func runCommand(t *testing.T, program string, s Settings, args ...string) (out string, err error) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), program, args...)
+	cmd.Env = append(cmd.Environ(), "INGRESS_NATS_URL="+s.NATSURL, "INGRESS_NATS_LISTEN="+s.NATSListen)
+	text, err := cmd.CombinedOutput()
+	return string(text), err
+}
+
+// must is runCommand where it is to succeed.
+func must(t *testing.T, s Settings, args ...string) string {
+	t.Helper()
+	out, err := runCommand(t, "versive-ingress", s, args...)
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", args, err, out)
+	}
+	return out
+}
+
+const planted = "PLANTED-MARKER"
+
+// plantedBody returns a body with the marker wherever content can be.
+func plantedBody(eventType, interview string) []byte {
+	return []byte(strings.NewReplacer("TYPE", eventType, "ID", interview, "MARK", planted).Replace(`{
+		"event_type":"TYPE","MARK":["MARK"],
+		"interview":{"id":"ID","title":"MARK","transcript":"MARK","metadata":{"MARK":"MARK"},"vid":"MARK","MARK":"MARK",
+			"parsed_conversation_json":[{"role":"user","content":"MARK","MARK":"MARK"}]},
+		"study":{"id":"study_1","title":"MARK","metadata":{"name":"MARK"}}}`))
+}
+
+// filesWith returns the files below dir in which text stands.
+func filesWith(t *testing.T, dir, text string) []string {
+	t.Helper()
+	var list []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		var content []byte
+		if err == nil && d.Type().IsRegular() {
+			content, err = os.ReadFile(path)
+		}
+		if errors.Is(err, fs.ErrNotExist) { // removed meanwhile
+			return nil
+		}
+		if bytes.Contains(content, []byte(text)) {
+			list = append(list, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+// holdings returns what a stream holds: the svix-id of each message, with a
+// star if it is a tombstone.
+func holdings(t *testing.T, js jetstream.JetStream, kind schema.Kind) string {
+	t.Helper()
+	var list []string
+	for m, err := range (subscribe.Source{JetStream: js}).Range(t.Context(), subscribe.Selection{Kind: kind}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m.Erased() {
+			m.ID += "*"
+		}
+		list = append(list, m.ID)
+	}
+	return strings.Join(list, " ")
+}
+
+// An interview is in the event stream, in the quarantine, understood in part
+// or not at all, and among the dead letters. After it was erased, no file
+// below the data directory holds anything of it but ids; nor do they after a
+// restart. No resend brings it back, within the duplicate window or beyond.
+func TestEraseInterview(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	s.DedupeWindow = time.Second
+	sys := run(t, s)
+	const id = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6"
+	bodies := map[string][]byte{
+		"msg_1":    plantedBody("interview.completed", id),
+		"msg_2":    plantedBody("interview.completed", id),
+		"msg_type": plantedBody("interview.started", id),
+		"msg_cut":  plantedBody("interview.completed", id)[:300],
+		"msg_deep": fmt.Appendf(nil, `{"event_type":"batch","list":["{\"id\":\"%s\",\"text\":\"%s\"}"]}`, strings.ReplaceAll(id, "-", `\\u002D`), planted),
+	}
+	ids := slices.Sorted(func(yield func(string) bool) {
+		for id := range bodies {
+			if !yield(id) {
+				return
+			}
+		}
+	})
+	for _, id := range ids {
+		if a := sys.post(t, id, bodies[id]); !a.accepted() {
+			t.Fatal(a)
+		}
+		sys.post(t, "msg_after_"+id, interview(id)) // so that none is the last of its file
+	}
+	sys.post(t, "msg_kept", bytes.ReplaceAll(plantedBody("interview.started", id[1:]), []byte(planted), []byte("ALSO-KEPT")))
+	giveUp(t, sys, "msg_2", "msg_after_msg_1")
+	js := connect(t, sys.broker.URL())
+	if got := holdings(t, js, schema.KindDead); got != "msg_after_msg_1 msg_2" {
+		t.Fatalf("the dead letters are %s", got)
+	}
+	if len(filesWith(t, s.DataDir, planted)) < 3 {
+		t.Fatal("the markers are not in all streams to begin with")
+	}
+
+	if out := must(t, s, "erase", "--interview", id, "--yes"); !strings.Contains(out, "\nerased: 6\n") {
+		t.Errorf("got %s", out)
+	}
+	gone := func(when string) {
+		t.Helper()
+		if files := filesWith(t, s.DataDir, planted); len(files) > 0 {
+			t.Errorf("%s, the marker is in %v", when, files)
+		}
+	}
+	resend := func() {
+		t.Helper()
+		for _, id := range ids {
+			if a := sys.post(t, id, bodies[id]); a.Outcome != "duplicate" && a.Outcome != "quarantined" {
+				t.Errorf("a resend of %s: %v", id, a)
+			}
+		}
+	}
+	gone("while the broker runs")
+	resend()
+	gone("after a resend")
+	sys.stop()
+	gone("after the end")
+	sys = run(t, s)
+	js = connect(t, sys.broker.URL())
+	resend() // the window knows no id of what was deleted
+	gone("after a restart and a resend")
+	if out := must(t, s, "erase", "--interview", id); !strings.Contains(out, "nothing is stored") {
+		t.Errorf("erased again: %s", out)
+	}
+
+	for kind, want := range map[schema.Kind]string{
+		schema.KindEvent:      "msg_after_msg_1 msg_after_msg_2 msg_after_msg_cut msg_after_msg_deep msg_after_msg_type msg_1* msg_2* msg_type*",
+		schema.KindQuarantine: "msg_kept msg_cut* msg_deep* msg_type*",
+		schema.KindDead:       "msg_after_msg_1 msg_2*",
+	} {
+		if got := holdings(t, js, kind); got != want {
+			t.Errorf("stream %d holds %s\nwant %s", kind, got, want)
+		}
+	}
+	eventually(t, "the metrics", func() bool {
+		_, text := get("http://" + s.AdminListen + "/metrics")
+		return strings.Contains(text, "\nversive_ingress_quarantine_events 1\n") && strings.Contains(text, "\nversive_ingress_dead_letter_events 1\n")
+	})
+}
+
+// giveUp makes dead letters of some events, as a consumer would.
+func giveUp(t *testing.T, sys *system, ids ...string) {
+	t.Helper()
+	ctx, stop := context.WithTimeout(t.Context(), patience)
+	defer stop()
+	js := connect(t, sys.broker.URL())
+	source := subscribe.Source{JetStream: js}
+	consumed := make(chan error, 1)
+	go func() {
+		consumed <- source.Consume(ctx, subscribe.Consumer{
+			Durable: "reports",
+			Event: func(_ context.Context, event schema.Event, _ subscribe.Message) error {
+				if slices.Contains(ids, event.ID) {
+					return fmt.Errorf("no: %w", subscribe.ErrPermanent)
+				}
+				return nil
+			},
+			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
+		})
+	}()
+	eventually(t, "dead letters", func() bool {
+		stream, err := js.Stream(ctx, "VERSIVE_DEAD")
+		return err == nil && stream.CachedInfo().State.Msgs == uint64(len(ids))
+	})
+	stop()
+	if err := <-consumed; err != nil {
+		t.Error(err)
+	}
+}
+
+// What cannot be erased does not keep the rest, is said, and gets no tombstone
+// that says it was.
+func TestEraseTellsWhatIsLeft(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	sys.post(t, "msg_1", plantedBody("interview.completed", "i"))
+	sys.post(t, "msg_q", plantedBody("interview.completed", "i")[:300])
+	js := connect(t, sys.broker.URL())
+	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.DenyDelete = true
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runCommand(t, "versive-ingress", s, "erase", "--interview", "i", "--yes")
+	if err == nil || !strings.Contains(out, "erased: 1\n") || !strings.Contains(out, "1 of 2 messages may be left: stream VERSIVE_QUARANTINE: denies deletion") {
+		t.Errorf("got %v\n%s", err, out)
+	}
+	if strings.Contains(out, planted) {
+		t.Errorf("content is printed: %s", out)
+	}
+	if got := holdings(t, js, schema.KindEvent) + ", " + holdings(t, js, schema.KindQuarantine); got != "msg_1*, msg_q" {
+		t.Errorf("the streams hold %s", got)
+	}
+}

@@ -1,0 +1,47 @@
+package main
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf16"
+)
+
+func TestMentions(t *testing.T) {
+	t.Parallel()
+	const id = "3fa85f64-57/ä"
+	wide := func(text string) string {
+		var b strings.Builder
+		for _, u := range utf16.Encode([]rune(text)) {
+			b.WriteByte(byte(u))
+			b.WriteByte(byte(u >> 8))
+		}
+		return b.String()
+	}
+	for _, test := range []struct {
+		id, text string
+		want     bool
+	}{
+		{id, `{"interview":{"id":"3fa85f64-57/ä"}}`, true},
+		{id, `{"interview":{"id":"3fa85f64\u002d57\/\u00e4"}}`, true},
+		{id, `{"interview":{"id":"3fa85f64\u002D57\/\u00E4"`, true}, // broken
+		{id, `{"raw":"{\"id\":\"3fa85f64\\u002d57\\\/ä\"}"}`, true}, // JSON in JSON
+		{id, `id=3fa85f64-57/ä&x=1`, true},
+		{id, `{"id":"3fa85f64-57"}`, false},
+		{"a\U0001F600b", `"a\ud83d\ude00b"`, true},
+		{"int-1", wide(`{"id":"int-1"}`), true},
+		{"int-1", `"My Study\/s\/int-1"`, true},
+		{"int-1", `"line\nint-1"`, true},
+		{"int-1", `"int-12 print-1"`, false},
+		{"int-1", `"int-12 int-1"`, true},
+		{"aa", `aaa`, false},
+		{"int-1", `\`, false},
+		{"int-1", `\u`, false},
+		{"int-1", `\u002`, false},
+		{"int-1", `\ud83d\u`, false},
+		{"int-1", ``, false},
+	} {
+		if got := mentions([]byte(test.text), test.id); got != test.want {
+			t.Errorf("%q in %q: got %v", test.id, test.text, got)
+		}
+	}
+}

@@ -1,0 +1,73 @@
+package main
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+)
+
+// names of the metrics that dashboards and alerts rely on.
+var metricNames = []string{
+	"requests_total", "request_duration_seconds_bucket", "stage_duration_seconds_bucket", "body_bytes_bucket",
+	"inflight_bytes", "inflight_max_bytes", "ready", "build_info",
+	"publish_batch_events_bucket", "publish_queue_events", "broker_connected",
+	"stream_messages", "stream_bytes", "stream_max_bytes",
+	"stream_oldest_event_timestamp_seconds", "stream_last_event_timestamp_seconds",
+	"store_bytes", "store_max_bytes", "quarantine_events", "dead_letter_events",
+}
+
+// scrape returns the metrics in the format that accept asks for.
+func scrape(t testing.TB, s Settings, accept string) string {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminListen+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Accept", accept)
+	response, err := client.Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(response.Body)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatalf("/metrics answers %s (%v)", response.Status, err)
+	}
+	return string(text)
+}
+
+const openMetrics = "application/openmetrics-text; version=1.0.0"
+
+// Every metric is there, under a name and with a unit as Prometheus asks.
+func TestMetricsLint(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	sys.post(t, "msg_1", sample)
+	sys.post(t, "msg_2", []byte("{"))
+	var text string
+	eventually(t, "the stream's event is told", func() bool {
+		text = scrape(t, s, "text/plain")
+		return strings.Contains(text, "versive_ingress_stream_messages{stream=\"VERSIVE\"} 1\n")
+	})
+	for _, name := range metricNames {
+		if !strings.Contains(text, "\nversive_ingress_"+name) {
+			t.Errorf("no %s", name)
+		}
+	}
+	problems, err := promlint.New(strings.NewReader(text)).Lint()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "versive_ingress_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
+	}
+	if !strings.HasSuffix(scrape(t, s, openMetrics), "# EOF\n") {
+		t.Error("no OpenMetrics, which exemplars need")
+	}
+}

@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func quarantineCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "quarantine",
+		Short: "Look at what was authentic but not understood, and settle it",
+		Long: `The quarantine keeps webhooks that were authentic but not understood, byte for
+byte: of a new event type, with a member of another type, or not JSON.
+
+When a newer version understands them, requeue turns them into events under
+the ids that they came with. What will never be one is discarded.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	cmd.AddCommand(listCommand(), showCommand(), requeueCommand(), discardCommand())
+	return cmd
+}
+
+// askTimeout bounds one question to the broker.
+const askTimeout = 10 * time.Second
+
+// A kept webhook is one in the quarantine, without its body.
+type kept struct {
+	subscribe.Message
+	erased bool // a tombstone is behind it: an erasure that was interrupted
+}
+
+func (k kept) reason() string      { return k.Header.Get(schema.HeaderReason) }
+func (k kept) description() string { return k.Header.Get(schema.HeaderDescription) }
+func (k kept) copy() publish.Copy  { return copyOf(schema.KindQuarantine, k.Message) }
+
+func copyOf(kind schema.Kind, m subscribe.Message) publish.Copy {
+	return publish.Copy{Kind: kind, Subject: m.Subject, Sequence: m.Sequence}
+}
+
+// anySubject reads all that a stream holds. A mistyped INGRESS_SUBJECT, or one
+// that was changed, must not make it look empty.
+const anySubject = ">"
+
+// readQuarantine returns what the quarantine keeps, the newest last, and the
+// ids of those that were erased from it.
+func (c *connection) readQuarantine(ctx context.Context) (list []kept, erased map[string]bool, err error) {
+	erased = make(map[string]bool)
+	for m, err := range c.source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: anySubject, HeadersOnly: true}) {
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case m.Erased():
+			erased[m.ID] = true
+		default:
+			list = append(list, kept{Message: m})
+		}
+	}
+	for i := range list {
+		list[i].erased = erased[list[i].ID]
+	}
+	return list, erased, nil
+}
+
+// A choice names some of the quarantine: by their ids, or all of a reason.
+type choice struct {
+	ids    []string
+	all    bool
+	reason string
+}
+
+func (w *choice) flags(cmd *cobra.Command) {
+	cmd.Flags().BoolVar(&w.all, "all", false, "all of them")
+	cmd.Flags().StringVar(&w.reason, "reason", "", "with --all: only those kept for this reason (malformed, unsupported_type, invalid)")
+}
+
+// check refuses what chooses nothing, or could be meant otherwise.
+func (w *choice) check() error {
+	reasons := []string{"", string(schema.Malformed), string(schema.UnsupportedType), string(schema.Invalid)}
+	switch {
+	case !slices.Contains(reasons, w.reason):
+		return fmt.Errorf("--reason %q: want %s", w.reason, strings.Join(reasons[1:], ", "))
+	case w.reason != "" && !w.all:
+		return errors.New("--reason: it narrows --all; say both")
+	case w.all == (len(w.ids) > 0):
+		return errors.New("say which: either ids, as quarantine list prints them, or --all")
+	}
+	return nil
+}
+
+// choose returns the chosen webhooks. An id that is not there is an error: it
+// may be misspelt.
+func (c *connection) choose(ctx context.Context, w choice) ([]kept, error) {
+	list, erased, err := c.readQuarantine(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if w.all {
+		return slices.DeleteFunc(list, func(k kept) bool { return w.reason != "" && k.reason() != w.reason }), nil
+	}
+	for _, id := range w.ids {
+		switch {
+		case slices.ContainsFunc(list, func(k kept) bool { return k.ID == id }):
+		case erased[id]:
+			return nil, fmt.Errorf("%s was erased", id)
+		default:
+			return nil, fmt.Errorf("%s is not in the quarantine", id)
+		}
+	}
+	return slices.DeleteFunc(list, func(k kept) bool { return !slices.Contains(w.ids, k.ID) }), nil
+}
+
+// body reads the body of a kept webhook.
+func (c *connection) body(ctx context.Context, sequence uint64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	name := schema.KindQuarantine.Stream(c.settings.Stream)
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	msg, err := stream.GetMsg(ctx, sequence)
+	if err != nil {
+		return nil, fmt.Errorf("reading message %d of stream %s: %w", sequence, name, err)
+	}
+	return msg.Data, nil
+}

@@ -1,0 +1,215 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+)
+
+func requeueCommand() *cobra.Command {
+	var (
+		which  choice
+		dryRun bool
+	)
+	cmd := &cobra.Command{
+		Use:   "requeue ID… | --all",
+		Short: "Turn what is understood by now into events",
+		Long: `Put webhooks of the quarantine through the schema of this version. What it
+understands is stored as an event under the id that it came with, once, as if
+it came today, and then removed from the quarantine. An interruption is settled
+by running it again.
+
+What is still not understood stays. Exits 0 only if nothing stayed.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			which.ids = args
+			if err := which.check(); err != nil {
+				return err
+			}
+			c, err := dial(cmd.Context(), "quarantine")
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			list, err := c.choose(cmd.Context(), which)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to requeue")
+				return nil
+			}
+			r := requeuer{connection: c, out: cmd.OutOrStdout()}
+			if !dryRun {
+				if r.publisher, err = c.publisher(cmd.Context()); err != nil {
+					return err
+				}
+				defer r.publisher.Close()
+			}
+			return r.run(cmd.Context(), list)
+		},
+	}
+	which.flags(cmd)
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would become of each")
+	return cmd
+}
+
+// publisher opens a publisher that stores what is requeued. It makes no
+// stream and changes none: how they must be is known to the ingress, whose
+// settings may not all be set here.
+func (c *connection) publisher(ctx context.Context) (*publish.Publisher, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine} {
+		name, subject := kind.Stream(c.settings.Stream), kind.Prefix(c.settings.Subject)+".>"
+		stream, err := c.js.Stream(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", name, err)
+		}
+		if !slices.Contains(stream.CachedInfo().Config.Subjects, subject) {
+			return nil, fmt.Errorf("stream %s has the subjects %q, not %s; is INGRESS_SUBJECT that of the ingress?", name, stream.CachedInfo().Config.Subjects, subject)
+		}
+	}
+	return publish.Open(ctx, publish.Config{
+		URL:          c.settings.brokerURL(),
+		Options:      c.settings.natsOptions(),
+		Stream:       c.settings.Stream,
+		Subject:      c.settings.Subject,
+		Replicas:     1,           // streams are only ever widened, and
+		DedupeWindow: time.Second, // nothing is narrower than this
+		Timeout:      c.settings.PublishTimeout,
+	})
+}
+
+// A requeuer turns webhooks of the quarantine into events.
+type requeuer struct {
+	*connection
+	publisher *publish.Publisher // nil for a dry run
+	out       io.Writer
+}
+
+func (r *requeuer) run(ctx context.Context, list []kept) error {
+	stayed := 0
+	for _, k := range list {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		outcome, err := r.requeue(ctx, k)
+		var broken *publish.Error
+		switch {
+		case err == nil:
+			fmt.Fprintln(r.out, outcome, k.ID)
+			continue
+		case errors.As(err, &broken) && broken.Reason() != "refused":
+			return fmt.Errorf("storing %s: %w; run it again when the broker takes events", k.ID, err)
+		}
+		stayed++
+		fmt.Fprintf(r.out, "stays %s: %v\n", k.ID, err)
+	}
+	if stayed > 0 {
+		return fmt.Errorf("%d of %d stay in the quarantine", stayed, len(list))
+	}
+	return nil
+}
+
+var errBeingErased = errors.New("it is being erased; run erase again")
+
+// requeue stores the event that a webhook has become, and only then removes
+// the webhook. It returns what became of it, or why it stays.
+func (r *requeuer) requeue(ctx context.Context, k kept) (outcome string, err error) {
+	if k.erased {
+		return "", errBeingErased
+	}
+	body, err := r.body(ctx, k.Sequence)
+	if err != nil {
+		return "", err
+	}
+	event, err := schema.Normalize(k.ID, body)
+	if err != nil {
+		return "", err
+	}
+	if r.publisher == nil {
+		return "would be stored", nil
+	}
+	receipt, err := r.publisher.Publish(ctx, event)
+	if err != nil {
+		return "", err
+	}
+	eraser := publish.Eraser{JetStream: r.js, Stream: r.settings.Stream}
+	if err := eraser.Delete(ctx, k.copy()); err != nil {
+		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
+	}
+	outcome = "stored"
+	if receipt.Duplicate {
+		outcome = "duplicate"
+	}
+	return fmt.Sprintf("%s %s %d", outcome, receipt.Stream, receipt.Sequence), nil
+}
+
+func discardCommand() *cobra.Command {
+	var (
+		which choice
+		yes   bool
+	)
+	cmd := &cobra.Command{
+		Use:   "discard ID… | --all",
+		Short: "Delete for good what will never be an event",
+		Long: `Overwrite and delete webhooks of the quarantine. Nothing brings them back but a
+resend, which is stored again once the duplicate window has forgotten the id.
+
+Shows what it would delete and asks on the terminal; --yes does not ask.`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			which.ids = args
+			if err := which.check(); err != nil {
+				return err
+			}
+			ctx := cmd.Context()
+			c, err := dial(ctx, "quarantine")
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			list, err := c.choose(ctx, which)
+			if err != nil {
+				return err
+			}
+			if len(list) == 0 {
+				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to discard")
+				return nil
+			}
+			if err := printTable(cmd.OutOrStdout(), list); err != nil {
+				return err
+			}
+			if !yes {
+				if err := confirm(cmd, fmt.Sprintf("Delete %s for good?", counted(len(list), "webhook"))); err != nil {
+					return err
+				}
+			}
+			eraser := publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}
+			for i, k := range list {
+				if err := eraser.Delete(ctx, k.copy()); err != nil {
+					return fmt.Errorf("%d of %d were discarded: %w", i, len(list), err)
+				}
+			}
+			fmt.Fprintf(cmd.ErrOrStderr(), "discarded: %d\n", len(list))
+			return nil
+		},
+	}
+	which.flags(cmd)
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	return cmd
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

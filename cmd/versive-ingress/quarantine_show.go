@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/spf13/cobra"
+
+	"versive-ingress/schema"
+)
+
+func showCommand() *cobra.Command {
+	var raw bool
+	cmd := &cobra.Command{
+		Use:   "show ID",
+		Short: "Show one webhook: its body, and what was not understood",
+		Long: `Show one webhook of the quarantine: the headers that were kept, what exactly was
+not understood then and is not now, and the body. Control characters in it are
+written as \x1b, so that they cannot command the terminal.
+
+With --raw, nothing but the body, byte for byte. It is personal data.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := dial(cmd.Context(), "quarantine")
+			if err != nil {
+				return err
+			}
+			defer c.close()
+			list, err := c.choose(cmd.Context(), choice{ids: args})
+			if err != nil {
+				return err
+			}
+			k := list[0]
+			body, err := c.body(cmd.Context(), k.Sequence)
+			if err != nil {
+				return err
+			}
+			if raw {
+				_, err := cmd.OutOrStdout().Write(body)
+				return err
+			}
+			return c.show(cmd.OutOrStdout(), k, body)
+		},
+	}
+	cmd.Flags().BoolVar(&raw, "raw", false, "only the body, byte for byte")
+	return cmd
+}
+
+func (c *connection) show(w io.Writer, k kept, body []byte) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }
+	row("id", k.ID)
+	row("received", fmt.Sprintf("%s, %s ago", k.Time.Format(time.RFC3339), age(time.Since(k.Time))))
+	row("stored", fmt.Sprintf("%s %d", schema.KindQuarantine.Stream(c.settings.Stream), k.Sequence))
+	row("size", fmt.Sprintf("%d bytes", len(body)))
+	row("reason then", k.reason()+": "+k.description())
+	event, err := schema.Normalize(k.ID, body)
+	switch {
+	case k.erased:
+		row("now", "it is being erased; run erase again")
+	case err != nil:
+		row("reason now", err.Error())
+	default:
+		row("now", "understood; requeue stores it under "+event.Subject(c.settings.Subject))
+	}
+	for _, name := range slices.Sorted(maps.Keys(k.Header)) {
+		if http, ok := strings.CutPrefix(name, schema.HeaderHTTP); ok {
+			row("header", http+": "+k.Header.Get(name))
+		}
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "\n%s\n", printable(body))
+	return err
+}
+
+// printable returns text with its control characters written out, and what is
+// not UTF-8.
+func printable(text []byte) string {
+	var b strings.Builder
+	for len(text) > 0 {
+		r, n := utf8.DecodeRune(text)
+		if r == utf8.RuneError && n == 1 || unicode.IsControl(r) && r != '\n' && r != '\t' {
+			for _, c := range text[:n] {
+				fmt.Fprintf(&b, `\x%02x`, c)
+			}
+		} else {
+			b.Write(text[:n])
+		}
+		text = text[n:]
+	}
+	return b.String()
+}

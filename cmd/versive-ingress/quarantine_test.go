@@ -1,0 +1,138 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// newerSchema makes of today's schema, by file, one that knows an event type
+// more.
+var newerSchema = map[string]struct{ today, newer string }{
+	"parser.go":    {"unquote(eventType) != typeCompleted", `unquote(eventType) != typeCompleted && unquote(eventType) != "interview.started"`},
+	"normalize.go": {"Type:        typeCompleted,", "Type:        unquote(p.kept[keepType]),"},
+	"event.go":     {"event.Type != typeCompleted", `event.Type != typeCompleted && event.Type != "interview.started"`},
+}
+
+// buildNewer builds the program with a newer schema, and returns its path.
+func buildNewer(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	overlay := struct{ Replace map[string]string }{make(map[string]string)}
+	for name, change := range newerSchema {
+		path, err := filepath.Abs(filepath.Join("..", "..", "schema", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Count(string(text), change.today) != 1 {
+			t.Fatalf("schema/%s: want %q in it once, to make a newer schema of it", name, change.today)
+		}
+		overlay.Replace[path] = filepath.Join(dir, name)
+		if err := os.WriteFile(overlay.Replace[path], []byte(strings.Replace(string(text), change.today, change.newer, 1)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := json.Marshal(overlay)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	program := filepath.Join(dir, "versive-ingress")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, ".")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
+	}
+	return program
+}
+
+// The life of an event of a type that is unknown today: kept raw and answered
+// 202; understood by a newer version, and requeued; read once downstream; gone
+// from the quarantine; and a resend is a duplicate.
+func TestLifeInQuarantine(t *testing.T) {
+	t.Parallel()
+	newer := buildNewer(t)
+	for name, place := range map[string]func(*testing.T, Settings) Settings{
+		"embedded": func(_ *testing.T, s Settings) Settings { return s },
+		"external": func(t *testing.T, s Settings) Settings {
+			broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: s.NATSListen, MaxPayload: maxPayload})
+			return withBroker(s, strings.TrimPrefix(broker.URL(), "nats://"))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := place(t, newSettings(t))
+			today := run(t, s)
+			body := []byte(`{"event_type":"interview.started","interview":{"id":"i","started_at":"2026-01-02T03:04:05+01:00"},"study":{"id":"s"}}`)
+			for _, id := range []string{"msg_started", "msg_again", "msg_started"} {
+				if a := today.post(t, id, body); a.status != 202 || a.Reason != "unsupported_type" {
+					t.Fatalf("today: %v", a)
+				}
+			}
+			awaitDepth(t, s, "2")
+			if out, err := runCommand(t, "versive-ingress", s, "quarantine", "requeue", "--all"); err == nil || strings.Count(out, "stays") != 2 {
+				t.Errorf("requeued today: %v, %s", err, out)
+			}
+			today.stop()
+
+			launch(t, newer, s)
+			awaitReady(t, s)
+			tomorrow := &system{ingress: &ingress{settings: s, url: "http://" + s.Listen + s.Path}}
+			// As if a requeue had ended between the event and the quarantine.
+			if a := tomorrow.post(t, "msg_again", body); a.status != 200 || a.Outcome != "stored" {
+				t.Errorf("sent again to a newer version: %v", a)
+			}
+			awaitDepth(t, s, "2")
+			js := connect(t, s.brokerURL())
+			for _, step := range []struct{ flag, want string }{
+				{"--dry-run", "would be stored msg_started\nwould be stored msg_again\n"},
+				{"--reason=unsupported_type", "stored VERSIVE 2 msg_started\nduplicate VERSIVE 1 msg_again\n"},
+				{"--all", "there is nothing to requeue\n"},
+			} {
+				if out, err := runCommand(t, newer, s, "quarantine", "requeue", "--all", step.flag); err != nil || out != step.want {
+					t.Errorf("requeue %s: %v\n%swant\n%s", step.flag, err, out, step.want)
+				}
+			}
+			if a := tomorrow.post(t, "msg_started", body); a.Outcome != "duplicate" || a.Sequence != 2 {
+				t.Errorf("a resend: %v", a)
+			}
+
+			if got := holdings(t, js, schema.KindEvent); got != "msg_again msg_started" {
+				t.Errorf("downstream reads %s", got)
+			}
+			if got := holdings(t, js, schema.KindQuarantine); got != "" {
+				t.Errorf("the quarantine still holds %s", got)
+			}
+			for m, err := range (subscribe.Source{JetStream: js}).Range(t.Context(), subscribe.Selection{First: 2}) {
+				if err != nil {
+					t.Fatal(err)
+				}
+				if m.Subject != "versive.interview.started.s.i.msg_started" || m.Header.Get("ce-type") != "com.getversive.interview.started" || !strings.Contains(string(m.Data), `"2026-01-02T02:04:05Z"`) {
+					t.Errorf("got %s %v %s", m.Subject, m.Header, m.Data)
+				}
+			}
+			awaitDepth(t, s, "0")
+		})
+	}
+}
+
+func awaitDepth(t *testing.T, s Settings, depth string) {
+	t.Helper()
+	eventually(t, "quarantine's depth "+depth, func() bool {
+		_, text := get("http://" + s.AdminListen + "/metrics")
+		return strings.Contains(text, "\nversive_ingress_quarantine_events "+depth+"\n")
+	})
+}

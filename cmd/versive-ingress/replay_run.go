@@ -1,0 +1,214 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"versive-ingress/subscribe"
+)
+
+// A replay is the state of the command.
+type replay struct {
+	conn *connection
+	sel  subscribe.Selection // what is left
+	file string              // for the checkpoint; "" is none
+	checkpoint
+
+	target   target
+	limiter  *rate.Limiter // nil is no limit
+	progress *progress
+	saved    time.Time
+}
+
+// begin fixes what is replayed, or takes up where the checkpoint is.
+func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFlags) error {
+	name := r.conn.settings.Stream
+	asking, cancel := context.WithTimeout(ctx, ackTimeout)
+	defer cancel()
+	stream, err := r.conn.js.Stream(asking, name)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	info := stream.CachedInfo()
+	of := assignment{Stream: name, Created: info.Created, Selection: f.selection, Target: f.target()}
+	r.checkpoint = checkpoint{Of: of, Run: rand.Text(), Since: sel.Since, Until: sel.Until, Last: info.State.LastSeq}
+	if sel.Last > 0 {
+		r.Last = min(r.Last, sel.Last)
+	}
+	r.sel = sel
+	if r.file != "" {
+		earlier, err := readCheckpoint(r.file, of)
+		if err != nil {
+			return err
+		}
+		if earlier != nil {
+			r.checkpoint = *earlier
+		}
+	}
+	r.sel.Since, r.sel.Until, r.sel.Last = r.Since, r.Until, r.Last
+	if r.Done.Sequence > 0 {
+		r.sel.First = r.Done.Sequence + 1
+	}
+	return nil
+}
+
+// open opens the target.
+func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target, error) {
+	switch {
+	case f.toSubject != "":
+		streams, err := r.conn.listeners(ctx, f.toSubject)
+		if err != nil {
+			return nil, err
+		}
+		if len(streams) == 0 {
+			r.progress.note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
+		}
+		t := &subjectTarget{settings: &r.conn.settings, subject: f.toSubject, streams: streams, confirm: r.confirm, note: r.progress.note}
+		if !f.keepID {
+			t.suffix = ":replay:" + r.Run
+		}
+		return t, t.connect()
+	case f.toURL != "":
+		t := &urlTarget{sender: sender{url: f.toURL}, client: client, confirm: r.confirm, note: r.progress.note}
+		return t, t.sender.signWith(f.secret)
+	default:
+		t := &lineTarget{out: out, confirm: r.confirm}
+		if r.Done.Sequence > 0 {
+			t.buffer = append(t.buffer, '\n') // behind a line that was cut short, if the process was killed
+		}
+		return t, nil
+	}
+}
+
+func (r *replay) confirm(receipt receipt) {
+	r.Done.add(receipt)
+	r.progress.add()
+}
+
+const (
+	// saveEvery is how often the checkpoint is written.
+	saveEvery = time.Second
+	// lastWords is how long an interrupted replay waits for confirmations.
+	lastWords = 2 * time.Second
+	// shortWait is too short a wait for the rate's sake to hand over first what
+	// is buffered.
+	shortWait = 10 * time.Millisecond
+)
+
+// run delivers what is left. However it ends, the checkpoint then holds what
+// the target has confirmed.
+func (r *replay) run(ctx context.Context) error {
+	if err := r.save(); err != nil { // its run and its end stay, even if nothing else is written
+		return err
+	}
+	err := r.deliver(ctx)
+	if err == nil {
+		err = r.target.flush(ctx)
+	}
+	if err != nil {
+		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		defer cancel()
+		_ = r.target.flush(flushing) // what was sent may still be confirmed
+	}
+	r.Finished = err == nil
+	if saved := r.save(); err == nil {
+		err = saved
+	}
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	goOn := "the same command"
+	if r.file == "" {
+		goOn = fmt.Sprintf("the same command with --first %d in place of --since or --first", r.Done.Sequence+1)
+	}
+	if r.Done.Sequence == 0 {
+		return fmt.Errorf("nothing was delivered: %w", err)
+	}
+	return fmt.Errorf("delivered %v: %w; to go on: %s", r.Done, err, goOn)
+}
+
+func (r *replay) deliver(ctx context.Context) error {
+	for m, err := range r.conn.source.Range(ctx, r.sel) {
+		if err != nil {
+			return err
+		}
+		if err := r.await(ctx); err != nil {
+			return err
+		}
+		if err := r.target.deliver(ctx, m); err != nil {
+			return err
+		}
+		if err := r.saveIfDue(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// saveIfDue writes the checkpoint, if there is to be one and the last is old.
+func (r *replay) saveIfDue(ctx context.Context) error {
+	if r.file == "" || time.Since(r.saved) < saveEvery {
+		return nil
+	}
+	if err := r.target.flush(ctx); err != nil {
+		return err
+	}
+	return r.save()
+}
+
+// await waits for the turn of the next event.
+func (r *replay) await(ctx context.Context) error {
+	if r.limiter == nil {
+		return nil
+	}
+	wait := r.limiter.Reserve().Delay()
+	if wait > shortWait {
+		if err := r.target.flush(ctx); err != nil {
+			return err
+		}
+		if err := r.saveIfDue(ctx); err != nil { // it may be long until the next one
+			return err
+		}
+	}
+	return sleep(ctx, wait)
+}
+
+// save writes the checkpoint, if there is to be one.
+func (r *replay) save() error {
+	r.saved = time.Now()
+	if r.file == "" {
+		return nil
+	}
+	return r.write(r.file)
+}
+
+// dryRun reads all headers and no data.
+func (r *replay) dryRun(ctx context.Context, out io.Writer) error {
+	var found tally
+	var first, last time.Time
+	r.sel.HeadersOnly = true
+	for m, err := range r.conn.source.Range(ctx, r.sel) {
+		if err != nil {
+			return err
+		}
+		found.add(receiptOf(m))
+		last = m.Time
+		if first.IsZero() {
+			first = m.Time
+		}
+	}
+	fmt.Fprintf(out, "would replay %v, to %s\n", found, r.Of.Target)
+	if found.First > 0 {
+		fmt.Fprintf(out, "stored from %s to %s\n", first.Format(time.RFC3339Nano), last.Format(time.RFC3339Nano))
+	}
+	return nil
+}

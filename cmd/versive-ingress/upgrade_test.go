@@ -1,0 +1,157 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+)
+
+// A balancer passes requests to those ingresses that were ready when it last
+// asked, in turn. It never passes one on twice.
+type balancer struct {
+	backends []*backend
+	next     atomic.Uint64
+	nowhere  atomic.Uint64 // requests that came when no ingress was ready
+}
+
+type backend struct {
+	settings Settings
+	proxy    *httputil.ReverseProxy
+	ready    atomic.Bool
+}
+
+func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	first := b.next.Add(1)
+	for i := range uint64(len(b.backends)) {
+		to := b.backends[(first+i)%uint64(len(b.backends))]
+		if to.ready.Load() {
+			to.proxy.ServeHTTP(w, r)
+			return
+		}
+	}
+	b.nowhere.Add(1)
+	w.WriteHeader(http.StatusBadGateway)
+}
+
+// balance serves a balancer on a port of its own and asks each ingress every
+// so often whether it is ready.
+func balance(t *testing.T, every time.Duration, ingresses ...Settings) (*balancer, string) {
+	t.Helper()
+	b := &balancer{}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	for _, s := range ingresses {
+		proxy := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: s.Listen})
+		proxy.Transport = transport
+		b.backends = append(b.backends, &backend{settings: s, proxy: proxy})
+	}
+	server := httptest.NewServer(b)
+	stopped := make(chan struct{})
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for {
+			for _, to := range b.backends {
+				to.ready.Store(readyz(to.settings) == http.StatusOK)
+			}
+			select {
+			case <-stopped:
+				return
+			case <-time.After(every):
+			}
+		}
+	}()
+	t.Cleanup(func() {
+		close(stopped)
+		<-done
+		server.Close()
+		transport.CloseIdleConnections()
+	})
+	return b, server.Listener.Addr().String()
+}
+
+// Two ingresses on one stream are replaced in turn under load. The pair
+// refuses nothing, and what it accepts is stored once.
+func TestUpgradeInTurn(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t), MaxPayload: maxPayload})
+	secret := newSecret()
+	pair := make([]Settings, 2)
+	for i := range pair {
+		pair[i] = newSettings(t)
+		pair[i].Secrets = []string{secret}
+		pair[i].NATSURL, pair[i].NATSListen = broker.URL(), ""
+		pair[i].PublishMode = string(publish.ModeBatch)
+		pair[i].DrainDelay = 3 * time.Second // long, for a machine that is busy with other tests
+	}
+	start := func(s Settings) func() {
+		cmd, log := launch(t, "versive-ingress", s)
+		awaitReady(t, s)
+		return func() {
+			if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+				t.Error(err)
+			}
+			if err := cmd.Wait(); err != nil {
+				t.Errorf("the process ended with %v\n%s", err, log)
+			}
+		}
+	}
+	stop := []func(){start(pair[0]), start(pair[1])}
+
+	b, address := balance(t, 20*time.Millisecond, pair...)
+	bothReady := func() bool { return b.backends[0].ready.Load() && b.backends[1].ready.Load() }
+	eventually(t, "the balancer knows both", bothReady)
+	through := pair[0]
+	through.Listen = address
+	l := startLoad(t, through, 4)
+	for i, s := range pair {
+		l.awaitAccepted(t, 50)
+		stop[i]()
+		l.awaitAccepted(t, 50) // by the other one
+		start(s)
+		eventually(t, "the balancer knows both", bothReady)
+	}
+	l.awaitAccepted(t, 50)
+	l.stop()
+	l.check(t)
+	if _, refused, lost := l.counts(); refused+lost > 0 {
+		t.Errorf("%d requests were refused and %d had no answer (%d came when neither was ready)", refused, lost, b.nowhere.Load())
+	}
+	requireStored(t, connect(t, broker.URL()), pair[0].Stream, l.accepted)
+}
+
+// While it drains, an ingress says that it is not ready, takes webhooks all
+// the same, and sends those who keep a connection elsewhere.
+func TestDrain(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	s.DrainDelay = 4 * time.Second // time enough for a webhook
+	sys := run(t, s)
+	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
+		t.Fatalf("got %v", a)
+	}
+	drained := make(chan struct{})
+	go func() { sys.drain(); close(drained) }()
+	eventually(t, "not ready any more", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+	response, err := client.Do(signed(sys.url, s.Secrets[0], "msg_2", sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	if response.StatusCode != http.StatusOK || !response.Close {
+		t.Errorf("a webhook during the drain: %s, connection closed: %t", response.Status, response.Close)
+	}
+	select {
+	case <-drained:
+		t.Error("the drain was over before the webhook was answered")
+	default:
+	}
+	<-drained
+}

@@ -1,0 +1,57 @@
+"""Keeps completed interviews in SQLite, each exactly once (pip install nats-py)."""
+
+import asyncio
+import json
+import logging
+import os
+import sqlite3
+from urllib.parse import unquote
+
+import nats
+from nats.errors import TimeoutError
+
+
+async def main():
+    db = sqlite3.connect("interviews.db")
+    db.execute("create table if not exists processed (svix_id text primary key)")
+    db.execute("create table if not exists interviews (svix_id text, study text, interview text, turns int)")
+
+    nc = await nats.connect(os.environ.get("NATS_URL", "nats://127.0.0.1:4222"), max_reconnect_attempts=-1)
+    subscription = await nc.jetstream().pull_subscribe(
+        "versive.interview.completed.>", durable="reports-python", stream="VERSIVE"
+    )
+    while True:
+        try:
+            messages = await subscription.fetch(10, timeout=30)
+        except TimeoutError:
+            continue  # nothing new
+        for msg in messages:
+            try:
+                with db:  # one transaction
+                    handle(db, msg)
+                await msg.ack_sync()
+            except Exception:
+                logging.exception("%s: it will come again", msg.subject)
+                await msg.nak(delay=60)
+
+
+def handle(db, msg):
+    # The last token of the subject is the svix-id, of an event and of its tombstone.
+    svix_id = unquote(msg.subject.rsplit(".", 1)[1])
+    new = db.execute("insert into processed values (?) on conflict do nothing", (svix_id,)).rowcount
+    if "Ingress-Erased" in msg.headers:
+        db.execute("delete from interviews where svix_id = ?", (svix_id,))
+        print("erased", svix_id, flush=True)
+        return
+    if not new:
+        return  # processed before, or erased
+    if msg.headers["ce-dataschema"] != "urn:versive-ingress:interview.completed:1":
+        raise ValueError("unknown schema")
+    event = json.loads(msg.data)
+    study, interview = event["study"]["id"], event["interview"]["id"]
+    turns = len(event["interview"]["parsed_conversation_json"])
+    db.execute("insert into interviews values (?, ?, ?, ?)", (svix_id, study, interview, turns))
+    print("completed", svix_id, study, interview, turns, flush=True)
+
+
+asyncio.run(main())

@@ -1,0 +1,57 @@
+// Command subscribe reads completed interviews with versive-ingress/subscribe.
+package main
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"log/slog"
+	"os"
+	"os/signal"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(ctx context.Context) error {
+	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.MaxReconnects(-1)) // empty: nats://127.0.0.1:4222
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return err
+	}
+	source := subscribe.Source{JetStream: js}
+	return source.Consume(ctx, subscribe.Consumer{
+		Durable: "reports",
+		Filter:  schema.Filter{StudyID: "study_123"},
+		Event:   completed,
+		Erasure: erased,
+		Logger:  slog.Default(),
+	})
+}
+
+func completed(_ context.Context, event schema.Event, _ subscribe.Message) error {
+	// In one transaction: keep event.ID, and do the work; if the id was there already, do nothing.
+	fmt.Println("completed", event.ID, event.Study.ID, event.Interview.ID, len(event.Interview.Conversation))
+	return nil
+}
+
+func erased(_ context.Context, _ schema.Subject, m subscribe.Message) error {
+	// In one transaction: keep m.ID, and delete what you made of the event.
+	fmt.Println("erased", m.ID)
+	return nil
+}

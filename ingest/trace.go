@@ -1,0 +1,126 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"versive-ingress/schema"
+)
+
+// A request's span tells what the log's line tells, and nothing that a forger
+// has written: no path, header or address of the client.
+var (
+	outcomeKey  = attribute.Key("versive_ingress.outcome")
+	reasonKey   = attribute.Key("versive_ingress.reason")
+	sequenceKey = attribute.Key("versive_ingress.sequence")
+)
+
+// startSpan begins the request's span, the root of a trace, if requests are
+// traced. A traceparent header is not signed, so it neither names the trace
+// nor decides whether it is recorded.
+func (h *Handler) startSpan(r *http.Request) *http.Request {
+	if h.cfg.Tracer == nil {
+		return r
+	}
+	name, method := "HTTP", semconv.HTTPRequestMethodOther
+	if r.Method == http.MethodPost {
+		name, method = http.MethodPost, semconv.HTTPRequestMethodPost
+	}
+	attributes := []attribute.KeyValue{method, semconv.URLScheme("http")}
+	if r.TLS != nil {
+		attributes[1] = semconv.URLScheme("https")
+	}
+	if r.URL.Path == h.cfg.Path {
+		name += " " + h.cfg.Path
+		attributes = append(attributes, semconv.HTTPRoute(h.cfg.Path), semconv.URLPath(h.cfg.Path))
+	}
+	ctx, _ := h.cfg.Tracer.Start(r.Context(), name,
+		trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes...))
+	return r.WithContext(ctx)
+}
+
+// linkCaller links the span of a verified request to the one that its
+// traceparent names: a proxy's of ours, perhaps. It is a hint, not to be
+// trusted, for the signature does not cover it.
+func linkCaller(r *http.Request) {
+	span := trace.SpanFromContext(r.Context())
+	if !span.IsRecording() {
+		return
+	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
+	caller := trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}) // which is free text
+	if caller.IsValid() {
+		span.AddLink(trace.Link{SpanContext: caller})
+	}
+}
+
+// endSpan ends the request's span with what was answered.
+func endSpan(ctx context.Context, status int, outcome, reason string, r result) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(semconv.HTTPResponseStatusCode(status), outcomeKey.String(outcome))
+	if reason != "" {
+		span.SetAttributes(reasonKey.String(reason))
+	}
+	if r.id != "" {
+		span.SetAttributes(semconv.MessagingMessageID(r.id), semconv.HTTPRequestBodySize(r.bytes))
+	}
+	if status >= http.StatusInternalServerError {
+		span.SetAttributes(semconv.ErrorTypeKey.String(reason))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
+// endStage ends the span of a step, which has failed if err is not nil.
+func endStage(span trace.Span, err error) {
+	if err != nil && span.IsRecording() {
+		span.SetAttributes(semconv.ErrorTypeKey.String(reasonOf(err)))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
+// describeMessage says what the publish span is about. It is the one that the
+// message carries on to its consumers.
+func describeMessage(ctx context.Context, m schema.Message) {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(
+			semconv.MessagingSystemKey.String("nats"),
+			semconv.MessagingOperationTypeSend,
+			semconv.MessagingOperationName("publish"),
+			semconv.MessagingMessageID(m.ID),
+			semconv.MessagingMessageBodySize(len(m.Data)),
+		)
+	}
+}
+
+func describeReceipt(ctx context.Context, r Receipt) {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(semconv.MessagingDestinationName(r.Stream), sequenceKey.Int64(int64(r.Sequence)))
+	}
+}
+
+// reasonOf returns the one of a few words that says why a step has failed.
+func reasonOf(err error) string {
+	if refusal, ok := errors.AsType[*refusal](err); ok {
+		return refusal.reason
+	}
+	if problem, ok := errors.AsType[*schema.Error](err); ok {
+		return string(problem.Reason)
+	}
+	var named interface{ Reason() string }
+	if errors.As(err, &named) {
+		return named.Reason()
+	}
+	return "publishing"
+}

@@ -1,0 +1,152 @@
+package embedded_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+)
+
+// fileLimit is more than the log that package testing keeps of the files that
+// are opened: its writes fail as well.
+const fileLimit = 512 << 10
+
+// limitFiles makes every write beyond fileLimit in a file fail, as on a full
+// disk, for the whole process, until lift is called.
+func limitFiles(t *testing.T) (lift func()) {
+	t.Helper()
+	var before syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &before); err != nil {
+		t.Fatal(err)
+	}
+	set := func(l syscall.Rlimit) {
+		if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &l); err != nil {
+			t.Error(err)
+		}
+	}
+	set(syscall.Rlimit{Cur: fileLimit, Max: before.Max})
+	lift = func() { set(before) }
+	t.Cleanup(lift)
+	return lift
+}
+
+// After a failed write the server would never write to the stream again. The
+// broker says so, and mends it by itself: for its own process, for
+// subscribers, and with all that was acknowledged.
+func TestHeals(t *testing.T) {
+	var log strings.Builder // written by the broker, read when it has stopped
+	broker := start(t, embedded.Config{
+		Dir: t.TempDir(), Listen: "127.0.0.1:0",
+		Logger: slog.New(slog.NewTextHandler(&log, nil)),
+	})
+	js := inProcess(t, broker)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowDirect: true}); err != nil {
+		t.Fatal(err)
+	}
+	subscriber, err := nats.Connect(broker.URL(), nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer subscriber.Close()
+	heard, err := subscriber.SubscribeSync("s.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	publish := func(ctx context.Context, subject string) error {
+		_, err := js.Publish(ctx, subject, make([]byte, fileLimit/8))
+		return err
+	}
+	// The disk has space again as soon as the broker says that it is broken.
+	lift := limitFiles(t)
+	ctx, said := context.WithTimeout(t.Context(), patience)
+	go func() {
+		defer said()
+		for broker.Ready() == nil && ctx.Err() == nil {
+			time.Sleep(5 * time.Millisecond)
+		}
+		lift()
+	}()
+	var acknowledged []string
+	for {
+		subject := fmt.Sprint("s.", len(acknowledged))
+		if publish(ctx, subject) != nil { // there is no answer
+			break
+		}
+		if acknowledged = append(acknowledged, subject); len(acknowledged) > 100 {
+			t.Fatal("the limit is not kept")
+		}
+	}
+	if !errors.Is(ctx.Err(), context.Canceled) {
+		t.Errorf("ready, although the stream takes nothing any more: %v", ctx.Err())
+	}
+
+	eventually(t, "the broker is ready again", func() bool { return broker.Ready() == nil })
+	eventually(t, "the subscriber hears of a message that is stored", func() bool {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+		defer cancel()
+		if publish(ctx, "s.again") != nil {
+			return false
+		}
+		m, err := heard.NextMsg(100 * time.Millisecond)
+		for err == nil && m.Subject != "s.again" {
+			m, err = heard.NextMsg(100 * time.Millisecond)
+		}
+		return err == nil
+	})
+	stream, err := js.Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, subject := range append(acknowledged, "s.again") {
+		if _, err := stream.GetLastMsgForSubject(t.Context(), subject); err != nil {
+			t.Errorf("%s: %v", subject, err)
+		}
+	}
+	broker.Stop()
+	if n := strings.Count(log.String(), "restarting it"); n != 1 {
+		t.Errorf("%d restarts, want 1:\n%s", n, &log)
+	}
+}
+
+// What cannot be mended by a restart yet is tried again, and stopping does not
+// wait for it.
+func TestStopsWhileBroken(t *testing.T) {
+	broker := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	js := inProcess(t, broker)
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
+		t.Fatal(err)
+	}
+	limitFiles(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	if _, err := js.Publish(ctx, "s", make([]byte, 3*fileLimit/2)); err == nil {
+		t.Fatal("the limit is not kept")
+	}
+	broker.Stop()
+	if err := broker.Ready(); err == nil {
+		t.Error("ready after its end")
+	}
+}
+
+// patience is how long anything may take before a test fails. Far more than
+// any of it should, for a busy machine.
+const patience = time.Minute
+
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within %v: %s", patience, what)
+		}
+	}
+}

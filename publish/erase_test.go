@@ -1,0 +1,346 @@
+package publish_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// kept returns what a stream holds: each message's subject, with a star if it
+// is a tombstone.
+func kept(t *testing.T, js jetstream.JetStream, stream string) []string {
+	t.Helper()
+	s, err := js.Stream(t.Context(), stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []string
+	for seq := s.CachedInfo().State.FirstSeq; seq <= s.CachedInfo().State.LastSeq; seq++ {
+		m, err := s.GetMsg(t.Context(), seq)
+		if errors.Is(err, jetstream.ErrMsgNotFound) {
+			continue
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		if schema.IsTombstone(m.Header) {
+			if len(m.Data) > 0 {
+				t.Errorf("tombstone %d holds %q", seq, m.Data)
+			}
+			list = append(list, m.Subject+"*")
+		} else {
+			list = append(list, m.Subject)
+		}
+	}
+	return list
+}
+
+// filesWith returns the files below dir in which the marker stands.
+func filesWith(t *testing.T, dir, marker string) []string {
+	t.Helper()
+	var list []string
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) { // a server may remove what it has staged
+			return nil
+		}
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if bytes.Contains(text, []byte(marker)) {
+			list = append(list, path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return list
+}
+
+const marker = "PLANTED-MARKER"
+
+// personal returns an event with markers in all places that can hold content.
+func personal(t *testing.T, id string) schema.Message {
+	t.Helper()
+	m, err := schema.Normalize(id, []byte(strings.ReplaceAll(`{"event_type":"interview.completed","interview":{"id":"i",
+		"title":"MARK","transcript":"MARK","metadata":{"MARK":"MARK"},"parsed_conversation_json":[{"role":"user","content":"MARK"}],"MARK":"MARK"},
+		"study":{"id":"s"},"MARK":["MARK"]}`, "MARK", marker)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// Nothing of an erased message is left in any file of the data directory,
+// neither at once nor after a restart, and no resend brings it back.
+func TestEraseLeavesNothing(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	start := func() *embedded.Broker {
+		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return broker
+	}
+	broker := start()
+	cfg := config(broker.URL())
+	p := openPublisher(t, cfg)
+	js := connect(t, broker.URL())
+	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
+
+	// Between others: published alone, in a batch, in quarantine.
+	m := personal(t, "msg_1")
+	raw := schema.Quarantine("msg_q", []byte(marker), &schema.Error{Reason: schema.Malformed}, map[string][]string{"Content-Type": {marker}})
+	for _, message := range []schema.Message{event(t, "msg_0"), m, event(t, "msg_2"), raw} {
+		if _, err := p.Publish(t.Context(), message); err != nil {
+			t.Fatal(err)
+		}
+	}
+	publishBatch(t, js, personal(t, "msg_3"), personal(t, "msg_4"), event(t, "msg_5"))
+	if len(filesWith(t, dir, marker)) == 0 {
+		t.Fatal("the markers are not on the disk to begin with")
+	}
+
+	for _, c := range []publish.Copy{
+		{Kind: schema.KindEvent, Subject: m.Subject("versive"), Sequence: 2},
+		{Kind: schema.KindEvent, Subject: personal(t, "msg_3").Subject("versive"), Sequence: 4},
+		{Kind: schema.KindEvent, Subject: personal(t, "msg_4").Subject("versive"), Sequence: 5},
+		{Kind: schema.KindQuarantine, Subject: raw.Subject("versive"), Sequence: 1},
+	} {
+		if err := eraser.Erase(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	await(t, "no marker while the broker runs", func() bool { return len(filesWith(t, dir, marker)) == 0 })
+	p.Close()
+	broker.Stop()
+	if files := filesWith(t, dir, marker); len(files) > 0 {
+		t.Errorf("after the broker was stopped, the marker is in %v", files)
+	}
+	broker = start()
+	defer broker.Stop()
+	if files := filesWith(t, dir, marker); len(files) > 0 {
+		t.Errorf("after a restart, the marker is in %v", files)
+	}
+
+	cfg.URL = broker.URL()
+	p = openPublisher(t, cfg)
+	js = connect(t, broker.URL())
+	for _, message := range []schema.Message{m, raw, m} {
+		if got, err := p.Publish(t.Context(), message); err != nil || !got.Duplicate {
+			t.Errorf("a resend of %s: got %+v, %v", message.ID, got, err)
+		}
+	}
+	const prefix = "versive.interview.completed.s.i."
+	want := fmt.Sprint([]string{prefix + "msg_0", prefix + "msg_2", prefix + "msg_5", prefix + "msg_1*", prefix + "msg_3*", prefix + "msg_4*"})
+	if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	if got := fmt.Sprint(kept(t, js, "VERSIVE_QUARANTINE")); got != "[versive-quarantine.msg_q*]" {
+		t.Errorf("the quarantine holds %s", got)
+	}
+}
+
+// publishBatch stores messages in one atomic batch.
+func publishBatch(t *testing.T, js jetstream.JetStream, messages ...schema.Message) {
+	t.Helper()
+	for i, m := range messages {
+		header := nats.Header(m.Header)
+		header.Set(jetstream.MsgIDHeader, m.ID)
+		header.Set("Nats-Batch-Id", "batch")
+		header.Set("Nats-Batch-Sequence", fmt.Sprint(i+1))
+		if i == len(messages)-1 {
+			header.Set("Nats-Batch-Commit", "1")
+		}
+		msg := &nats.Msg{Subject: m.Subject("versive"), Header: header, Data: m.Data}
+		answer, err := js.Conn().RequestMsgWithContext(t.Context(), msg)
+		if err != nil || bytes.Contains(answer.Data, []byte("error")) {
+			t.Fatalf("message %d of a batch: %v", i, err)
+		}
+	}
+}
+
+// Many erase the same copy at once: it gets one tombstone.
+func TestEraseConcurrently(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+	m := event(t, "msg_1")
+	if _, err := p.Publish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 16 {
+		wg.Go(func() {
+			c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("versive"), Sequence: 1}
+			if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Erase(t.Context(), c); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+m.Subject("versive")+"*]" {
+		t.Errorf("the stream holds %s", got)
+	}
+}
+
+// Where the tombstone is put before there is a copy, none is stored.
+func TestBury(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+	m := event(t, "msg_1")
+	for range 2 {
+		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Bury(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := p.Publish(t.Context(), m); err != nil || !got.Duplicate {
+		t.Errorf("got %+v, %v; want a duplicate", got, err)
+	}
+	if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+m.Subject("versive")+"*]" {
+		t.Errorf("the stream holds %s", got)
+	}
+}
+
+// faulty fails once, before a request is sent or after it was answered.
+type faulty struct {
+	jetstream.JetStream
+	fail string
+}
+
+var errLost = errors.New("lost")
+
+func (f *faulty) do(what string, request func() error) error {
+	if f.fail == what+" request" {
+		return errLost
+	}
+	if err := request(); err != nil {
+		return err
+	}
+	if f.fail == what+" answer" {
+		return errLost
+	}
+	return nil
+}
+
+func (f *faulty) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jetstream.PublishOpt) (ack *jetstream.PubAck, err error) {
+	return ack, f.do("tombstone", func() error {
+		ack, err = f.JetStream.PublishMsg(ctx, m, opts...)
+		return err
+	})
+}
+
+func (f *faulty) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	s, err := f.JetStream.Stream(ctx, name)
+	return &faultyStream{s, f}, err
+}
+
+type faultyStream struct {
+	jetstream.Stream
+	*faulty
+}
+
+func (s *faultyStream) SecureDeleteMsg(ctx context.Context, seq uint64) error {
+	return s.do("delete", func() error { return s.Stream.SecureDeleteMsg(ctx, seq) })
+}
+
+// Every failure comes in two: it was done, or it was not. Erasing again
+// settles it, with one tombstone.
+func TestEraseFailure(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+	for i, test := range []struct {
+		fail string
+		left string // under the subject; a star is a tombstone
+		err  error
+	}{
+		{"tombstone request", "m", errLost},
+		{"tombstone answer", "mm*", errLost},
+		{"delete request", "mm*", errLost},
+		{"delete answer", "m*", errLost}, // the copy is gone, but was it overwritten?
+	} {
+		m := event(t, fmt.Sprint("msg_", i))
+		receipt, err := p.Publish(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("versive"), Sequence: receipt.Sequence}
+		left := func() string {
+			var list []string
+			for _, subject := range kept(t, js, "VERSIVE") {
+				if strings.HasPrefix(subject, c.Subject) {
+					list = append(list, strings.Replace(subject, c.Subject, "m", 1))
+				}
+			}
+			return strings.Join(list, "")
+		}
+		if err := (publish.Eraser{JetStream: &faulty{js, test.fail}, Stream: "VERSIVE"}).Erase(t.Context(), c); !errors.Is(err, test.err) {
+			t.Errorf("%s lost: got error %v", test.fail, err)
+		}
+		if got := left(); got != test.left {
+			t.Errorf("%s lost: the stream holds %s, want %s", test.fail, got, test.left)
+		}
+		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Erase(t.Context(), c); err != nil {
+			t.Errorf("%s lost, erasing again: %v", test.fail, err)
+		}
+		if got := left(); got != "m*" {
+			t.Errorf("%s lost, after erasing again the stream holds %s", test.fail, got)
+		}
+	}
+}
+
+// A stream from which a copy cannot be erased gets no tombstone that says it
+// was.
+func TestEraseRefusesStream(t *testing.T) {
+	t.Parallel()
+	for name, change := range map[string]func(*jetstream.StreamConfig){
+		"deny_delete":          func(c *jetstream.StreamConfig) { c.DenyDelete = true },
+		"max-msgs-per-subject": func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broker := startBroker(t, embedded.Config{})
+			js := connect(t, broker.URL())
+			if _, err := js.CreateStream(t.Context(), byHand(change)); err != nil {
+				t.Fatal(err)
+			}
+			m := event(t, "msg_1")
+			if _, err := openPublisher(t, config(broker.URL())).Publish(t.Context(), m); err != nil {
+				t.Fatal(err)
+			}
+			c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("versive"), Sequence: 1}
+			eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
+			for _, err := range []error{eraser.Erase(t.Context(), c), eraser.Delete(t.Context(), c)} {
+				if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, name) {
+					t.Errorf("got %v, want a ConflictError that names %s", err, name)
+				}
+			}
+			if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+c.Subject+"]" {
+				t.Errorf("the stream holds %s", got)
+			}
+		})
+	}
+}

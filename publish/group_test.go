@@ -1,0 +1,121 @@
+package publish_test
+
+import (
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+)
+
+// Whoever waits for an answer when the connection goes hears of it at once, and
+// finds its message stored when it comes again.
+func TestConnectionIsLost(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	js := connect(t, broker.URL())
+	proxy := startProxy(t, broker)
+	cfg := config(proxy.url())
+	cfg.Timeout = time.Minute
+	p := openPublisher(t, cfg)
+	messages := events(t, 0, 8) // too few for a batch
+
+	proxy.loseAnswers.Store(true)
+	answered := make(chan []outcome)
+	go func() { answered <- publishAll(t, p, messages) }()
+	await(t, "all are stored", func() bool { return len(stored(t, js, "VERSIVE")) == len(messages) })
+	proxy.cut()
+	proxy.loseAnswers.Store(false)
+	for _, o := range <-answered {
+		wantReason(t, o.err, "unreachable")
+	}
+
+	var again []outcome
+	await(t, "publishing again succeeds", func() bool {
+		again = publishAll(t, p, messages)
+		return !slices.ContainsFunc(again, func(o outcome) bool { return o.err != nil })
+	})
+	checkStored(t, js, again)
+}
+
+// Every caller of an id gets the outcome, whatever it is, but only one of them
+// a new message.
+func TestCallersShareAnID(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	proxy := startProxy(t, broker)
+	cfg := config(proxy.url())
+	cfg.Timeout = 2 * time.Second
+	p := openPublisher(t, cfg)
+	m := events(t, 0, 1)[0]
+
+	proxy.loseAnswers.Store(true)
+	for _, o := range publishAll(t, p, append(events(t, 0, 1), m, m, m)) {
+		wantReason(t, o.err, "no_answer")
+	}
+	proxy.loseAnswers.Store(false)
+	var again []outcome
+	await(t, "all have an answer", func() bool {
+		again = publishAll(t, p, append(events(t, 0, 1), m, m, m))
+		return !slices.ContainsFunc(again, func(o outcome) bool { return o.err != nil })
+	})
+	for _, o := range again {
+		if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: true}); o.err != nil || o.receipt != want {
+			t.Errorf("got %+v, %v; want %+v", o.receipt, o.err, want)
+		}
+	}
+}
+
+// With a broker that stands still the line fills up. Who finds it full hears
+// so at once; the others hear in time that there was no answer. Afterwards
+// their data is theirs again, which the race detector checks.
+func TestLineIsFull(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	proxy := startProxy(t, broker)
+	cfg := config(proxy.url())
+	cfg.Timeout = 4 * time.Second // all must have come before the first one leaves
+	p := openPublisher(t, cfg)
+	messages := events(t, 0, 12_000)
+
+	proxy.freeze.Lock()
+	defer proxy.freeze.Unlock()
+	proxy.loseRequests.Store(true) // once it thaws: the broker stops then
+	var full, late atomic.Int64
+	var slowest atomic.Int64
+	done := make(chan struct{})
+	for _, m := range messages {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			started := time.Now()
+			_, err := p.Publish(t.Context(), m)
+			clear(m.Data)
+			took := time.Since(started)
+			e, ok := errors.AsType[*publish.Error](err)
+			switch {
+			case ok && e.Reason() == "overloaded":
+				full.Add(1)
+			case ok && (e.Reason() == "no_answer" || e.Reason() == "unreachable"): // a write that takes too long ends the connection
+				late.Add(1)
+			default:
+				t.Errorf("got %v", err)
+			}
+			for before := slowest.Load(); int64(took) > before && !slowest.CompareAndSwap(before, int64(took)); {
+				before = slowest.Load()
+			}
+		}()
+	}
+	for range messages {
+		<-done
+	}
+	if full.Load() == 0 || late.Load() == 0 {
+		t.Errorf("%d found the line full, %d had no answer", full.Load(), late.Load())
+	}
+	// The client gives a connection without a sign of life up after 15 s.
+	if took := time.Duration(slowest.Load()); took > cfg.Timeout+8*time.Second {
+		t.Errorf("one took %v with a timeout of %v", took, cfg.Timeout)
+	}
+}

@@ -1,0 +1,202 @@
+package publish_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+)
+
+// rejections are the error codes of JetStream that a publisher can meet.
+var rejections = []int{
+	10201, 10071, // a duplicate, or so it says
+	10158, 10164, // another copy is in flight
+	10077, 10023, // full
+	10176, 10199, 10200, 10211, 10174, // what can be wrong with a batch
+	10003, // none that anybody expects
+}
+
+// slow makes the others wait for the first message, and so come in a batch.
+var slow = []fault{{Delay: 10 * time.Millisecond}}
+
+func faults() *rapid.Generator[fault] {
+	return rapid.OneOf(
+		rapid.Just(fault{}),
+		rapid.Map(rapid.SampledFrom(rejections), func(code int) fault { return fault{Code: code} }),
+		rapid.SampledFrom([]fault{
+			{Lose: true},
+			{Silent: true},
+			{Part: true},
+			{Twice: true},
+			{Delay: 5 * time.Millisecond},
+			{Garbage: true},
+			{Mixed: true},
+			{Cut: true},
+			{Cut: true, Silent: true},
+		}),
+	)
+}
+
+// Whatever a broker does: who was told that a message is stored finds it where
+// the receipt says; no message is there twice or new to two callers; every
+// caller is told something in time; and once the broker behaves, publishing
+// again settles everything.
+func TestPublisherKeepsThePromise(t *testing.T) {
+	t.Parallel()
+	fake := startFake(t)
+	rapid.Check(t, func(r *rapid.T) {
+		fake.reset()
+		cfg := config(fake.server.ClientURL())
+		cfg.Mode = rapid.SampledFrom([]publish.Mode{publish.ModeBatch, publish.ModeBatch, publish.ModeSingle}).Draw(r, "mode")
+		cfg.Timeout = 100 * time.Millisecond
+		p, err := publish.Open(t.Context(), cfg)
+		if err != nil {
+			r.Fatal(err)
+		}
+		defer p.Close()
+
+		var messages []schema.Message
+		for range rapid.IntRange(1, 150).Draw(r, "messages") {
+			n := rapid.IntRange(0, 150).Draw(r, "id") // some come twice
+			messages = append(messages, event(t, fmt.Sprintf("msg_%d", n)))
+		}
+		some := rapid.SliceOfN(faults(), 0, 5)
+		fake.misbehave(slices.Concat(slow, some.Draw(r, "single")), some.Draw(r, "batch"), nil)
+
+		started := time.Now()
+		first := publishTo(p, messages)
+		if took := time.Since(started); took > 20*time.Second {
+			r.Errorf("took %v", took)
+		}
+		fake.misbehave(nil, nil, nil)
+		var again []outcome
+		for deadline := time.Now().Add(patience); len(messages) > 0; {
+			if time.Now().After(deadline) {
+				r.Fatalf("%d fail for good", len(messages))
+			}
+			again = append(again, publishTo(p, messages)...)
+			messages = slices.DeleteFunc(messages, func(m schema.Message) bool { return isStored(again, m.ID) })
+		}
+		checkHistory(r, fake, append(first, again...))
+	})
+	if fake.commits == 0 {
+		t.Error("no batch was tried")
+	}
+}
+
+// A message that the stream refuses takes no other with it.
+func TestOneMessageFailsAlone(t *testing.T) {
+	t.Parallel()
+	fake := startFake(t)
+	rapid.Check(t, func(r *rapid.T) {
+		fake.reset()
+		cfg := config(fake.server.ClientURL())
+		cfg.Mode = publish.ModeBatch
+		p, err := publish.Open(t.Context(), cfg)
+		if err != nil {
+			r.Fatal(err)
+		}
+		defer p.Close()
+		messages := events(t, 0, rapid.IntRange(1, 100).Draw(r, "messages"))
+		cursed := map[string]int{}
+		for range rapid.IntRange(0, 3).Draw(r, "cursed") {
+			m := rapid.SampledFrom(messages).Draw(r, "one")
+			// Those that do not say "try again".
+			cursed[m.ID] = rapid.SampledFrom([]int{10201, 10077, 10023, 10003}).Draw(r, "code")
+		}
+		fake.misbehave(slow, nil, cursed)
+		outcomes := publishTo(p, messages)
+		for _, o := range outcomes {
+			if failed := o.err != nil; failed != (cursed[o.id] != 0) {
+				r.Errorf("%s: %v", o.id, o.err)
+			}
+		}
+		checkHistory(r, fake, outcomes)
+	})
+	if fake.commits == 0 {
+		t.Error("no batch was tried")
+	}
+}
+
+// Who joins a batch that is never prepared has as much time as anybody else.
+func TestBatchIsNotPrepared(t *testing.T) {
+	t.Parallel()
+	fake := startFake(t)
+	cfg := config(fake.server.ClientURL())
+	cfg.Mode, cfg.Timeout = publish.ModeBatch, 2*time.Second
+	var lost, failed int
+	for range 3 { // a busy machine may need more than the second that is left to the late ones
+		fake.reset()
+		p := openPublisher(t, cfg)
+		fake.misbehave([]fault{{Delay: cfg.Timeout / 4}}, []fault{{Lose: true}}, nil)
+		early := make(chan []outcome)
+		go func() { early <- publishTo(p, events(t, 0, 100)) }() // one alone, and a batch
+		time.Sleep(cfg.Timeout / 2)
+		failed = failures(publishTo(p, events(t, 100, 10)))
+		if lost = failures(<-early); lost > 0 && failed == 0 {
+			return
+		}
+	}
+	t.Errorf("%d were lost with their batch, and %d of the late ones failed", lost, failed)
+}
+
+// isStored reports whether somebody was told that a message is.
+func isStored(outcomes []outcome, id string) bool {
+	return slices.ContainsFunc(outcomes, func(o outcome) bool { return o.id == id && o.err == nil })
+}
+
+func failures(outcomes []outcome) (n int) {
+	for _, o := range outcomes {
+		if o.err != nil {
+			n++
+		}
+	}
+	return n
+}
+
+// publishTo is publishAll for a property.
+func publishTo(p *publish.Publisher, messages []schema.Message) []outcome {
+	outcomes := make([]outcome, len(messages))
+	var wg sync.WaitGroup
+	for i, m := range messages {
+		wg.Go(func() {
+			receipt, err := p.Publish(context.Background(), m)
+			outcomes[i] = outcome{m.ID, receipt, err}
+		})
+	}
+	wg.Wait()
+	return outcomes
+}
+
+func checkHistory(r *rapid.T, fake *fakeJetStream, outcomes []outcome) {
+	ids := fake.ids()
+	seen := map[string]bool{}
+	for _, id := range ids {
+		if seen[id] {
+			r.Errorf("%s is stored twice", id)
+		}
+		seen[id] = true
+	}
+	fresh := map[string]int{}
+	for _, o := range outcomes {
+		if o.err != nil {
+			continue
+		}
+		if s := o.receipt.Sequence; s < 1 || s > uint64(len(ids)) || ids[s-1] != o.id {
+			r.Errorf("%s is not at %d", o.id, s)
+		}
+		if !o.receipt.Duplicate {
+			fresh[o.id]++
+		}
+		if fresh[o.id] > 1 {
+			r.Errorf("%s was new twice", o.id)
+		}
+	}
+}

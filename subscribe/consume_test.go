@@ -1,0 +1,427 @@
+package subscribe_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func TestConsumeHandlesEachOnce(t *testing.T) {
+	t.Parallel()
+	for _, concurrency := range []int{1, 7} {
+		t.Run(fmt.Sprint(concurrency), func(t *testing.T) {
+			t.Parallel()
+			s := newSystem(t)
+			s.storeMany(t, 50)
+			var got record
+			c := got.consumer()
+			c.Concurrency = concurrency
+			stop := start(t, s.source, c)
+			s.awaitDone(t, c.Durable)
+			s.store(t, "msg_50", "study", "interview") // and what comes later
+			await(t, "it is handled", func() bool { return got.count("msg_50") == 1 })
+			s.awaitDone(t, c.Durable)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			ids := got.list()
+			if len(ids) != 51 || len(slices.Compact(slices.Sorted(slices.Values(ids)))) != 51 {
+				t.Errorf("got %d events: %v", len(ids), ids)
+			}
+
+			// What was handled is remembered.
+			stop = start(t, s.source, c)
+			s.store(t, "msg_51", "study", "interview")
+			await(t, "it is handled", func() bool { return got.count("msg_51") > 0 })
+			s.awaitDone(t, c.Durable)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if diff := cmp.Diff([]string{"msg_51"}, got.list()[51:]); diff != "" {
+				t.Errorf("after a restart (-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestConsumeFilters(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.store(t, "msg_1", "a", "i1")
+	time.Sleep(2 * time.Millisecond)
+	s.store(t, "msg_2", "b", "i2")
+	s.store(t, "msg_3", "a", "i2")
+	second := read(t, s.source, subscribe.Selection{First: 2, Last: 2})[0].Time
+	for name, test := range map[string]struct {
+		set  func(*subscribe.Consumer)
+		want []string
+	}{
+		"study":     {func(c *subscribe.Consumer) { c.Filter.StudyID = "a" }, []string{"msg_1", "msg_3"}},
+		"interview": {func(c *subscribe.Consumer) { c.Filter.InterviewID = "i2" }, []string{"msg_2", "msg_3"}},
+		"type":      {func(c *subscribe.Consumer) { c.Filter.Type = "interview.completed" }, []string{"msg_1", "msg_2", "msg_3"}},
+		"subject":   {func(c *subscribe.Consumer) { c.Subject = "versive.*.*.b.>" }, []string{"msg_2"}},
+		"since":     {func(c *subscribe.Consumer) { c.Since = second }, []string{"msg_2", "msg_3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got record
+			c := got.consumer()
+			c.Durable = name
+			test.set(&c)
+			start(t, s.source, c)
+			s.awaitDone(t, name)
+			if diff := cmp.Diff(test.want, got.list()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// An event that was not handled comes again, after the pause of its attempt.
+func TestConsumeTriesAgain(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	var times []time.Time
+	c := got.consumer()
+	c.Backoff = []time.Duration{10 * time.Millisecond, 100 * time.Millisecond}
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if event.ID == "msg_1" {
+			times = append(times, time.Now())
+			if m.Deliveries < 4 {
+				return errors.New("not now")
+			}
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	if diff := cmp.Diff([]string{"msg_0", "msg_2", "msg_1"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for i, atLeast := range []time.Duration{10, 100, 100} {
+		if pause := times[i+1].Sub(times[i]); pause < atLeast*time.Millisecond {
+			t.Errorf("pause %d was %v, want at least %d ms", i, pause, atLeast)
+		}
+	}
+}
+
+// A handler may take longer than AckWait.
+func TestConsumeWaitsForSlowHandlers(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	c := got.consumer()
+	c.AckWait = 150 * time.Millisecond
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		time.Sleep(3 * c.AckWait)
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	if diff := cmp.Diff([]string{"msg_0", "msg_1", "msg_2"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestConsumeBoundsConcurrency(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 40)
+	var got record
+	var running, most atomic.Int64
+	all := make(chan struct{}) // closed when five run
+	reached := sync.OnceFunc(func() { close(all) })
+	c := got.consumer()
+	c.Concurrency = 5
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		n := running.Add(1)
+		for old := most.Load(); n > old && !most.CompareAndSwap(old, n); old = most.Load() {
+		}
+		if n >= 5 {
+			reached()
+		}
+		select {
+		case <-all:
+		case <-time.After(patience / 2):
+		}
+		time.Sleep(5 * time.Millisecond)
+		running.Add(-1)
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	if got := most.Load(); got != 5 {
+		t.Errorf("at most %d ran at once, want 5", got)
+	}
+}
+
+// Ending lets a handler finish and acknowledges what it has done; what had
+// not begun is free for others at once.
+func TestConsumeStopsGracefully(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.store(t, "msg_0", "study", "interview")
+	s.store(t, "msg_1", "study", "interview") // waits for the first, of the same interview
+	var got record
+	c := got.consumer()
+	c.Concurrency, c.Ordered = 2, true
+	begun, finish := make(chan struct{}), make(chan struct{})
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		close(begun)
+		<-finish
+		if ctx.Err() != nil {
+			t.Error("the handler's context has ended")
+		}
+		return handle(ctx, event, m)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- s.source.Consume(ctx, c) }()
+	<-begun
+	await(t, "both are delivered", func() bool { return s.delivered(t, "test") == 2 })
+	cancel()
+	select {
+	case err := <-ended:
+		t.Fatalf("ended before the handler: %v", err)
+	case <-time.After(50 * time.Millisecond):
+	}
+	close(finish)
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff([]string{"msg_0"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+
+	c = got.consumer()
+	start(t, s.source, c)
+	began := time.Now()
+	s.awaitDone(t, c.Durable)
+	if diff := cmp.Diff([]string{"msg_0", "msg_1"}, got.list()); diff != "" || time.Since(began) > 25*time.Second { // AckWait is 30 s
+		t.Errorf("after %v (-want +got)\n%s", time.Since(began), diff)
+	}
+}
+
+// delivered returns how many events the broker has delivered to a consumer.
+func (s *system) delivered(t testing.TB, durable string) int {
+	t.Helper()
+	consumer, err := s.js.Consumer(t.Context(), "VERSIVE", durable)
+	if err != nil {
+		return 0
+	}
+	return int(consumer.CachedInfo().Delivered.Consumer)
+}
+
+// A handler that does not end is told to, and then Consume says so.
+func TestConsumeGrace(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 1)
+	var got record
+	c := got.consumer()
+	c.Grace = 50 * time.Millisecond
+	begun := make(chan struct{})
+	c.Event = func(ctx context.Context, _ schema.Event, _ subscribe.Message) error {
+		close(begun)
+		<-ctx.Done()
+		return ctx.Err()
+	}
+	stop := start(t, s.source, c)
+	<-begun
+	if err := stop(); err == nil || !strings.Contains(err.Error(), "50ms") {
+		t.Errorf("got %v", err)
+	}
+	if s.isDone(t, c.Durable) {
+		t.Error("the event counts as handled")
+	}
+}
+
+func TestConsumeLivesThroughARestart(t *testing.T) {
+	t.Parallel()
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
+	s := newSystemIn(t, cfg)
+	s.storeMany(t, 30)
+	var got record
+	c := got.consumer()
+	c.AckWait = time.Second
+	handle := c.Event
+	half, goOn := make(chan struct{}), make(chan struct{})
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if event.ID == "msg_15" && m.Deliveries == 1 {
+			close(half)
+			<-goOn
+		}
+		return handle(ctx, event, m)
+	}
+	stop := start(t, s.source, c)
+	<-half
+	s.Stop()
+	close(goOn)
+	broker, err := embedded.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(broker.Stop)
+	s.awaitDone(t, c.Durable)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	ids := got.list()
+	for i := range 30 {
+		if got.count(fmt.Sprint("msg_", i)) == 0 {
+			t.Errorf("msg_%d is missing", i)
+		}
+	}
+	if len(ids) > 31 { // msg_15 may have come twice
+		t.Errorf("got %d events: %v", len(ids), ids)
+	}
+}
+
+func TestConsumeErrors(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	var got record
+	for name, test := range map[string]struct {
+		set  func(*subscribe.Source, *subscribe.Consumer)
+		want string
+	}{
+		"no name":              {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Durable = "" }, "name"},
+		"name with a dot":      {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Durable = "a.b" }, `"a.b"`},
+		"no handler":           {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Event = nil }, "handler for events"},
+		"no erasure handler":   {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Erasure = nil }, "handler for erasures"},
+		"subject and filter":   {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject, c.Filter.StudyID = "versive.>", "s" }, "one of them"},
+		"concurrency below 0":  {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Concurrency = -1 }, "below zero"},
+		"attempts below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Attempts = -1 }, "below zero"},
+		"ack wait below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.AckWait = -1 }, "below zero"},
+		"pause of none":        {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Backoff = []time.Duration{0} }, "Backoff"},
+		"no stream":            {func(s *subscribe.Source, _ *subscribe.Consumer) { s.Stream = "ELSEWHERE" }, "ELSEWHERE"},
+		"subject of elsewhere": {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject = "other.>" }, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			source, c := s.source, got.consumer()
+			test.set(&source, &c)
+			within := patience
+			if test.want == "" {
+				within = 100 * time.Millisecond
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), within)
+			defer cancel()
+			err := source.Consume(ctx, c)
+			if (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("got %v, want %q", err, test.want)
+			}
+		})
+	}
+	for name, remove := range map[string]func(js jetstream.JetStream) error{
+		"consumer deleted": func(js jetstream.JetStream) error {
+			return js.DeleteConsumer(context.Background(), "VERSIVE", "test")
+		},
+		"connection closed": func(js jetstream.JetStream) error { js.Conn().Close(); return nil },
+		"stream deleted":    func(js jetstream.JetStream) error { return js.DeleteStream(context.Background(), "VERSIVE") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSystem(t)
+			ended := make(chan error, 1)
+			go func() { ended <- s.source.Consume(t.Context(), got.consumer()) }()
+			s.storeMany(t, 1)
+			s.awaitDone(t, "test")
+			if err := remove(s.js); err != nil {
+				t.Fatal(err)
+			}
+			select {
+			case err := <-ended:
+				if err == nil {
+					t.Error("no error")
+				}
+			case <-time.After(patience):
+				t.Error("it goes on")
+			}
+		})
+	}
+}
+
+// What somebody has made of the durable consumer by hand must lose nothing.
+func TestConsumeMendsItsConsumer(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	c := got.consumer()
+	if _, err := s.js.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{
+		Durable: c.Durable, AckPolicy: jetstream.AckExplicitPolicy,
+		HeadersOnly: true, MaxDeliver: 1, FilterSubject: "versive.nothing.>",
+	}); err != nil {
+		t.Fatal(err)
+	}
+	handle, fail := c.Event, true
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if fail {
+			fail = false
+			return errors.New("not now")
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	ids := got.list()
+	slices.Sort(ids)
+	if want := []string{"msg_0", "msg_1", "msg_2"}; !slices.Equal(ids, want) {
+		t.Errorf("handled %v, want %v", ids, want)
+	}
+}
+
+// However many large events there are hands for, the broker does not drop the
+// client over them: each would count as delivered.
+func TestConsumeLargeEvents(t *testing.T) {
+	t.Parallel()
+	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
+	// In memory, for it takes long to sync that much.
+	if _, err := s.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}, Storage: jetstream.MemoryStorage}); err != nil {
+		t.Fatal(err)
+	}
+	const n = 12
+	transcript := strings.Repeat("x", 8<<20)
+	for i := range n {
+		m, err := schema.Normalize(fmt.Sprint("msg_", i), fmt.Appendf(nil,
+			`{"event_type":"interview.completed","interview":{"id":"i","transcript":"%s"},"study":{"id":"s"}}`, transcript))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("large"), Header: m.Header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got record
+	c := got.consumer()
+	c.Concurrency = 64
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if m.Deliveries > 1 {
+			t.Errorf("%s came again", event.ID)
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, subscribe.Source{JetStream: s.js, Stream: "LARGE", Subject: "large"}, c)
+	await(t, "everything is handled", func() bool { return len(got.list()) >= n })
+}

@@ -1,0 +1,100 @@
+package subscribe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+// ensureDeadLetters creates the dead-letter stream if there is none, as safe
+// as the event stream. What an operator has made of it stays.
+func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
+	name := s.stream(schema.KindDead)
+	_, err := s.JetStream.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = s.JetStream.CreateStream(ctx, jetstream.StreamConfig{
+			Name:        name,
+			Description: "Events that a consumer has given up on",
+			Subjects:    []string{schema.KindDead.Prefix(s.subject()) + ".>"},
+			Storage:     jetstream.FileStorage,
+			Discard:     jetstream.DiscardNew,
+			Replicas:    replicas,
+			AllowDirect: true,
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("dead-letter stream %s: %w", name, err)
+	}
+	return nil
+}
+
+// bury keeps a message as a dead letter, once, before it is acknowledged.
+func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	name := d.source.stream(schema.KindDead)
+	dead, err := d.source.JetStream.Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	letter := schema.DeadLetter(schema.Dead{
+		Consumer:   d.Durable,
+		Reason:     reason.Error(),
+		ID:         m.ID,
+		Subject:    m.Subject,
+		Sequence:   m.Sequence,
+		Deliveries: m.Deliveries,
+	}, m.Header, m.Data)
+	header := nats.Header(letter.Header)
+	header.Set(jetstream.MsgIDHeader, letter.ID)
+	msg := &nats.Msg{Subject: letter.Subject(d.source.subject()), Header: header, Data: letter.Data}
+
+	for behind := uint64(0); ; { // the letter that is there already
+		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(behind, 10))
+		ack, err := d.source.JetStream.PublishMsg(ctx, msg)
+		if err == nil {
+			if ack.Stream != name {
+				return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
+			}
+			return d.checkErased(ctx, m, dead, ack.Sequence)
+		}
+		api, ok := errors.AsType[*jetstream.APIError](err)
+		if !ok || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+			return err
+		}
+		last, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
+		switch {
+		case err != nil:
+			return err
+		case last.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
+			return nil // this one: its acknowledgement was lost
+		case schema.IsTombstone(last.Header) && !m.Erased():
+			return nil // the event was erased
+		}
+		behind = last.Sequence // a tombstone that was given up, behind its event
+	}
+}
+
+// checkErased removes a dead letter again whose event was erased while it was
+// being handled: the erasure may have looked for dead letters too early.
+func (d *dispatcher) checkErased(ctx context.Context, m Message, dead jetstream.Stream, sequence uint64) error {
+	if m.Erased() {
+		return nil
+	}
+	last, err := d.stream.GetLastMsgForSubject(ctx, m.Subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound): // grown too old
+		return nil
+	case err != nil:
+		return err
+	case !schema.IsTombstone(last.Header):
+		return nil
+	}
+	return dead.SecureDeleteMsg(ctx, sequence)
+}

@@ -1,0 +1,250 @@
+package subscribe_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// What cannot be handled is kept, with the reason, and not delivered again.
+func TestConsumeGivesUp(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		fail      func() error
+		attempts  int
+		delivered int
+		reason    string
+	}{
+		"at once":             {func() error { return fmt.Errorf("not our study: %w", subscribe.ErrPermanent) }, 0, 1, "not our study: permanent failure"},
+		"after the last time": {func() error { return errors.New("still not") }, 3, 3, "still not"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSystem(t)
+			s.storeMany(t, 3)
+			var got record
+			c := got.consumer()
+			c.Attempts = test.attempts
+			c.Event = func(_ context.Context, event schema.Event, _ subscribe.Message) error {
+				got.add(event.ID)
+				if event.ID == "msg_1" {
+					return test.fail()
+				}
+				return nil
+			}
+			start(t, s.source, c)
+			s.awaitDone(t, c.Durable)
+			if n := got.count("msg_1"); n != test.delivered {
+				t.Errorf("msg_1 was delivered %d times, want %d", n, test.delivered)
+			}
+			letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead})
+			if len(letters) != 1 {
+				t.Fatalf("got %d dead letters, want 1", len(letters))
+			}
+			letter := letters[0]
+			if letter.Subject != "versive-dead.test.msg_1" || schema.DecodeReason(letter.Header) != test.reason ||
+				letter.Header.Get(schema.HeaderDeadSubject) != "versive.interview.completed.study.interview_1.msg_1" ||
+				letter.Header.Get(schema.HeaderDeadDeliveries) != fmt.Sprint(test.delivered) {
+				t.Errorf("got %s %v", letter.Subject, letter.Header)
+			}
+			if event, err := letter.Event(); err != nil || event.ID != "msg_1" || event.Interview.Transcript != "marker" {
+				t.Errorf("the dead letter is not the event: %+v, %v", event, err)
+			}
+		})
+	}
+}
+
+// What is not an event is put aside as well. Somebody else has written it.
+func TestConsumePutsAsideWhatIsNoEvent(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.store(t, "msg_1", "study", "interview")
+	for _, subject := range []string{"versive.interview.completed.s.i.msg_2", "versive.other"} {
+		if _, err := s.js.Publish(t.Context(), subject, []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got record
+	start(t, s.source, got.consumer())
+	s.awaitDone(t, "test")
+	if diff := cmp.Diff([]string{"msg_1"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	var subjects []string
+	for _, m := range read(t, s.source, subscribe.Selection{Kind: schema.KindDead}) {
+		subjects = append(subjects, m.Subject)
+		if string(m.Data) != "{}" || !strings.Contains(schema.DecodeReason(m.Header), "decoding event") {
+			t.Errorf("got %v %s", m.Header, m.Data)
+		}
+	}
+	if diff := cmp.Diff([]string{"versive-dead.test.msg_2", "versive-dead.test.other"}, subjects); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// A dead letter that cannot be stored is not lost: the event stays with the
+// consumer until it can. One that is stored although nobody heard of it is
+// stored once.
+func TestConsumeKeepsWhatCannotBeADeadLetter(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		breakIt, mend func(s *system) error
+	}{
+		"not stored": {
+			func(s *system) error { return s.js.DeleteStream(context.Background(), "VERSIVE_DEAD") },
+			func(s *system) error {
+				_, err := s.js.CreateStream(context.Background(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}})
+				return err
+			},
+		},
+		"stored before": {
+			func(s *system) error {
+				msg := nats.NewMsg("versive-dead.test.msg_1")
+				msg.Header.Set(schema.HeaderDeadSequence, "1")
+				_, err := s.js.PublishMsg(context.Background(), msg)
+				return err
+			},
+			func(*system) error { return nil },
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSystem(t)
+			s.store(t, "msg_1", "study", "interview")
+			var got record
+			var once sync.Once
+			c := got.consumer()
+			c.Event = func(_ context.Context, event schema.Event, m subscribe.Message) error {
+				got.add(event.ID)
+				once.Do(func() {
+					if err := test.breakIt(s); err != nil {
+						t.Error(err)
+					}
+				})
+				if m.Deliveries == 3 {
+					if err := test.mend(s); err != nil {
+						t.Error(err)
+					}
+				}
+				return subscribe.ErrPermanent
+			}
+			start(t, s.source, c)
+			s.awaitDone(t, c.Durable)
+			if letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead}); len(letters) != 1 || letters[0].Subject != "versive-dead.test.msg_1" {
+				t.Errorf("got %+v", letters)
+			}
+			if want := map[string]int{"not stored": 3, "stored before": 1}[name]; got.count("msg_1") != want {
+				t.Errorf("handled %d times, want %d", got.count("msg_1"), want)
+			}
+		})
+	}
+}
+
+func TestConsumeHandsErasuresOver(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	s.erase(t, "versive.interview.completed.study.interview_1.msg_1", 2)
+	var got record
+	start(t, s.source, got.consumer())
+	s.awaitDone(t, "test")
+	if diff := cmp.Diff([]string{"msg_0", "msg_2", "-msg_1"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+	for _, m := range read(t, s.source, subscribe.Selection{First: 4}) {
+		if !m.Erased() || m.ID != "msg_1" || len(m.Data) != 0 {
+			t.Errorf("got %+v", m)
+		}
+	}
+}
+
+// An event that is erased while its handler runs, and then given up, does not
+// come back as a dead letter.
+func TestConsumeDoesNotBuryWhatWasErased(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 1)
+	var got record
+	c := got.consumer()
+	c.Event = func(context.Context, schema.Event, subscribe.Message) error {
+		s.erase(t, "versive.interview.completed.study.interview_0.msg_0", 1)
+		return subscribe.ErrPermanent
+	}
+	start(t, s.source, c)
+	await(t, "the erasure is handled", func() bool { return got.count("-msg_0") == 1 })
+	s.awaitDone(t, c.Durable)
+	if letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead}); len(letters) != 0 {
+		t.Errorf("got %+v", letters)
+	}
+}
+
+// A tombstone that is given up is kept too, behind the letter of its event or
+// what an erasure has left of that.
+func TestConsumeBuriesTombstones(t *testing.T) {
+	t.Parallel()
+	for _, erased := range []bool{false, true} {
+		t.Run(fmt.Sprintf("letter erased %v", erased), func(t *testing.T) {
+			t.Parallel()
+			s := newSystem(t)
+			s.storeMany(t, 1)
+			var got record
+			c := got.consumer()
+			c.Event = func(context.Context, schema.Event, subscribe.Message) error {
+				return fmt.Errorf("the event: %w", subscribe.ErrPermanent)
+			}
+			c.Erasure = func(context.Context, schema.Subject, subscribe.Message) error {
+				return fmt.Errorf("the erasure: %w", subscribe.ErrPermanent)
+			}
+			stop := start(t, s.source, c)
+			s.awaitDone(t, c.Durable)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			s.erase(t, "versive.interview.completed.study.interview_0.msg_0", 1)
+			if erased {
+				eraser := publish.Eraser{JetStream: s.js, Stream: "VERSIVE"}
+				if err := eraser.Erase(t.Context(), publish.Copy{Kind: schema.KindDead, Subject: "versive-dead.test.msg_0", Sequence: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			start(t, s.source, c)
+			await(t, "the erasure is given up", func() bool {
+				letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead})
+				last := letters[len(letters)-1]
+				return strings.HasPrefix(schema.DecodeReason(last.Header), "the erasure") && last.Erased()
+			})
+			s.awaitDone(t, c.Durable)
+		})
+	}
+}
+
+// An event that is erased while it waits to be tried again does not come again.
+func TestConsumeForgetsWhatWasErased(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 1)
+	var got record
+	c := got.consumer()
+	c.Event = func(_ context.Context, event schema.Event, _ subscribe.Message) error {
+		got.add(event.ID)
+		s.erase(t, "versive.interview.completed.study.interview_0.msg_0", 1)
+		return errors.New("not now")
+	}
+	start(t, s.source, c)
+	await(t, "the erasure is handled", func() bool { return got.count("-msg_0") == 1 })
+	s.awaitDone(t, c.Durable)
+	if got.count("msg_0") != 1 {
+		t.Errorf("got %v", got.list())
+	}
+}

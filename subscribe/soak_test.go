@@ -1,0 +1,157 @@
+package subscribe_test
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	svix "github.com/svix/svix-webhooks/go"
+
+	"versive-ingress/ingest"
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+)
+
+var soakEvents = flag.Int("soak.events", 800, "how many events TestSoak sends; make soak sends 100,000")
+
+// TestSoak sends events with resends, over HTTP, while consumers of three
+// kinds run, which are killed and started again at random. In the end each has
+// done its work for exactly the ids that were answered 2xx.
+func TestSoak(t *testing.T) {
+	s := newSystem(t)
+	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+	handler, err := ingest.New(ingest.Config{
+		Path: "/", Secrets: []string{secret}, Tolerance: 5 * time.Minute,
+		MaxBody: 1 << 20, MaxInflight: 64 << 20, Publisher: publisher{s.publisher},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	defer server.Close()
+
+	dir := t.TempDir()
+	file := func(kind string) string { return filepath.Join(dir, kind) }
+	finish := make(chan struct{})
+	var killers sync.WaitGroup
+	var kills atomic.Int64
+	for kind := range childKinds {
+		killers.Go(func() {
+			for {
+				child := startChild(t, kind, s.URL(), file(kind), "")
+				select {
+				case <-finish: // the last one works off what is left
+					s.awaitWorkedOff(t, kind)
+					kill(child)
+					return
+				case <-time.After(100*time.Millisecond + rand.N(500*time.Millisecond)):
+					kill(child)
+					kills.Add(1)
+				}
+			}
+		})
+	}
+
+	began := time.Now()
+	accepted, resends := send(t, server, secret, *soakEvents)
+	sent := time.Since(began)
+	close(finish)
+	killers.Wait()
+
+	if len(accepted) != *soakEvents {
+		t.Errorf("%d of %d events were accepted", len(accepted), *soakEvents)
+	}
+	t.Logf("%d events and %d resends in %v, %d kills, all done after %v", *soakEvents, resends, sent.Round(time.Millisecond), kills.Load(), time.Since(began).Round(time.Millisecond))
+	for kind := range childKinds {
+		missing, again := requireDone(t, kind, file(kind), accepted)
+		t.Logf("%-11s of %d ids answered 2xx: %d missing, work done again %d times", kind, len(accepted), missing, again)
+	}
+}
+
+// send posts n events from many senders, one in ten of them again, at once or
+// later, and returns the ids that were answered 2xx.
+func send(t *testing.T, server *httptest.Server, secret string, n int) (accepted map[string]bool, resends int64) {
+	t.Helper()
+	webhook, err := svix.NewWebhook(secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	post := func(id, interview string) int {
+		body := fmt.Appendf(nil, `{"event_type":"interview.completed","interview":{"id":%q},"study":{"id":"study"}}`, interview)
+		now := time.Now()
+		signature, err := webhook.Sign(id, now, body)
+		if err != nil {
+			panic(err)
+		}
+		request, err := http.NewRequest(http.MethodPost, server.URL, bytes.NewReader(body))
+		if err != nil {
+			panic(err)
+		}
+		request.Header.Set("Svix-Id", id)
+		request.Header.Set("Svix-Timestamp", strconv.FormatInt(now.Unix(), 10))
+		request.Header.Set("Svix-Signature", signature)
+		response, err := server.Client().Do(request)
+		if err != nil {
+			return 0
+		}
+		response.Body.Close()
+		return response.StatusCode
+	}
+
+	accepted = make(map[string]bool)
+	var mu sync.Mutex
+	var again atomic.Int64
+	var next atomic.Int64
+	var senders sync.WaitGroup
+	for range 32 {
+		senders.Go(func() {
+			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
+				id, interview := fmt.Sprint("msg_", i), fmt.Sprint("interview_", i%(n/2+1))
+				for post(id, interview) != http.StatusOK {
+					time.Sleep(10 * time.Millisecond) // as the sender comes again
+				}
+				mu.Lock()
+				accepted[id] = true
+				mu.Unlock()
+				if i%10 == 0 {
+					old := rand.N(i) + 1
+					again.Add(1)
+					post(fmt.Sprint("msg_", old), fmt.Sprint("interview_", old%(n/2+1)))
+				}
+			}
+		})
+	}
+	senders.Wait()
+	// A resend of an event that another sender was still to send first is the
+	// event itself.
+	return accepted, again.Load()
+}
+
+// awaitWorkedOff waits until a consumer has handled what is in the stream.
+func (s *system) awaitWorkedOff(t testing.TB, durable string) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Minute); !s.isDone(t, durable); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Errorf("%s has not handled everything", durable)
+			return
+		}
+	}
+}
+
+// publisher makes a publish.Publisher an ingest.Publisher.
+type publisher struct{ *publish.Publisher }
+
+func (p publisher) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	receipt, err := p.Publisher.Publish(ctx, m)
+	return ingest.Receipt(receipt), err
+}

@@ -1,0 +1,77 @@
+package subscribe
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+// Source says where events are read. It is safe for concurrent use.
+//
+// The connection behind JetStream should reconnect for ever
+// (nats.MaxReconnects(-1)): the functions of this package wait for a broker
+// that is away, but end with a connection that is closed.
+type Source struct {
+	JetStream jetstream.JetStream
+	Stream    string // the event stream, from which the others' names derive; "" is VERSIVE
+	Subject   string // first token of the events' subjects; "" is versive
+}
+
+func (s Source) stream(kind schema.Kind) string { return kind.Stream(cmp.Or(s.Stream, "VERSIVE")) }
+
+func (s Source) subject() string { return cmp.Or(s.Subject, "versive") }
+
+// Message is a stored message with its place in the stream: an event or what
+// else its stream keeps, or the tombstone of it.
+type Message struct {
+	ID         string // the svix-id: the idempotency key
+	Subject    string
+	Header     nats.Header
+	Data       []byte    // empty if it is a tombstone, or was not asked for
+	Size       int       // of the data in the stream, in bytes
+	Sequence   uint64    // in the stream
+	Time       time.Time // when it was stored, in UTC
+	Deliveries uint64    // how often it was delivered to this consumer, now included
+
+	delivery uint64 // its number among what the consumer was delivered
+	pending  uint64 // matching messages behind it
+}
+
+// Erased reports whether the message is a tombstone: what was stored under
+// its subject was erased, and copies of it must be erased too.
+func (m Message) Erased() bool { return schema.IsTombstone(m.Header) }
+
+// Event decodes the event; see [schema.Decode].
+func (m Message) Event() (schema.Event, error) { return schema.Decode(m.Header, m.Data) }
+
+func newMessage(msg jetstream.Msg) (Message, error) {
+	metadata, err := msg.Metadata()
+	if err != nil {
+		return Message{}, fmt.Errorf("message on %s: %w", msg.Subject(), err)
+	}
+	m := Message{
+		Subject:    msg.Subject(),
+		Header:     msg.Headers(),
+		Data:       msg.Data(),
+		Size:       len(msg.Data()),
+		Sequence:   metadata.Sequence.Stream,
+		Time:       metadata.Timestamp.UTC(),
+		Deliveries: metadata.NumDelivered,
+		delivery:   metadata.Sequence.Consumer,
+		pending:    metadata.NumPending,
+	}
+	if size, err := strconv.Atoi(m.Header.Get(nats.MsgSize)); err == nil {
+		m.Size = size
+	}
+	if m.ID, err = schema.ParseID(m.Subject); err != nil {
+		// Not one of ours. Its place names it, so that it can be put aside.
+		m.ID = fmt.Sprintf("%s-%d", metadata.Stream, m.Sequence)
+	}
+	return m, nil
+}

@@ -1,0 +1,64 @@
+package subscribe
+
+import (
+	"context"
+
+	"github.com/nats-io/nats.go"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"versive-ingress/schema"
+)
+
+// tracer is the program's own, if it has set one up (otel.SetTracerProvider).
+var tracer = otel.Tracer("versive-ingress/subscribe")
+
+// startSpan begins the span of one attempt to handle m. It belongs to the trace
+// that the ingress began with the webhook, as a child of the span that
+// published m, and is linked to that as well, as messaging's conventions have it.
+func (d *dispatcher) startSpan(ctx context.Context, m Message) (context.Context, trace.Span) {
+	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)}
+	published := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier(m.Header)))
+	if published.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, published)
+		options = append(options, trace.WithLinks(trace.Link{SpanContext: published}))
+	}
+	stream := d.source.stream(schema.KindEvent)
+	ctx, span := tracer.Start(ctx, "process "+stream, options...)
+	if span.IsRecording() {
+		span.SetAttributes(
+			semconv.MessagingSystemKey.String("nats"),
+			semconv.MessagingOperationTypeProcess,
+			semconv.MessagingOperationName("process"),
+			semconv.MessagingDestinationName(stream),
+			semconv.MessagingConsumerGroupName(d.Durable),
+			semconv.MessagingMessageID(m.ID),
+			semconv.MessagingMessageBodySize(m.Size),
+			attribute.Int64("versive_ingress.sequence", int64(m.Sequence)),
+			attribute.Int64("versive_ingress.delivery", int64(m.Deliveries)),
+		)
+	}
+	return ctx, span
+}
+
+// endSpan ends the span of an attempt. The error's text is for the log.
+func endSpan(span trace.Span, err error) {
+	if err != nil {
+		span.SetAttributes(semconv.ErrorType(err))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
+}
+
+// carrier reads the headers by their names as they are: in lower case.
+type carrier nats.Header
+
+func (c carrier) Get(name string) string { return nats.Header(c).Get(name) }
+func (c carrier) Set(name, value string) { nats.Header(c).Set(name, value) }
+
+// Keys implements [propagation.TextMapCarrier]. Nothing asks for them.
+func (c carrier) Keys() []string { return nil }
