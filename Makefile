@@ -6,7 +6,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 export VERSION COMMIT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint run fuzz image up down vuln ci
+.PHONY: help build test lint run fuzz soak chaos image bench manifests snapshot up down vuln ci
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -25,8 +25,21 @@ lint: ## go vet, staticcheck, and what gofumpt would change
 run: ## the demo: an ingress on an embedded broker, until Ctrl-C
 	go run ./cmd/versive-ingress demo
 
+# Another question: make bench ARGS='--preset sizes'. ARGS=--help lists them.
+bench: ## measures the ingress against its references, into dist/bench
+	go run ./cmd/versive-ingress-bench $(ARGS)
+
 fuzz: ## every fuzz target for a minute
 	.ci/fuzz 1m
+
+soak: ## 100,000 events and three consumers that are killed at random; takes minutes
+	go test -run 'TestSoak$$' -v -timeout 60m ./subscribe -soak.events 100000
+
+SEEDS  ?= 20
+SEED   ?= 1
+FAULTS ?=
+chaos: ## 20 seeds of every fault under load, for hours; as root, or with FAULTS=; SEEDS=, SEED= the first
+	go test -run 'TestChaos$$' -v -timeout 12h ./cmd/versive-ingress -chaos.seeds $(SEEDS) -chaos.seed $(SEED) -chaos.faults '$(FAULTS)'
 
 image: ## the container image, versive-ingress
 	docker build --tag versive-ingress --build-arg VERSION --build-arg COMMIT .
@@ -37,6 +50,13 @@ up: ## the ingress and a NATS server; needs INGRESS_SECRETS
 # Compose wants the variable even to stop. The volumes, and so the events, stay.
 down: ## stops what "up" started; the events stay
 	INGRESS_SECRETS=unused $(COMPOSE) --profile cluster down
+
+manifests: ## the Kubernetes manifests are valid by the API's schemas; the first time takes minutes
+	.ci/kubernetes --validate
+
+snapshot: ## what a release would be: binaries, checksums and SBOMs in dist, and the image
+	go run github.com/goreleaser/goreleaser/v2@v2.15.1 release --snapshot --clean
+	$(MAKE) image
 
 vuln: ## known vulnerabilities (govulncheck; needs the network)
 	go run golang.org/x/vuln/cmd/govulncheck@latest ./...

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/xml"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json"
+)
+
+// A whole run, small: real processes, every kind of target, all reports.
+func TestRun(t *testing.T) {
+	t.Parallel()
+	out := t.TempDir()
+	var stdout, stderr bytes.Buffer
+	cmd := command()
+	cmd.SetOut(&stdout)
+	cmd.SetErr(&stderr)
+	cmd.SetArgs([]string{
+		"--targets", "ingress/embedded,naive/lazy,plain", "--connections", "4", "--sizes", "2",
+		"--duplicates", "0,0.2", "--rounds", "1", "--duration", "500ms", "--warmup", "200ms", "--out", out,
+	})
+	if err := cmd.ExecuteContext(t.Context()); err != nil {
+		t.Fatalf("%v\n%s", err, stderr.String())
+	}
+	for _, words := range []string{"ingress/embedded 20 % resends", "÷ naive/lazy", "÷ no resends", "missing 0, twice 0", "read back 4 streams"} {
+		if !strings.Contains(stdout.String(), words) {
+			t.Errorf("the report lacks %q:\n%s", words, stdout.String())
+		}
+	}
+
+	text, err := os.ReadFile(filepath.Join(out, "default.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r report
+	if err := json.Unmarshal(text, &r); err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Rows) != 6 {
+		t.Errorf("%d rows, want 6", len(r.Rows))
+	}
+	for _, row := range r.Rows {
+		m := row.Median
+		if len(row.Rounds) != 1 || m.Requests == 0 || m.Rate == 0 || m.P50 == 0 || m.Max < m.P50 || m.LoadCPU == 0 || m.ServicePeak == 0 || m.Ready == 0 || m.Failures != 0 {
+			t.Errorf("%s: %+v", row.label(), m)
+		}
+		if stored := row.Target != "plain"; stored != (m.Proof.Stored > 0) || m.Proof.Accepted != m.Proof.Stored {
+			t.Errorf("%s: %+v", row.label(), m.Proof)
+		}
+	}
+
+	svg, err := os.Open(filepath.Join(out, "default.svg"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer svg.Close()
+	decoder := xml.NewDecoder(svg)
+	for err == nil {
+		_, err = decoder.Token()
+	}
+	if !errors.Is(err, io.EOF) {
+		t.Errorf("the plot is not XML: %v", err)
+	}
+	requireNothingLeft(t, out)
+}
+
+// Ctrl-C in the middle of a load ends all children, and what was measured
+// until then is still reported.
+func TestInterrupted(t *testing.T) {
+	t.Parallel()
+	out := t.TempDir()
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	var stdout bytes.Buffer
+	cmd := command()
+	cmd.SetOut(&stdout)
+	cmd.SetErr(cancelOn{"round 1 of 1", cancel})
+	cmd.SetArgs([]string{
+		"--targets", "singles/lazy,batches-16/lazy,naive/cluster-lazy", "--connections", "1", "--sizes", "2",
+		"--rounds", "1", "--duration", "100ms", "--warmup", "50ms", "--out", out, "--ingress", "unused",
+	})
+	if err := cmd.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+	if !strings.Contains(stdout.String(), "singles/lazy") || strings.Contains(stdout.String(), "naive/cluster-lazy ") {
+		t.Errorf("want a report of the first target alone:\n%s", stdout.String())
+	}
+	requireNothingLeft(t, out)
+}
+
+// cancelOn calls a function when something is written.
+type cancelOn struct {
+	words string
+	do    func()
+}
+
+func (c cancelOn) Write(p []byte) (int, error) {
+	if bytes.Contains(p, []byte(c.words)) {
+		c.do()
+	}
+	return len(p), nil
+}
+
+// requireNothingLeft requires that a bench has left its reports alone in its
+// folder, and no child: a zombie would count, for nobody else waits for it.
+func requireNothingLeft(t *testing.T, out string) {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(out, "data-*"))
+	if err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil || len(processes) == 0 {
+		t.Fatalf("no processes: %v", err)
+	}
+	for _, file := range processes {
+		if line, err := os.ReadFile(file); err == nil && bytes.Contains(line, []byte(out)) {
+			t.Errorf("still running: %q", line)
+		}
+	}
+}
+
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	for args, words := range map[string]string{
+		"--preset none":                             "--preset",
+		"--targets ingress/nowhere":                 "ingress/nowhere",
+		"--targets plain/always":                    "plain/always",
+		"--targets naive/embedded":                  "naive/embedded",
+		"--targets batches-1001/always":             "batches-1001/always",
+		"--targets singles/always --duplicates 0.1": "--duplicates",
+		"--targets naive/always --stored 1":         "--stored",
+		"--sizes 1":                                 "--sizes",
+		"--connections 0":                           "--connections",
+		"--duration 5m":                             "--duration",
+		"--rounds 0":                                "--rounds",
+		"--rate -1":                                 "--rate",
+	} {
+		cmd := command()
+		cmd.SetOut(io.Discard)
+		cmd.SetErr(io.Discard)
+		cmd.SetArgs(append(strings.Fields(args), "--out", t.TempDir(), "--ingress", "unused"))
+		if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), words) {
+			t.Errorf("%s: got %v, want an error that names %s", args, err, words)
+		}
+	}
+}
+
+func TestPresets(t *testing.T) {
+	t.Parallel()
+	for name, preset := range presets {
+		if cases, err := preset.withDefaults().cases(); err != nil || len(cases) == 0 {
+			t.Errorf("%s: %d cases, %v", name, len(cases), err)
+		}
+	}
+}
