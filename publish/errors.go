@@ -3,6 +3,8 @@ package publish
 import (
 	"context"
 	"errors"
+	"io"
+	"net"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -66,10 +68,18 @@ func classify(err error) *Error {
 		errors.Is(err, nats.ErrReconnectBufExceeded),
 		errors.Is(err, nats.ErrDisconnected),
 		errors.Is(err, nats.ErrNoResponders),
-		errors.Is(err, jetstream.ErrNoStreamResponse):
+		errors.Is(err, jetstream.ErrNoStreamResponse),
+		ofConnection(err):
 		reason = "unreachable"
 	}
 	return &Error{reason, err}
+}
+
+// ofConnection reports whether err is that of a write, which the client hands
+// to whoever happened to fill its buffer.
+func ofConnection(err error) bool {
+	_, network := errors.AsType[net.Error](err)
+	return network || errors.Is(err, io.ErrClosedPipe) // an embedded broker is at the end of a pipe
 }
 
 // ConflictError says that the broker or an existing stream cannot hold the
