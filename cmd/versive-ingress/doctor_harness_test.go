@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ecdsa"
@@ -184,14 +185,15 @@ func startOlder(t *testing.T, broker string) (address string) {
 				defer to.Close()
 				context.AfterFunc(t.Context(), func() { to.Close() })
 				go func() { _, _ = io.Copy(to, client); to.Close() }()
-				info := make([]byte, 4<<10)
-				n, err := to.Read(info)
-				if err != nil {
-					return
+				for lines := bufio.NewReader(to); ; {
+					line, err := lines.ReadBytes('\n')
+					if bytes.HasPrefix(line, []byte("INFO ")) { // one at first, one after CONNECT
+						line = bytes.Replace(line, []byte(`"version":"`+server.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
+					}
+					if _, broken := client.Write(line); err != nil || broken != nil {
+						return
+					}
 				}
-				old := bytes.Replace(info[:n], []byte(`"version":"`+server.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
-				_, _ = client.Write(old)
-				_, _ = io.Copy(client, to)
 			}()
 		}
 	}()
