@@ -278,11 +278,7 @@ func TestConsumeLivesThroughARestart(t *testing.T) {
 	<-half
 	s.Stop()
 	close(goOn)
-	broker, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
+	startBroker(t, cfg)
 	s.awaitDone(t, c.Durable)
 	if err := stop(); err != nil {
 		t.Error(err)

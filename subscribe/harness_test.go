@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -60,11 +61,7 @@ func newSystem(t testing.TB) *system {
 
 func newSystemIn(t testing.TB, cfg embedded.Config) *system {
 	t.Helper()
-	broker, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
+	broker := startBroker(t, cfg)
 	publisher, err := publish.Open(t.Context(), publish.Config{
 		URL:          broker.URL(),
 		Stream:       "VERSIVE",
@@ -79,6 +76,22 @@ func newSystemIn(t testing.TB, cfg embedded.Config) *system {
 	t.Cleanup(publisher.Close)
 	js := connect(t, broker.URL())
 	return &system{broker, publisher, js, subscribe.Source{JetStream: js}}
+}
+
+// startBroker runs a broker until the test ends. The address of one that has
+// ended may be taken for a moment yet: a process that another test is just
+// starting has a copy of all that was open, until it runs its program.
+func startBroker(t testing.TB, cfg embedded.Config) (broker *embedded.Broker) {
+	t.Helper()
+	await(t, "the address is free", func() bool {
+		var err error
+		if broker, err = embedded.Start(t.Context(), cfg); err != nil && !strings.Contains(err.Error(), "address already in use") {
+			t.Fatal(err)
+		}
+		return err == nil
+	})
+	t.Cleanup(broker.Stop)
+	return broker
 }
 
 func connect(t testing.TB, url string, options ...nats.Option) jetstream.JetStream {

@@ -142,11 +142,7 @@ func TestConsumeOrderedAfterALoss(t *testing.T) {
 	// Its requests are gone with the broker. Before it asks again, an event is
 	// delivered to nobody.
 	s.Stop()
-	broker, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
+	startBroker(t, cfg)
 	await(t, "the next event is stored", func() bool {
 		_, err := s.tryStore("a_0", "study", "a")
 		return err == nil
@@ -301,11 +297,7 @@ func TestConsumeOrderedAcrossARestart(t *testing.T) {
 	<-begun
 	s.Stop()
 	time.Sleep(c.AckWait) // so that it is over when the broker is back
-	broker, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
+	startBroker(t, cfg)
 	// What comes again comes before what is new.
 	other, err := schema.Normalize("b_0", []byte(`{"event_type":"interview.completed","interview":{"id":"b"},"study":{"id":"study"}}`))
 	if err != nil {

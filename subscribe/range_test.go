@@ -221,11 +221,7 @@ func TestRangeErrors(t *testing.T) {
 func TestRangeFollows(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
-	broker, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { broker.Stop() })
+	broker := startBroker(t, cfg)
 	js := connect(t, broker.URL())
 	create := func() {
 		t.Helper()
@@ -261,9 +257,7 @@ func TestRangeFollows(t *testing.T) {
 	put("b")
 	await(t, "two are read", func() bool { return len(got.list()) == 2 })
 	broker.Stop()
-	if broker, err = embedded.Start(t.Context(), cfg); err != nil {
-		t.Fatal(err)
-	}
+	startBroker(t, cfg)
 	put("c")
 	await(t, "the third is read", func() bool { return len(got.list()) == 3 })
 	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
@@ -299,11 +293,7 @@ func TestRangeResumes(t *testing.T) {
 		got = append(got, m.Sequence)
 		if len(got) == 2 {
 			s.Stop()
-			broker, err := embedded.Start(t.Context(), cfg)
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(broker.Stop)
+			startBroker(t, cfg)
 		}
 	}
 	if want := []uint64{1, 2, 3, 4, 5}; !slices.Equal(got, want) {

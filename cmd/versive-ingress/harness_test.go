@@ -120,11 +120,22 @@ type system struct {
 // run starts an ingress and waits until it takes webhooks.
 func run(t testing.TB, s Settings) *system {
 	t.Helper()
-	sys, err := tryRun(t, s)
-	if err != nil {
-		t.Fatalf("start: %v", err)
-	}
-	return sys
+	return listening(t, func() (*system, error) { return tryRun(t, s) })
+}
+
+// listening starts what listens. Its address may be taken for a moment yet by
+// what has listened there before and has ended: a process that another test is
+// just starting has a copy of all that was open, until it runs its program.
+func listening[T any](t testing.TB, start func() (T, error)) (started T) {
+	t.Helper()
+	eventually(t, "the address is free", func() bool {
+		var err error
+		if started, err = start(); err != nil && !strings.Contains(err.Error(), "address already in use") {
+			t.Fatalf("start: %v", err)
+		}
+		return err == nil
+	})
+	return started
 }
 
 func tryRun(t testing.TB, s Settings) (*system, error) {
@@ -161,10 +172,7 @@ func (b *logBuffer) String() string {
 // startBroker starts a broker that the ingress does not know from inside.
 func startBroker(t testing.TB, c embedded.Config) *embedded.Broker {
 	t.Helper()
-	b, err := embedded.Start(t.Context(), c)
-	if err != nil {
-		t.Fatal(err)
-	}
+	b := listening(t, func() (*embedded.Broker, error) { return embedded.Start(t.Context(), c) })
 	t.Cleanup(b.Stop)
 	return b
 }

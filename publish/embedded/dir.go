@@ -38,6 +38,13 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// unlockDir gives the data directory free. To close the file is not enough: a
+// process that is just being started has a copy of it until it runs its program.
+func unlockDir(f *os.File) {
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) // fails if it was closed before: fine
+	f.Close()
+}
+
 // Disk returns how many bytes can still be written to the file system of a
 // data directory, and how many are stored in it. A running broker may write
 // meanwhile.

@@ -93,7 +93,7 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 	}
 	b := &Broker{cfg: cfg, lock: lock}
 	if err := b.launch(ctx, options); err != nil {
-		lock.Close()
+		unlockDir(lock)
 		return nil, err
 	}
 	b.url = b.server.ClientURL()
@@ -251,7 +251,7 @@ func (b *Broker) Stop() {
 	s, _ := b.current()
 	s.Shutdown()
 	s.WaitForShutdown()
-	b.lock.Close()
+	unlockDir(b.lock)
 }
 
 // bridge is the server's logger.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -45,8 +46,30 @@ func TestDirIsLocked(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("got %v, want an error that names this process", err)
 	}
+	copyFile(t, filepath.Join(cfg.Dir, "lock"))
 	first.Stop()
 	start(t, cfg)
+}
+
+// copyFile holds this process's open file at path until the test ends, as a
+// process does that is being started and does not run its program yet.
+func copyFile(t *testing.T, path string) {
+	t.Helper()
+	var want, got syscall.Stat_t
+	if err := syscall.Stat(path, &want); err != nil {
+		t.Fatal(err)
+	}
+	for fd := range 1 << 10 {
+		if syscall.Fstat(fd, &got) == nil && got.Dev == want.Dev && got.Ino == want.Ino {
+			kept, err := syscall.Dup(fd)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { syscall.Close(kept) })
+			return
+		}
+	}
+	t.Fatalf("%s is not open", path)
 }
 
 // What was stored is there after a restart, and so is what is known of it.
