@@ -97,7 +97,9 @@ func startCluster(t *testing.T, dir string) []*embedded.Broker {
 	t.Helper()
 	routes := make([]string, 3)
 	for i := range routes {
-		routes[i] = freeAddress(t)
+		for routes[i] == "" || slices.Contains(routes[:i], routes[i]) {
+			routes[i] = freeAddress(t)
+		}
 	}
 	brokers := make([]*embedded.Broker, len(routes))
 	for i, route := range routes {

@@ -75,6 +75,8 @@ func (e Eraser) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
+	// By which the client chooses: a direct get may ask a replica that is behind.
+	stream.CachedInfo().Config.AllowDirect = false
 	return stream, nil
 }
 

@@ -38,8 +38,7 @@ func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
 func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	name := d.source.stream(schema.KindDead)
-	dead, err := d.source.JetStream.Stream(ctx, name)
+	dead, err := d.source.open(ctx, schema.KindDead)
 	if err != nil {
 		return err
 	}
@@ -59,7 +58,7 @@ func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
 		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(behind, 10))
 		ack, err := d.source.JetStream.PublishMsg(ctx, msg)
 		if err == nil {
-			if ack.Stream != name {
+			if name := d.source.stream(schema.KindDead); ack.Stream != name {
 				return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
 			}
 			return d.checkErased(ctx, m, dead, ack.Sequence)

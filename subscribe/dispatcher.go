@@ -48,7 +48,7 @@ func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error)
 		d.hands <- struct{}{}
 	}
 	var err error
-	if d.stream, err = s.JetStream.Stream(ctx, s.stream(schema.KindEvent)); err != nil {
+	if d.stream, err = s.open(ctx, schema.KindEvent); err != nil {
 		return nil, fmt.Errorf("stream %s: %w", s.stream(schema.KindEvent), err)
 	}
 	if err := s.ensureDeadLetters(ctx, d.stream.CachedInfo().Config.Replicas); err != nil {

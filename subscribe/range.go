@@ -192,7 +192,7 @@ func (r *reader) tryOpen(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	var err error
-	if r.stream, err = r.source.JetStream.Stream(ctx, r.source.stream(r.sel.Kind)); err != nil {
+	if r.stream, err = r.source.open(ctx, r.sel.Kind); err != nil {
 		return err
 	}
 	info := r.stream.CachedInfo()

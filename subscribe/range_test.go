@@ -279,6 +279,35 @@ func TestRangeFollows(t *testing.T) {
 	}
 }
 
+// That a range is at its end is for the stream's leader to say. A direct get may
+// be answered by a replica that is behind.
+func TestRangeAsksTheLeader(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.store(t, "msg_1", "study_a", "one")
+	s.store(t, "msg_2", "study_b", "two")
+	direct, err := s.js.Conn().SubscribeSync("$JS.API.DIRECT.GET.>")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for m, err := range s.source.Range(t.Context(), subscribe.Selection{Filter: schema.Filter{StudyID: "study_a"}}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, m.ID)
+	}
+	if want := []string{"msg_1"}; !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if err := s.js.Conn().Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, _ := direct.Pending(); n != 0 {
+		t.Errorf("%d questions to any replica", n)
+	}
+}
+
 // A bounded range goes on after a restart of the broker where it was.
 func TestRangeResumes(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package subscribe
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"strconv"
 	"time"
@@ -24,6 +25,16 @@ type Source struct {
 }
 
 func (s Source) stream(kind schema.Kind) string { return kind.Stream(cmp.Or(s.Stream, "VERSIVE")) }
+
+// open returns a stream that looks messages up at its leader. A direct get may
+// ask a replica that is behind, and takes what is stored for missing.
+func (s Source) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
+	stream, err := s.JetStream.Stream(ctx, s.stream(kind))
+	if err == nil {
+		stream.CachedInfo().Config.AllowDirect = false // by which the client chooses
+	}
+	return stream, err
+}
 
 func (s Source) subject() string { return cmp.Or(s.Subject, "versive") }
 
