@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -123,13 +124,20 @@ func (p *process) memory() (int64, error) {
 	return kib << 10, nil
 }
 
-// freeAddress returns a loopback address that nobody listens on. The port is
-// below those that the system gives to outgoing connections, or one of them
-// could take it before the child does.
+var nextPort atomic.Uint32
+
+func init() { nextPort.Store(rand.Uint32N(portCount)) }
+
+// The ports of the children. They are below those that the system gives to
+// outgoing connections, or one of them could take it before the child does.
+const firstPort, portCount = 32_000, 768
+
+// freeAddress returns a loopback address that nobody listens on, another one
+// each time.
 func freeAddress() (string, error) {
 	var err error
 	for range 100 {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(10_000+rand.IntN(10_000)))
+		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+int(nextPort.Add(1)%portCount)))
 		var listener net.Listener
 		if listener, err = net.Listen("tcp", address); err == nil {
 			return address, listener.Close()

@@ -45,6 +45,7 @@ func (s suite) Run() int {
 			os.Unsetenv(name)
 		}
 	}
+	defer takePorts().Close()
 	code := s.m.Run()
 	client.CloseIdleConnections()
 	http.DefaultClient.CloseIdleConnections()
@@ -70,18 +71,31 @@ func leaked(ignored ...goleak.Option) error {
 	}
 }
 
-// nextPort begins where another process of these tests is not likely to, also
-// when their ids are neighbours. The
-// ports are below those that the system gives out by itself, for a broker
-// must come back where it was.
-var nextPort atomic.Int32
+// The ports of this process's tests. They are below those that the system gives
+// out by itself, for a broker must come back where it was.
+var (
+	firstPort int
+	nextPort  atomic.Int32
+)
 
-func init() { nextPort.Store(int32(20000 + os.Getpid()*1021%12000)) }
+const portCount = 2000
+
+// takePorts takes ports for this process alone. Whoever listens on the first
+// has them all.
+func takePorts() net.Listener {
+	for first := 20000; first < 32000; first += portCount {
+		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(first)); err == nil {
+			firstPort = first
+			return l
+		}
+	}
+	panic("six other processes run these tests")
+}
 
 func freeAddr(t testing.TB) string {
 	t.Helper()
 	for range 1000 {
-		address := "127.0.0.1:" + strconv.Itoa(20000+int(nextPort.Add(1))%12000)
+		address := "127.0.0.1:" + strconv.Itoa(firstPort+1+int(nextPort.Add(1)%(portCount-1)))
 		if listener, err := net.Listen("tcp", address); err == nil {
 			listener.Close()
 			return address

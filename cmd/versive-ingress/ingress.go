@@ -136,10 +136,10 @@ func (i *ingress) drain() {
 // stop ends everything in the one order that loses nothing: accept no more,
 // finish what was accepted, close the client, stop the broker.
 func (i *ingress) stop() {
-	i.stopping.Store(true)
 	if h := i.handler.Load(); h != nil {
 		h.Drain()
 	}
+	i.stopping.Store(true)
 	if i.webhook != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), i.settings.ShutdownTimeout)
 		defer cancel()
