@@ -1,0 +1,103 @@
+package embedded
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"iter"
+
+	"github.com/minio/highwayhash"
+)
+
+// This file reads the message blocks of nats-server's file store, a layout
+// that belongs to the server. It is read only where the server itself cannot
+// be asked: before it starts, and for what it reports as deleted. A test fails
+// if an upgrade of the server changes the layout.
+//
+// A block file, msgs/N.blk, is a sequence of records:
+//
+//	4 bytes  length of the whole record; the top bit: it has headers
+//	8 bytes  sequence; top bit: overwritten; next bit: a deletion marker
+//	8 bytes  timestamp
+//	2 bytes  length of the subject
+//	subject, headers and data
+//	8 bytes  checksum
+
+const (
+	recordHeaderLen = 22
+	checksumLen     = 8
+
+	headersBit  = 1 << 31
+	erasedBit   = 1 << 63
+	deletionBit = 1 << 62
+)
+
+// record is one record of a block file.
+type record struct {
+	offset, length int
+	sequence       uint64 // without the two bits below
+	erased         bool   // the content was overwritten
+	deletion       bool   // marks another record, the one with this sequence, as deleted
+	subject        []byte // aliases the block; meaningless if erased
+}
+
+// errDamaged is wrapped by the error that ends the records of a block: from
+// there on the server does not read the block either.
+var errDamaged = errors.New("damaged record")
+
+// records yields the records of a block of a stream, plain or of a decrypted
+// and decompressed block, until the first damaged one, which it yields with an
+// error that wraps errDamaged. The index is the block's number.
+func records(stream string, index int, block []byte) iter.Seq2[record, error] {
+	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, index))
+	digest, err := highwayhash.NewDigest64(key[:])
+	if err != nil {
+		panic(err) // the key has the right length
+	}
+	return func(yield func(record, error) bool) {
+		for offset := 0; offset < len(block); {
+			r, err := readRecord(digest, block, offset)
+			if !yield(r, err) || err != nil {
+				return
+			}
+			offset += r.length
+		}
+	}
+}
+
+func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {
+	rest := block[offset:]
+	r := record{offset: offset, length: len(rest)}
+	if len(rest) < recordHeaderLen+checksumLen {
+		return r, fmt.Errorf("%w at offset %d: cut short", errDamaged, offset)
+	}
+	length := binary.LittleEndian.Uint32(rest)
+	headers := length&headersBit != 0
+	length &^= headersBit
+	sequence := binary.LittleEndian.Uint64(rest[4:])
+	subject := int(binary.LittleEndian.Uint16(rest[20:]))
+	prefix := recordHeaderLen + subject // what precedes the content
+	if headers {
+		prefix += 4 // the headers' length, which the checksum leaves out
+	}
+	if uint64(length) > uint64(len(rest)) || int(length) < prefix+checksumLen {
+		return r, fmt.Errorf("%w at offset %d: its length is %d", errDamaged, offset, length)
+	}
+	r.length = int(length)
+	r.sequence = sequence &^ (erasedBit | deletionBit)
+	r.erased, r.deletion = sequence&erasedBit != 0, sequence&deletionBit != 0
+	r.subject = rest[recordHeaderLen : recordHeaderLen+subject]
+
+	content := rest[prefix : r.length-checksumLen]
+	digest.Reset()
+	digest.Write(rest[4:20])
+	digest.Write(r.subject)
+	digest.Write(content)
+	if sum := rest[r.length-checksumLen : r.length]; !bytes.Equal(digest.Sum(nil), sum) {
+		return r, fmt.Errorf("%w at offset %d: wrong checksum of sequence %d", errDamaged, offset, r.sequence)
+	}
+	return r, nil
+}
