@@ -27,6 +27,10 @@ const (
 	// is tried. Leaving one that only waits for an election does no harm.
 	moveOn = 5 * time.Second
 
+	// deafAfter is after how long without an answer the publisher finds out
+	// whether its reply subscription is the reason; see isDeaf.
+	deafAfter = checkTimeout
+
 	// smallEvent is the room, in bytes, that a stream with a limit must have
 	// left to count as writable.
 	smallEvent = 4 << 10
@@ -86,8 +90,34 @@ func (p *Publisher) monitor(ctx context.Context) {
 			p.cfg.Logger.Warn("broker has no leader for the streams; trying another of its servers", "error", err)
 			_ = p.nc.ForceReconnect() // fails when the connection is closed; see Closed
 			lost = time.Time{}
+		case time.Since(lost) > deafAfter && p.isDeaf(ctx):
+			p.cfg.Logger.Warn("broker has removed the subscription for its answers, and answers another one; reconnecting", "error", err)
+			_ = p.nc.ForceReconnect()
+			lost = time.Time{}
 		}
 	}
+}
+
+// isDeaf reports whether the broker answers a request whose reply subject has
+// a subscription of its own. If it does, and leaves all others without an answer,
+// it has removed the one subscription that they share. A server does so when
+// the permission for it is taken away, and it neither restores the subscription
+// nor notifies the client when the permission is back: only a new connection helps.
+// Until then a new subscription is denied as well, so reconnecting is not tried in vain.
+func (p *Publisher) isDeaf(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
+	inbox := p.nc.NewInbox()
+	sub, err := p.nc.SubscribeSync(inbox)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = sub.Unsubscribe() }() // an error means that it has ended
+	if err := p.nc.PublishRequest(jetstream.DefaultAPIPrefix+"STREAM.INFO."+p.cfg.Stream, inbox, nil); err != nil {
+		return false
+	}
+	answer, err := sub.NextMsgWithContext(ctx)
+	return err == nil && answer.Header.Get("Status") != noResponders
 }
 
 // isLost reports whether the rest of a cluster may know more than the server
