@@ -12,11 +12,15 @@ import (
 
 // Error codes of JetStream that nats.go has no name for.
 const (
-	errCodeDuplicateInFlight    jetstream.ErrorCode = 10158
-	errCodeInsufficientResource jetstream.ErrorCode = 10023
-	errCodeStoreFailed          jetstream.ErrorCode = 10077 // full by bytes or messages, among others
-	errCodeStorageExceeded      jetstream.ErrorCode = 10047
-	errCodeNoPeers              jetstream.ErrorCode = 10005
+	errCodeDuplicateInFlight     jetstream.ErrorCode = 10158
+	errCodeInsufficientResource  jetstream.ErrorCode = 10023
+	errCodeStoreFailed           jetstream.ErrorCode = 10077 // full by bytes or messages, among others
+	errCodeStorageExceeded       jetstream.ErrorCode = 10047
+	errCodeNoPeers               jetstream.ErrorCode = 10005
+	errCodeInvalidConfig         jetstream.ErrorCode = 10052
+	errCodeReplicasUnsupported   jetstream.ErrorCode = 10074 // no cluster
+	errCodeMoveInProgress        jetstream.ErrorCode = 10124
+	errCodeReconfigureInProgress jetstream.ErrorCode = 10226
 )
 
 var (

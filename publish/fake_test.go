@@ -50,11 +50,12 @@ type fakeJetStream struct {
 	configs map[string]jetstream.StreamConfig
 	stored  []*nats.Msg // of all streams; index + 1 is the sequence
 	batches map[string][]*nats.Msg
-	single  []fault        // for the next single messages
-	batch   []fault        // for the next first messages and commits of batches
-	cursed  map[string]int // by message id: whatever has it is refused with this code
-	client  uint64         // connection id of the publisher
-	commits int            // of batches, since the start
+	single  []fault             // for the next single messages
+	batch   []fault             // for the next first messages and commits of batches
+	cursed  map[string]int      // by message id: whatever has it is refused with this code
+	create  *jetstream.APIError // refuses the creation of streams
+	client  uint64              // connection id of the publisher
+	commits int                 // of batches, since the start
 }
 
 func startFake(t *testing.T) *fakeJetStream {
@@ -136,6 +137,10 @@ func (f *fakeJetStream) serve(m *nats.Msg) {
 	case strings.HasPrefix(verb, "STREAM.INFO."):
 		f.info(m, strings.TrimPrefix(verb, "STREAM.INFO."))
 	case strings.HasPrefix(verb, "STREAM.CREATE."):
+		if f.create != nil {
+			f.answer(m, map[string]any{"error": f.create})
+			return
+		}
 		var config jetstream.StreamConfig
 		if err := json.Unmarshal(m.Data, &config); err != nil {
 			panic(err)

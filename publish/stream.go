@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -73,8 +74,24 @@ func conflict(stream, doing string, err error) error {
 		return nil
 	}
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	if !ok || api.Code == 503 || api.ErrorCode == errCodeNoPeers {
+	if !ok || mayPass(api) {
 		return fmt.Errorf("stream %s: %s: %w", stream, doing, err)
 	}
 	return &ConflictError{stream, fmt.Sprintf("%s: the broker refuses: %s (%d)", doing, api.Description, api.ErrorCode)}
+}
+
+// mayPass reports whether the broker may accept the same request later. A status
+// of 5xx, or 429, blames the state of the broker, such as a store that cannot be
+// created at the moment (10049), and any other one the request. The codes that are
+// listed here have the wrong status.
+func mayPass(e *jetstream.APIError) bool {
+	switch e.ErrorCode {
+	case errCodeInvalidConfig, errCodeReplicasUnsupported:
+		return false
+	case jetstream.JSErrCodeStreamNameInUse, // another ingress has just created it
+		jetstream.JSErrCodeStreamNotFound, // deleted since it was looked up
+		errCodeNoPeers, errCodeMoveInProgress, errCodeReconfigureInProgress:
+		return true
+	}
+	return e.Code >= http.StatusInternalServerError || e.Code == http.StatusTooManyRequests
 }

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -247,5 +250,57 @@ func TestStreamIsEdited(t *testing.T) {
 		} else if err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+// A store that cannot be created yet is no conflict: Open waits for it. A file
+// stands where the broker wants to make the stream's directory.
+func TestOpenWaitsForStore(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	broker := startBroker(t, embedded.Config{Dir: dir})
+	obstacle := filepath.Join(dir, "jetstream", "$G", "streams", "VERSIVE")
+	if err := errors.Join(os.MkdirAll(filepath.Dir(obstacle), 0o700), os.WriteFile(obstacle, nil, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cfg := config(broker.URL())
+	cfg.Logger = slog.New(slog.NewTextHandler(onWrite(func() { os.Remove(obstacle) }), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if _, err := openPublisher(t, cfg).Publish(t.Context(), event(t, "msg_1")); err != nil {
+		t.Error(err)
+	}
+}
+
+// What the broker refuses is a conflict only if it would refuse it again.
+func TestOpenTellsConflicts(t *testing.T) {
+	for _, test := range []struct {
+		status, code int
+		conflict     bool
+	}{
+		{500, 10049, false}, // the store cannot be created
+		{400, 10058, false}, // another ingress was faster
+		{400, 10005, false}, // too few peers
+		{400, 10124, false}, // the stream is being moved
+		{400, 10226, false}, // or scaled
+		{429, 10167, false}, // too many requests
+		{500, 10047, false}, // no room
+		{503, 10008, false}, // no leader
+		{500, 10052, true},  // invalid configuration
+		{500, 10074, true},  // replicas without a cluster
+		{400, 10065, true},  // subjects overlap
+		{400, 10027, true},  // maximum number of streams
+	} {
+		t.Run(fmt.Sprint(test.code), func(t *testing.T) {
+			t.Parallel()
+			broker := startFake(t)
+			broker.create = &jetstream.APIError{Code: test.status, ErrorCode: jetstream.ErrorCode(test.code)}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			cfg := config(broker.server.ClientURL())
+			cfg.Logger = slog.New(slog.NewTextHandler(onWrite(cancel), &slog.HandlerOptions{Level: slog.LevelWarn})) // that it waits
+			_, err := publish.Open(ctx, cfg)
+			if _, ok := errors.AsType[*publish.ConflictError](err); ok != test.conflict || !ok && !errors.Is(err, context.Canceled) {
+				t.Errorf("got %v, want a conflict: %t", err, test.conflict)
+			}
+		})
 	}
 }
