@@ -286,3 +286,17 @@ func TestPublishLargest(t *testing.T) {
 		}
 	}
 }
+
+// Dead letters are their consumer's to write, and there are no other kinds.
+func TestPublishRefusesOtherKinds(t *testing.T) {
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	dead := schema.DeadLetter(schema.Dead{Consumer: "c", ID: "msg_1"}, nil, nil)
+	for _, m := range []schema.Message{dead, {Kind: 7}, {Kind: -1}} {
+		_, err := p.Publish(t.Context(), m)
+		wantReason(t, err, "refused")
+	}
+	if err := p.Ready(); err != nil {
+		t.Errorf("not ready after a message that cannot be published: %v", err)
+	}
+}

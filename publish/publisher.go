@@ -259,10 +259,14 @@ func (p *Publisher) Close() {
 // m.Data is the caller's again: nothing reads it any more.
 //
 // The error is an [*Error]. It does not say that m is not stored: the answer
-// may have been lost.
+// may have been lost. Only events and quarantined webhooks are published; any
+// other kind is "refused".
 //
 // A span in ctx goes into the message's headers, for its consumers.
 func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, error) {
+	if m.Kind != schema.KindEvent && m.Kind != schema.KindQuarantine {
+		return Receipt{}, &Error{"refused", fmt.Errorf("message of kind %d is neither an event nor a quarantined webhook", m.Kind)}
+	}
 	msg := p.message(ctx, m)
 	ctx, cancel := context.WithTimeout(p.link.Load().ctx, p.cfg.Timeout)
 	defer cancel()
