@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/nats-io/nuid"
 
 	"versive-ingress/schema"
 )
@@ -109,7 +110,7 @@ func (e Eraser) bury(ctx context.Context, stream jetstream.Stream, c Copy) error
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, errInFlight) {
+		if !errors.Is(err, errInFlight) && !errors.Is(err, errNotPut) {
 			return fmt.Errorf("putting a tombstone on %s: %w", c.Subject, err)
 		}
 		select {
@@ -121,20 +122,14 @@ func (e Eraser) bury(ctx context.Context, stream jetstream.Stream, c Copy) error
 }
 
 // tryBury puts the tombstone once. errInFlight means that somebody was faster
-// with another message on the subject, or that a replica was behind.
+// with another message on the subject, errNotPut that the tombstone is not there
+// although it was acknowledged.
 func (e Eraser) tryBury(ctx context.Context, stream jetstream.Stream, tombstone *nats.Msg) error {
-	var sequence uint64
-	last, err := stream.GetLastMsgForSubject(ctx, tombstone.Subject)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-	case err != nil:
+	last, buried, err := lastOn(ctx, stream, tombstone.Subject)
+	if err != nil || buried {
 		return err
-	case schema.IsTombstone(last.Header):
-		return nil
-	default:
-		sequence = last.Sequence
 	}
-	tombstone.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(sequence))
+	tombstone.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(last))
 	ack, err := e.JetStream.PublishMsg(ctx, tombstone)
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {
@@ -148,7 +143,33 @@ func (e Eraser) tryBury(ctx context.Context, stream jetstream.Stream, tombstone 
 	if name := stream.CachedInfo().Config.Name; ack.Stream != name {
 		return fmt.Errorf("the subject belongs to stream %s, not %s", ack.Stream, name)
 	}
-	return nil
+	if ack.Duplicate {
+		// The broker remembers the message id, perhaps of a tombstone that was
+		// deleted. The next attempt needs another id; the expected sequence alone
+		// keeps a second tombstone out.
+		tombstone.Header.Set(jetstream.MsgIDHeader, tombstone.Header.Get(jetstream.MsgIDHeader)+":"+nuid.Next())
+	}
+	// Another stream of this name may have answered, across a leaf node
+	// connection. The copy is deleted next, so the tombstone must be seen.
+	if _, buried, err = lastOn(ctx, stream, tombstone.Subject); err != nil || buried {
+		return err
+	}
+	return fmt.Errorf("%w (JetStream domain of the acknowledgement: %q)", errNotPut, ack.Domain)
+}
+
+var errNotPut = errors.New("the tombstone was acknowledged, but is not in the stream")
+
+// lastOn returns the sequence of the last message on a subject, 0 if there is
+// none, and whether it is a tombstone.
+func lastOn(ctx context.Context, stream jetstream.Stream, subject string) (sequence uint64, tombstone bool, err error) {
+	last, err := stream.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, err
+	}
+	return last.Sequence, schema.IsTombstone(last.Header), nil
 }
 
 // overwrite fills the copy's bytes with random ones before it deletes it.

@@ -1,0 +1,75 @@
+package publish_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// A tombstone that the broker takes for a duplicate, because one with the same
+// message id was there and was deleted by hand, is put all the same.
+func TestBuryAgain(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+	m := event(t, "msg_1")
+	stream, err := js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for sequence := range uint64(3) {
+		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Bury(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+m.Subject("versive")+"*]" {
+			t.Fatalf("the stream holds %s", got)
+		}
+		if sequence < 2 {
+			if err := stream.DeleteMsg(t.Context(), sequence+1); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if got, err := p.Publish(t.Context(), m); err != nil || !got.Duplicate {
+		t.Errorf("got %+v, %v; want a duplicate", got, err)
+	}
+}
+
+// elsewhere is acknowledged by a stream of the same name in another JetStream
+// domain, as if that stream were the quicker one.
+type elsewhere struct{ jetstream.JetStream }
+
+func (elsewhere) PublishMsg(context.Context, *nats.Msg, ...jetstream.PublishOpt) (*jetstream.PubAck, error) {
+	return &jetstream.PubAck{Stream: "VERSIVE", Sequence: 7, Domain: "hub"}, nil
+}
+
+// A copy stays where it is until its tombstone is seen.
+func TestEraseAcknowledgedElsewhere(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := connect(t, broker.URL())
+	m := event(t, "msg_1")
+	if _, err := p.Publish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	defer cancel()
+	c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("versive"), Sequence: 1}
+	if err := (publish.Eraser{JetStream: elsewhere{js}, Stream: "VERSIVE"}).Erase(ctx, c); err == nil || !strings.Contains(err.Error(), "tombstone") {
+		t.Errorf("got %v, want that the tombstone is not there", err)
+	}
+	if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+c.Subject+"]" {
+		t.Errorf("the stream holds %s", got)
+	}
+}
