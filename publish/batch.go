@@ -148,9 +148,12 @@ func (b *batch) commit() (last uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if ack.Stream != b.g.stream() || ack.BatchID != b.id || ack.BatchSize != uint64(len(b.entries)) {
-		return 0, fmt.Errorf("%w: %d messages of %s in %s, want %d of %s in %s", jetstreamext.ErrInvalidBatchAck,
-			ack.BatchSize, ack.BatchID, ack.Stream, len(b.entries), b.id, b.g.stream())
+	if err := b.g.p.checkAck(b.g.stream(), ack.Stream, ack.Domain); err != nil {
+		return 0, fmt.Errorf("%w: %w", jetstreamext.ErrInvalidBatchAck, err)
+	}
+	if ack.BatchID != b.id || ack.BatchSize != uint64(len(b.entries)) {
+		return 0, fmt.Errorf("%w: %d messages of %s, want %d of %s", jetstreamext.ErrInvalidBatchAck,
+			ack.BatchSize, ack.BatchID, len(b.entries), b.id)
 	}
 	return ack.Sequence, nil
 }

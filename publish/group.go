@@ -260,7 +260,7 @@ func (g *group) answerKnown(e *entry) bool {
 	ctx, cancel := context.WithTimeout(e.ctx, patience) // time is left without an answer
 	defer cancel()
 	ack, err := g.p.js.PublishMsg(ctx, question)
-	if err != nil || !ack.Duplicate || ack.Stream != g.stream() {
+	if err != nil || !ack.Duplicate || g.p.checkAck(g.stream(), ack.Stream, ack.Domain) != nil {
 		return false
 	}
 	g.finish(e, Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: true}, nil)

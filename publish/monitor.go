@@ -46,7 +46,7 @@ type trouble struct {
 // the fault of that one message, or of too many.
 func (p *Publisher) failed(err error) error {
 	e := classify(err)
-	if e.reason != "refused" && e.reason != "overloaded" {
+	if e.reason != "refused" && e.reason != "overloaded" || errors.Is(err, errForeign) {
 		p.troubled.Store(&trouble{e, time.Now()})
 	}
 	return e

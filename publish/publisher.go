@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +52,7 @@ type Publisher struct {
 	cfg     Config
 	nc      *nats.Conn
 	js      jetstream.JetStream
+	domain  string              // of the streams; set by open
 	streams [2]jetstream.Stream // by Kind
 	groups  [2]*group           // by Kind
 
@@ -192,23 +191,6 @@ func (p *Publisher) open(ctx context.Context) error {
 	return p.ensureAll(ctx)
 }
 
-// Addresses returns a comma-separated list of broker URLs as it may be shown:
-// without the credentials in them. A token stands where a user's name does.
-func Addresses(list string) string {
-	urls := strings.Split(list, ",")
-	for i, address := range urls {
-		address = strings.TrimSpace(address)
-		if !strings.Contains(address, "://") { // as nats.go reads it
-			address = "nats://" + address
-		}
-		urls[i] = "(not a URL)"
-		if u, err := url.Parse(address); err == nil {
-			urls[i] = u.Scheme + "://" + u.Host
-		}
-	}
-	return strings.Join(urls, ",")
-}
-
 func (p *Publisher) ensureAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*dialTimeout)
 	defer cancel()
@@ -221,7 +203,9 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 		p.metrics.streams[kind].Store(stream.CachedInfo())
 		p.groups[kind] = newGroup(p, schema.Kind(kind), p.cfg.batches(&stream.CachedInfo().Config))
 	}
-	return nil
+	var err error
+	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)
+	return err
 }
 
 // MaxMessage returns the size in bytes of the largest message, headers and
@@ -324,8 +308,8 @@ func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg
 
 	ack, err := p.js.PublishMsg(ctx, msg)
 	if err == nil {
-		if ack.Stream != name {
-			return Receipt{}, fmt.Errorf("subject belongs to stream %s, not %s", ack.Stream, name)
+		if err := p.checkAck(name, ack.Stream, ack.Domain); err != nil {
+			return Receipt{}, err
 		}
 		return Receipt{Stream: name, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
 	}
