@@ -62,14 +62,14 @@ func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFla
 func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target, error) {
 	switch {
 	case f.toSubject != "":
-		streams, err := r.conn.listeners(ctx, f.toSubject)
+		streams, domain, err := r.conn.listeners(ctx, f.toSubject)
 		if err != nil {
 			return nil, err
 		}
 		if len(streams) == 0 {
 			r.progress.note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
 		}
-		t := &subjectTarget{settings: &r.conn.settings, subject: f.toSubject, streams: streams, confirm: r.confirm, note: r.progress.note}
+		t := &subjectTarget{settings: &r.conn.settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.note}
 		if !f.keepID {
 			t.suffix = ":replay:" + r.Run
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -39,6 +40,7 @@ type subjectTarget struct {
 	settings *Settings
 	subject  string
 	streams  []string // that listen; none: plain NATS
+	domain   string   // JetStream domain of those streams
 	suffix   string   // of the message ids
 	confirm  func(receipt)
 	note     func(format string, args ...any)
@@ -71,9 +73,9 @@ func checkSubject(subject string) error {
 	return nil
 }
 
-// listeners returns the streams that a subject is stored in, and refuses
-// those of the ingress.
-func (c *connection) listeners(ctx context.Context, subject string) ([]string, error) {
+// listeners returns the streams that a subject is stored in, and their JetStream
+// domain. It refuses those of the ingress.
+func (c *connection) listeners(ctx context.Context, subject string) (names []string, domain string, err error) {
 	ours := func(kind schema.Kind) bool {
 		first, _, _ := strings.Cut(subject, ".")
 		return first == kind.Prefix(c.settings.Subject)
@@ -81,19 +83,21 @@ func (c *connection) listeners(ctx context.Context, subject string) ([]string, e
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
 	lister := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
-	var names []string
 	for name := range lister.Name() {
 		names = append(names, name)
 	}
 	if err := lister.Err(); err != nil {
-		return nil, fmt.Errorf("asking which stream listens on %s: %w", subject, err)
+		return nil, "", fmt.Errorf("asking which stream listens on %s: %w", subject, err)
 	}
 	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
 		if name := kind.Stream(c.settings.Stream); ours(kind) || slices.Contains(names, name) {
-			return nil, fmt.Errorf("--to-subject %s would write into %s, a stream of the ingress; give a subject of your own", subject, name)
+			return nil, "", fmt.Errorf("--to-subject %s would write into %s, a stream of the ingress; give a subject of your own", subject, name)
 		}
 	}
-	return names, nil
+	if len(names) > 0 {
+		domain, err = publish.Domain(ctx, c.nc, names[0])
+	}
+	return names, domain, err
 }
 
 func (t *subjectTarget) deliver(ctx context.Context, m subscribe.Message) error {
@@ -207,6 +211,9 @@ func (t *subjectTarget) confirmation(ctx context.Context, must bool) (receipt, e
 func (t *subjectTarget) stored(r receipt, ack *jetstream.PubAck) (receipt, error) {
 	if !slices.Contains(t.streams, ack.Stream) {
 		return r, fmt.Errorf("stream %s has it, not %s", ack.Stream, strings.Join(t.streams, " or "))
+	}
+	if ack.Domain != t.domain {
+		return r, fmt.Errorf("stream %s of JetStream domain %q has it, not that of domain %q", ack.Stream, ack.Domain, t.domain)
 	}
 	r.duplicate = ack.Duplicate
 	return r, nil
