@@ -31,8 +31,9 @@ type Eraser struct {
 // for the copy's sake, and consumers are told.
 //
 // After an error the copy may or may not be gone; erasing it again settles
-// that, and never puts a second tombstone. A stream that cannot be erased from
-// is a [*ConflictError], and gets no tombstone either.
+// that, and never puts a second tombstone. A stream that cannot be erased from,
+// or that belongs to another ingress, is a [*ConflictError], and gets no tombstone
+// either.
 func (e Eraser) Erase(ctx context.Context, c Copy) error {
 	stream, err := e.open(ctx, c.Kind)
 	if err != nil {
@@ -75,6 +76,9 @@ func (e Eraser) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 	stream, err := e.JetStream.Stream(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	if err := kind.CheckOwner(e.Stream, stream.CachedInfo().Config.Metadata); err != nil {
+		return nil, &ConflictError{name, err.Error() + "; is INGRESS_STREAM that of the ingress?"}
 	}
 	// By which the client chooses: a direct get may ask a replica that is behind.
 	stream.CachedInfo().Config.AllowDirect = false

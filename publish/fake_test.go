@@ -15,30 +15,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A fault is what fakeJetStream does wrong with one request to store: a single
-// message, the first one of a batch, or the commit of a batch.
-type fault struct {
-	// Code refuses the request with this error code of JetStream.
-	Code int
-	// Lose stores nothing and says nothing.
-	Lose bool
-	// Part stores only the first half of a batch and says nothing, as a disk
-	// that fails in the middle.
-	Part bool
-	// Silent stores and says nothing.
-	Silent bool
-	// Garbage stores and answers something that is no acknowledgement.
-	Garbage bool
-	// Mixed stores a batch and acknowledges another one.
-	Mixed bool
-	// Twice stores and answers two times.
-	Twice bool
-	// Delay stores, and answers late.
-	Delay time.Duration
-	// Cut closes the client's connection, after storing if Silent.
-	Cut bool
-}
-
 // fakeJetStream answers as JetStream does, on a server that has none, and
 // misbehaves on request. It keeps the rules that make a message unique only
 // for messages that ask for it by their headers, as JetStream does.
@@ -46,16 +22,17 @@ type fakeJetStream struct {
 	server *server.Server
 	nc     *nats.Conn
 
-	mu      sync.Mutex
-	configs map[string]jetstream.StreamConfig
-	stored  []*nats.Msg // of all streams; index + 1 is the sequence
-	batches map[string][]*nats.Msg
-	single  []fault             // for the next single messages
-	batch   []fault             // for the next first messages and commits of batches
-	cursed  map[string]int      // by message id: whatever has it is refused with this code
-	create  *jetstream.APIError // refuses the creation of streams
-	client  uint64              // connection id of the publisher
-	commits int                 // of batches, since the start
+	mu        sync.Mutex
+	configs   map[string]jetstream.StreamConfig
+	stored    []*nats.Msg // of all streams; index + 1 is the sequence
+	batches   map[string][]*nats.Msg
+	single    []fault             // for the next single messages
+	batch     []fault             // for the next first messages and commits of batches
+	cursed    map[string]int      // by message id: whatever has it is refused with this code
+	create    *jetstream.APIError // refuses the creation of streams
+	client    uint64              // connection id of the publisher
+	commits   int                 // of batches, since the start
+	forgetful bool                // of the metadata of streams
 }
 
 func startFake(t *testing.T) *fakeJetStream {
@@ -136,7 +113,7 @@ func (f *fakeJetStream) serve(m *nats.Msg) {
 		f.publish(m)
 	case strings.HasPrefix(verb, "STREAM.INFO."):
 		f.info(m, strings.TrimPrefix(verb, "STREAM.INFO."))
-	case strings.HasPrefix(verb, "STREAM.CREATE."):
+	case strings.HasPrefix(verb, "STREAM.CREATE."), strings.HasPrefix(verb, "STREAM.UPDATE."):
 		if f.create != nil {
 			f.answer(m, map[string]any{"error": f.create})
 			return
@@ -144,6 +121,9 @@ func (f *fakeJetStream) serve(m *nats.Msg) {
 		var config jetstream.StreamConfig
 		if err := json.Unmarshal(m.Data, &config); err != nil {
 			panic(err)
+		}
+		if f.forgetful {
+			config.Metadata = nil
 		}
 		f.configs[config.Name] = config
 		f.info(m, config.Name)

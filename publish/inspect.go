@@ -2,7 +2,9 @@ package publish
 
 import (
 	"fmt"
+	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -32,6 +34,9 @@ const (
 	Refused
 )
 
+// unclaimed is the name of the only gap without which the promise holds as well.
+const unclaimed = "unclaimed"
+
 // Inspect returns the gaps of an existing stream for a kind of message, those
 // first that weigh most. There are none in a stream that Open has created. Of
 // the fields of Config it uses those that describe the streams.
@@ -44,7 +49,7 @@ func (c Config) Inspect(kind schema.Kind, have jetstream.StreamConfig) []Gap {
 // has set by hand is never narrowed.
 func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (wider jetstream.StreamConfig, gaps []Gap) {
 	want := c.desired(kind)
-	gaps = c.conflicts(want.Name, have)
+	gaps = c.conflicts(kind, have)
 	add := func(weight Weight, name, problem, why, flags string) {
 		gaps = append(gaps, Gap{name, problem, why, edit(want.Name, flags), weight})
 	}
@@ -72,6 +77,13 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (wider je
 	if !have.AllowAtomicPublish {
 		add(Widened, "atomic_publish", "does not allow atomic batches", "every event costs a commit of its own", "--allow-batch")
 		wider.AllowAtomicPublish = true
+	}
+
+	if have.Metadata[schema.MetadataStream] == "" || have.Metadata[schema.MetadataKind] == "" {
+		add(Widened, unclaimed, "does not say which ingress it belongs to", "another ingress can take it for its own, and delete what is in it", claimFlags(want.Metadata))
+		wider.Metadata = make(map[string]string)
+		maps.Copy(wider.Metadata, have.Metadata)
+		maps.Copy(wider.Metadata, want.Metadata)
 	}
 
 	// No maximum age is the widest. An age that was set by hand stays where
@@ -113,12 +125,18 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (wider je
 func limited(c jetstream.StreamConfig) bool { return c.MaxBytes > 0 || c.MaxMsgs > 0 }
 
 // conflicts returns what only a person can settle.
-func (c Config) conflicts(stream string, have jetstream.StreamConfig) []Gap {
+func (c Config) conflicts(kind schema.Kind, have jetstream.StreamConfig) []Gap {
 	var gaps []Gap
+	stream := kind.Stream(c.Stream)
 	refuse := func(there bool, name, problem, why, remedy string) {
 		if there {
 			gaps = append(gaps, Gap{name, problem, why, remedy, Refused})
 		}
+	}
+	if err := kind.CheckOwner(c.Stream, have.Metadata); err != nil {
+		refuse(true, "owner", err.Error(), "one of the two would delete what the other has acknowledged",
+			fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2  # a name of its own; or, if no other ingress uses this stream any more: %s",
+				c.Stream, c.Subject, edit(stream, claimFlags(kind.Metadata(c.Stream)))))
 	}
 	elsewhere := c.elsewhere()
 	refuse(have.Mirror != nil, "mirror", "is a mirror", "it cannot be written to", elsewhere)
@@ -150,6 +168,15 @@ func subjectFlags(have []string, want string) string {
 		flags += fmt.Sprintf("--subjects '%s' ", subject)
 	}
 	return flags + fmt.Sprintf("--subjects '%s'", want)
+}
+
+// claimFlags gives a stream its owner.
+func claimFlags(metadata map[string]string) string {
+	var flags []string
+	for _, key := range slices.Sorted(maps.Keys(metadata)) {
+		flags = append(flags, fmt.Sprintf("--metadata %s=%s", key, metadata[key]))
+	}
+	return strings.Join(flags, " ")
 }
 
 // conflictIn returns the first gap that is a conflict, as an error.

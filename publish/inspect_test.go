@@ -29,6 +29,9 @@ func TestInspect(t *testing.T) {
 		{change: func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }, want: []string{"widened atomic_publish"}},
 		{change: func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }, want: []string{"widened window"}},
 		{change: func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, want: []string{"kept window_limited"}},
+		{change: func(c *jetstream.StreamConfig) { c.Metadata = nil }, want: []string{"widened unclaimed"}},
+		{change: func(c *jetstream.StreamConfig) { c.Metadata = schema.KindQuarantine.Metadata("VERSIVE") }, want: []string{"refused owner"}},
+		{change: func(c *jetstream.StreamConfig) { c.Metadata = schema.KindEvent.Metadata("OTHER") }, want: []string{"refused owner"}},
 		{change: func(c *jetstream.StreamConfig) { c.DenyDelete = true }, want: []string{"kept deny_delete"}},
 		{change: func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 }, want: []string{"kept subject_limit"}},
 		{change: func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "OTHER"}} }, want: []string{"kept sources"}},
@@ -44,8 +47,10 @@ func TestInspect(t *testing.T) {
 			want:   []string{"widened max_age"},
 		},
 	} {
-		have, cfg := byHand(test.change), cfg
-		have.Replicas = 1
+		have, cfg := byHand(func(c *jetstream.StreamConfig) {
+			c.Replicas, c.Metadata = 1, schema.KindEvent.Metadata("VERSIVE")
+			test.change(c)
+		}), cfg
 		if test.cfg != nil {
 			test.cfg(&cfg)
 		}

@@ -32,6 +32,7 @@ type Config struct {
 	MaxAge       time.Duration // of a stored message; 0 keeps it for ever
 	DedupeWindow time.Duration // shrinks to MaxAge if that is shorter
 	Timeout      time.Duration // for one Publish, retries included
+	KeepStreams  bool          // neither create nor change a stream; for a command beside an ingress
 
 	Mode       Mode // zero is ModeAuto
 	SyncAlways bool // the broker syncs its disk before it acknowledges; see ModeAuto

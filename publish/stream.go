@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -30,8 +31,14 @@ func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 		AllowDirect: true,
 
 		AllowAtomicPublish: true,
+
+		Metadata: kind.Metadata(c.Stream),
 	}
 }
+
+// claimTimeout bounds the update that only gives a stream its owner. Without the
+// permission for it there is no answer.
+const claimTimeout = time.Second
 
 // ensure creates the stream or widens an existing one to what the promise
 // needs. It returns a [*ConflictError] when only a person can do that; every
@@ -39,7 +46,7 @@ func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	want := p.cfg.desired(kind)
 	existing, err := p.js.Stream(ctx, want.Name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
+	if errors.Is(err, jetstream.ErrStreamNotFound) && !p.cfg.KeepStreams {
 		p.cfg.Logger.Info("creating stream", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
 		stream, err := p.js.CreateStream(ctx, want)
 		return stream, conflict(want.Name, "creating it", err)
@@ -52,19 +59,32 @@ func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Str
 	if err := conflictIn(want.Name, gaps); err != nil {
 		return nil, err
 	}
-	changed := false
+	if p.cfg.KeepStreams {
+		return existing, nil
+	}
+	changed, needed := false, false
 	for _, gap := range gaps {
 		if gap.Weight == Kept {
 			p.cfg.Logger.Warn("stream "+gap.Problem, "stream", want.Name, "because", gap.Why, "remedy", gap.Remedy)
 			continue
 		}
 		p.cfg.Logger.Info("widening stream, which "+gap.Problem, "stream", want.Name, "because", gap.Why)
-		changed = true
+		changed, needed = true, needed || gap.Name != unclaimed
 	}
 	if !changed {
 		return existing, nil
 	}
+	if !needed { // a user who may not update streams can go on without it
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, claimTimeout)
+		defer cancel()
+	}
 	stream, err := p.js.UpdateStream(ctx, wider)
+	if err != nil && !needed {
+		p.cfg.Logger.Warn("stream could not be updated to say which ingress it belongs to", "stream", want.Name, "error", err,
+			"remedy", edit(want.Name, claimFlags(want.Metadata)))
+		return existing, nil
+	}
 	return stream, conflict(want.Name, "updating it", err)
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -61,9 +60,9 @@ What is still not understood stays. Exits 0 only if nothing stayed.`,
 	return cmd
 }
 
-// publisher opens a publisher that stores what is requeued. It makes no
-// stream and changes none: how they must be is known to the ingress, whose
-// settings may not all be set here.
+// publisher opens a publisher that stores what is requeued. It leaves the streams
+// as they are: how they must be is known to the ingress, whose settings may not
+// all be set here.
 func (c *connection) publisher(ctx context.Context) (*publish.Publisher, error) {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
@@ -78,13 +77,12 @@ func (c *connection) publisher(ctx context.Context) (*publish.Publisher, error) 
 		}
 	}
 	return publish.Open(ctx, publish.Config{
-		URL:          c.settings.brokerURL(),
-		Options:      c.settings.natsOptions(),
-		Stream:       c.settings.Stream,
-		Subject:      c.settings.Subject,
-		Replicas:     1,           // streams are only ever widened, and
-		DedupeWindow: time.Second, // nothing is narrower than this
-		Timeout:      c.settings.PublishTimeout,
+		URL:         c.settings.brokerURL(),
+		Options:     c.settings.natsOptions(),
+		Stream:      c.settings.Stream,
+		Subject:     c.settings.Subject,
+		Timeout:     c.settings.PublishTimeout,
+		KeepStreams: true,
 	})
 }
 

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os"
-	"reflect"
 	"regexp"
 	"slices"
 	"strconv"
@@ -19,6 +18,7 @@ import (
 
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
+	"versive-ingress/schema"
 )
 
 // Settings are read from the environment, by loadSettings alone. The tags
@@ -258,6 +258,10 @@ func (s *Settings) checkBroker() error {
 		return wrong("INGRESS_STREAM", s.Stream, "1 to 64 letters, digits, _ and -")
 	case !subjectToken.MatchString(s.Subject):
 		return wrong("INGRESS_SUBJECT", s.Subject, "one subject token: 1 to 32 letters, digits, _ and -, the first a letter or digit")
+	case isDerived(s.Stream, schema.Kind.Stream):
+		return wrong("INGRESS_STREAM", s.Stream, "a name that does not end in _QUARANTINE or _DEAD: an ingress gives such names to its other streams")
+	case isDerived(s.Subject, schema.Kind.Prefix):
+		return wrong("INGRESS_SUBJECT", s.Subject, "a token that does not end in -quarantine or -dead: an ingress gives such tokens to its other streams")
 	case s.NATSListen != "" && !isAddress(s.NATSListen):
 		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "host:port, the port a number")
 	case (s.NATSCert == "") != (s.NATSKey == ""):
@@ -307,6 +311,12 @@ func (s *Settings) checkFiles() error {
 	return nil
 }
 
+// isDerived reports whether a name can be the one that an ingress derives for
+// its quarantine or its dead letters.
+func isDerived(name string, derive func(schema.Kind, string) string) bool {
+	return strings.HasSuffix(name, derive(schema.KindQuarantine, "")) || strings.HasSuffix(name, derive(schema.KindDead, ""))
+}
+
 func isAddress(s string) bool {
 	_, port, err := net.SplitHostPort(s)
 	if err != nil {
@@ -330,22 +340,4 @@ func isBrokerURL(s string) bool {
 	}
 	u, err := url.Parse(s)
 	return err == nil && u.Hostname() != "" && slices.Contains([]string{"nats", "tls", "ws", "wss"}, u.Scheme)
-}
-
-// field is one setting, for the table of them.
-type field struct {
-	name, fallback, about string
-}
-
-// fields returns the settings in the order of the struct.
-func fields() []field {
-	var list []field
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[Settings]()) {
-		fallback := f.Tag.Get("shown")
-		if fallback == "" {
-			fallback = f.Tag.Get("default")
-		}
-		list = append(list, field{f.Tag.Get("envconfig"), fallback, f.Tag.Get("desc")})
-	}
-	return list
 }
