@@ -13,10 +13,14 @@ import (
 )
 
 // ensureDeadLetters creates the dead-letter stream if there is none, as safe
-// as the event stream. What an operator has made of it stays.
+// as the event stream. What an operator has made of it stays. One that another
+// ingress uses for something else is an error.
 func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
-	name := s.stream(schema.KindDead)
-	_, err := s.JetStream.Stream(ctx, name)
+	name, events := s.stream(schema.KindDead), s.stream(schema.KindEvent)
+	stream, err := s.JetStream.Stream(ctx, name)
+	if err == nil {
+		err = schema.KindDead.CheckOwner(events, stream.CachedInfo().Config.Metadata)
+	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		_, err = s.JetStream.CreateStream(ctx, jetstream.StreamConfig{
 			Name:        name,
@@ -26,6 +30,7 @@ func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
 			Discard:     jetstream.DiscardNew,
 			Replicas:    replicas,
 			AllowDirect: true,
+			Metadata:    schema.KindDead.Metadata(events),
 		})
 	}
 	if err != nil {
@@ -57,24 +62,25 @@ func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
 	for behind := uint64(0); ; { // the letter that is there already
 		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(behind, 10))
 		ack, err := d.source.JetStream.PublishMsg(ctx, msg)
-		if err == nil {
-			if name := d.source.stream(schema.KindDead); ack.Stream != name {
-				return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
-			}
-			return d.checkErased(ctx, m, dead, ack.Sequence)
-		}
-		api, ok := errors.AsType[*jetstream.APIError](err)
-		if !ok || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+		api, _ := errors.AsType[*jetstream.APIError](err)
+		switch name := d.source.stream(schema.KindDead); {
+		case err != nil && (api == nil || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence):
 			return err
+		case err == nil && ack.Stream != name:
+			return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
 		}
+		// The event is acknowledged next, so the letter must be seen: another stream
+		// of this name may have answered, across a leaf node connection.
 		last, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
 		switch {
 		case err != nil:
-			return err
+			return fmt.Errorf("looking for the dead letter: %w", err)
 		case last.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
-			return nil // this one: its acknowledgement was lost
+			return d.checkErased(ctx, m, dead, last.Sequence)
 		case schema.IsTombstone(last.Header) && !m.Erased():
 			return nil // the event was erased
+		case ack != nil:
+			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
 		}
 		behind = last.Sequence // a tombstone that was given up, behind its event
 	}
