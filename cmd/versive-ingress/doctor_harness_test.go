@@ -101,7 +101,7 @@ func byHand(t *testing.T, js jetstream.JetStream, s Settings, name string, chang
 	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine} {
 		c := jetstream.StreamConfig{
 			Name: kind.Stream(s.Stream), Subjects: []string{kind.Prefix(s.Subject) + ".>"}, Discard: jetstream.DiscardNew,
-			Duplicates: 48 * time.Hour, AllowDirect: true, AllowAtomicPublish: true,
+			Duplicates: 48 * time.Hour, AllowDirect: true, AllowAtomicPublish: true, Metadata: kind.Metadata(s.Stream),
 		}
 		if kind == schema.KindEvent {
 			change(&c)

@@ -165,6 +165,14 @@ func (s *Settings) streams() publish.Config {
 }
 
 func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []Finding) {
+	if stream, err := d.broker.js.Stream(ctx, schema.KindDead.Stream(d.settings.Stream)); err == nil { // else Range says why
+		c := stream.CachedInfo().Config
+		for _, gap := range d.settings.streams().Inspect(schema.KindDead, c) {
+			if gap.Name == "owner" {
+				findings = append(findings, Finding{"stream_owner", Problem, fmt.Sprintf("stream %s %s", c.Name, gap.Problem), gap.Why, gap.Remedy})
+			}
+		}
+	}
 	letters := 0
 	var oldest time.Time
 	for m, err := range d.broker.source.Range(ctx, subscribe.Selection{Kind: schema.KindDead, Subject: anySubject, HeadersOnly: true}) {
@@ -172,7 +180,7 @@ func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return "none: no consumer has given up on anything", nil
 		case err != nil:
-			return "", []Finding{unanswered("the dead letters", err, "nats stream info "+schema.KindDead.Stream(d.settings.Stream))}
+			return "", append(findings, unanswered("the dead letters", err, "nats stream info "+schema.KindDead.Stream(d.settings.Stream)))
 		case m.Erased():
 			continue
 		case letters == 0:

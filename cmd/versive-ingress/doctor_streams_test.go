@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/schema"
@@ -46,7 +47,8 @@ func TestDoctorOnStreams(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, err := js.Publish(t.Context(), kind.Prefix(s.Subject)+".msg_1", []byte("x")); err != nil {
+			reason := nats.Header{schema.HeaderReason: {"malformed"}}
+			if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: kind.Prefix(s.Subject) + ".msg_1", Header: reason, Data: []byte("x")}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -71,7 +73,14 @@ func TestDoctorOnStreams(t *testing.T) {
 		"persubject": {func(c *jetstream.StreamConfig) { c.DiscardNewPerSubject, c.MaxMsgsPerSubject = true, 1 }, nil, []string{"problem stream_discard_new_per_subject: nats stream edit $ --no-discard-per-subject", "warning stream_subject_limit: --max-msgs-per-subject=-1"}},
 		"mirror": {func(c *jetstream.StreamConfig) {
 			*c = jetstream.StreamConfig{Name: c.Name, Mirror: &jetstream.StreamSource{Name: "VERSIVE"}, Discard: jetstream.DiscardNew}
-		}, nil, []string{"problem stream_mirror: export INGRESS_STREAM=$_2", "problem stream_subjects: --subjects 'mirror.>'", "warning stream_direct_get: --allow-direct", "warning stream_atomic_publish: --allow-batch", "warning stream_window: --dupe-window 48h0m0s"}},
+		}, nil, []string{"problem stream_mirror: export INGRESS_STREAM=$_2", "problem stream_subjects: --subjects 'mirror.>'", "warning stream_direct_get: --allow-direct", "warning stream_atomic_publish: --allow-batch", "warning stream_unclaimed: nats stream edit $ --metadata", "warning stream_window: --dupe-window 48h0m0s"}},
+		"unclaimed": {func(c *jetstream.StreamConfig) { c.Metadata = nil }, nil, []string{"warning stream_unclaimed: nats stream edit $ --metadata versive-ingress.kind=event --metadata versive-ingress.stream=$"}},
+		"owner":     {func(c *jetstream.StreamConfig) { c.Metadata = schema.KindDead.Metadata("OTHER") }, nil, []string{"problem stream_owner: export INGRESS_STREAM=$_2 INGRESS_SUBJECT=owner-2"}},
+		"deadowner": {asCreated, func(t *testing.T, s Settings, _ *doctor) {
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: s.Stream + "_DEAD", Metadata: schema.KindEvent.Metadata(s.Stream + "_DEAD")}); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"problem stream_owner: export INGRESS_STREAM=$_2"}},
 		"sealed":   {func(c *jetstream.StreamConfig) { c.Sealed = true }, nil, []string{"problem stream_sealed: export INGRESS_STREAM=$_2", "warning stream_deny_delete: export INGRESS_STREAM=$_2"}},
 		"subjects": {func(c *jetstream.StreamConfig) { c.Subjects = []string{"before.>"} }, nil, []string{"problem stream_subjects: nats stream edit $ --subjects 'before.>' --subjects 'subjects.>'"}},
 		"window":   {func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }, nil, []string{"warning stream_window: nats stream edit $ --dupe-window 48h0m0s"}},

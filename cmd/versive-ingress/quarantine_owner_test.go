@@ -1,0 +1,72 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+
+	"versive-ingress/schema"
+)
+
+// An older version let the events of another ingress into the stream of the
+// quarantine. Settling the quarantine leaves them there.
+func TestQuarantineLeavesEvents(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	js := connect(t, sys.broker.URL())
+	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Subjects = append(config.Subjects, "other.>")
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	event, err := schema.Normalize("msg_other", sample)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: event.Subject("other"), Header: event.Header, Data: event.Data}); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"requeue --all", "discard --all --yes", "requeue msg_other"} {
+		out, err := runCommand(t, "versive-ingress", s, append([]string{"quarantine"}, strings.Fields(args)...)...)
+		if found := strings.Contains(out, "there is nothing to "); found != strings.Contains(args, "--all") || found != (err == nil) {
+			t.Errorf("%s: %v, %s", args, err, out)
+		}
+	}
+	if _, err := stream.GetLastMsgForSubject(t.Context(), event.Subject("other")); err != nil {
+		t.Errorf("the event is gone: %v", err)
+	}
+}
+
+// Nothing is requeued from, or discarded in, a stream that another ingress owns.
+func TestQuarantineOfAnotherIngress(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	if a := sys.post(t, "msg_raw", []byte("{")); a.status != 202 {
+		t.Fatal(a)
+	}
+	js := connect(t, sys.broker.URL())
+	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Metadata = schema.KindEvent.Metadata("VERSIVE_QUARANTINE")
+	if _, err := js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range []string{"quarantine requeue --all", "quarantine discard --all --yes"} {
+		if out, err := runCommand(t, "versive-ingress", s, strings.Fields(args)...); err == nil || !strings.Contains(out+err.Error(), "ingress VERSIVE_QUARANTINE") {
+			t.Errorf("%s: %v, %s", args, err, out)
+		}
+	}
+	if got := holdings(t, js, schema.KindQuarantine); got != "msg_raw" {
+		t.Errorf("the quarantine holds %s", got)
+	}
+}
