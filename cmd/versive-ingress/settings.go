@@ -48,8 +48,8 @@ type Settings struct {
 	NATSConfig string `envconfig:"INGRESS_NATS_CONFIG" desc:"embedded broker: a nats-server configuration file for accounts, TLS, leaf nodes, a cluster"`
 	MaxStore   Size   `envconfig:"INGRESS_MAX_STORE" shown:"what is stored plus 80 % of what is free" desc:"embedded broker: largest total size of the streams"`
 
-	Stream       string        `envconfig:"INGRESS_STREAM" default:"VERSIVE" desc:"stream name"`
-	Subject      string        `envconfig:"INGRESS_SUBJECT" default:"versive" desc:"first subject token"`
+	Stream       string        `envconfig:"INGRESS_STREAM" default:"VERSIVE" desc:"stream name; not one that ends in _QUARANTINE or _DEAD, which the other two streams add to it"`
+	Subject      string        `envconfig:"INGRESS_SUBJECT" default:"versive" desc:"first subject token; not one that ends in -quarantine or -dead"`
 	Replicas     int           `envconfig:"INGRESS_REPLICAS" default:"1" desc:"stream replicas; 3 on a cluster"`
 	MaxAge       time.Duration `envconfig:"INGRESS_MAX_AGE" default:"0" shown:"0: for ever" desc:"how long events are kept"`
 	DedupeWindow time.Duration `envconfig:"INGRESS_DEDUPE_WINDOW" default:"48h" desc:"JetStream's duplicate window; the sender retries for 27 h 35 m"`

@@ -84,6 +84,10 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 	if err != nil {
 		return nil, err
 	}
+	if (len(options.LeafNode.Remotes) > 0 || options.LeafNode.Port != 0) && options.JetStreamDomain == "" {
+		cfg.Logger.Warn("leaf nodes are configured without a JetStream domain: what a stream on the other side acknowledges cannot be told from what this one has stored",
+			"remedy", "jetstream { domain: … } in the configuration file, another name on each side")
+	}
 	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}

@@ -1,0 +1,34 @@
+package embedded_test
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"versive-ingress/publish/embedded"
+)
+
+// Without a JetStream domain, what is stored across a leaf node connection looks
+// as if it was stored here.
+func TestLeafNodesWantADomain(t *testing.T) {
+	for domain, warns := range map[string]bool{"": true, "domain: edge": false} {
+		file := filepath.Join(t.TempDir(), "nats.conf")
+		text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { %s }\nleafnodes { remotes: [{ url: \"nats://127.0.0.1:1\" }] }\n", domain)
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), ConfigFile: file, Logger: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		broker.Stop()
+		if got := strings.Contains(log.String(), "without a JetStream domain"); got != warns {
+			t.Errorf("%q: warned %t, want %t:\n%s", text, got, warns, &log)
+		}
+	}
+}
