@@ -99,13 +99,13 @@ func (p *Publisher) monitor(ctx context.Context) {
 }
 
 // isDeaf reports whether the broker answers a request whose reply subject has
-// a subscription of its own. If it does, and leaves all others without an answer,
-// it has removed the one subscription that they share. A server does so when
-// the permission for it is taken away, and it neither restores the subscription
-// nor notifies the client when the permission is back: only a new connection helps.
-// Until then a new subscription is denied as well, so reconnecting is not tried in vain.
+// a subscription of its own, and not one after it that shares the subscription of
+// all others. It has removed that one then. A server does so when the permission
+// is taken away, and it neither restores the subscription nor notifies the client
+// when the permission is back: only a new connection helps. Until the permission
+// is back a new subscription is denied as well, so no reconnection is in vain.
 func (p *Publisher) isDeaf(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	own, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	inbox := p.nc.NewInbox()
 	sub, err := p.nc.SubscribeSync(inbox)
@@ -116,8 +116,13 @@ func (p *Publisher) isDeaf(ctx context.Context) bool {
 	if err := p.nc.PublishRequest(jetstream.DefaultAPIPrefix+"STREAM.INFO."+p.cfg.Stream, inbox, nil); err != nil {
 		return false
 	}
-	answer, err := sub.NextMsgWithContext(ctx)
-	return err == nil && answer.Header.Get("Status") != noResponders
+	if answer, err := sub.NextMsgWithContext(own); err != nil || answer.Header.Get("Status") == noResponders {
+		return false
+	}
+	shared, cancel := context.WithTimeout(ctx, checkTimeout/2)
+	defer cancel()
+	_, err = p.js.Stream(shared, p.cfg.Stream)
+	return errors.Is(err, context.DeadlineExceeded)
 }
 
 // isLost reports whether the rest of a cluster may know more than the server

@@ -67,9 +67,10 @@ func TestReplySubscriptionIsRemoved(t *testing.T) {
 	cfg.URL = fmt.Sprintf("nats://ingress:secret@%s", s.Addr())
 	cfg.Mode, cfg.Timeout = publish.ModeBatch, 500*time.Millisecond
 	p := openPublisher(t, cfg)
-	if _, err := p.Publish(t.Context(), event(t, "msg_before")); err != nil {
-		t.Fatal(err)
-	}
+	await(t, "published", func() bool {
+		_, err := p.Publish(t.Context(), event(t, "msg_before"))
+		return err == nil
+	})
 
 	configure(allow("nothing"))
 	_, err := p.Publish(t.Context(), event(t, "msg_denied"))
