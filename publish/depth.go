@@ -18,8 +18,10 @@ const (
 	// depthTimeout bounds one look at a stream's depth. What it did not get to
 	// is looked at the next time.
 	depthTimeout = 2 * time.Second
-	// depthBatch is how many headers are asked for at once.
+	// depthBatch is how many headers are asked for in one request.
 	depthBatch = 1000
+	// headerWait is how long a request waits for headers that are not there.
+	headerWait = time.Second
 )
 
 // A depth counts what a stream keeps for a person to look at: its messages
@@ -79,7 +81,15 @@ func (d *depth) look(ctx context.Context, js jetstream.JetStream, name string, s
 		d.created, d.read, d.tombstones = info.Created, 0, nil
 	}
 	if d.state = info.State; d.state.LastSeq > d.read {
-		err = d.readHeaders(ctx, stream)
+		err = readHeaders(ctx, stream, d.read+1, func(sequence uint64, header nats.Header) bool {
+			if d.read = sequence; schema.IsTombstone(header) {
+				d.tombstones = append(d.tombstones, sequence)
+			}
+			return true
+		})
+		if err == nil {
+			d.read = max(d.read, d.state.LastSeq) // what is missing up to there was deleted
+		}
 	}
 	gone, _ := slices.BinarySearch(d.tombstones, d.state.FirstSeq)
 	d.tombstones = d.tombstones[gone:]
@@ -87,12 +97,13 @@ func (d *depth) look(ctx context.Context, js jetstream.JetStream, name string, s
 	return err
 }
 
-// readHeaders reads the headers from where it has stopped to the stream's end,
-// or as far as it comes.
-func (d *depth) readHeaders(ctx context.Context, stream jetstream.Stream) error {
+// readHeaders reads the headers of a stream's messages in order, from a
+// sequence to the stream's end or until each returns false. It skips messages
+// that the stream cannot return.
+func readHeaders(ctx context.Context, stream jetstream.Stream, from uint64, each func(sequence uint64, header nats.Header) bool) error {
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       d.read + 1,
+		OptStartSeq:       from,
 		AckPolicy:         jetstream.AckNonePolicy,
 		HeadersOnly:       true,
 		MemoryStorage:     true,
@@ -110,10 +121,12 @@ func (d *depth) readHeaders(ctx context.Context, stream jetstream.Stream) error 
 
 	pending := consumer.CachedInfo().NumPending
 	for delivered := uint64(0); pending > 0; {
-		batch, err := consumer.Fetch(int(min(pending, depthBatch)), jetstream.FetchContext(ctx))
+		before := delivered
+		batch, err := consumer.Fetch(int(min(pending, depthBatch)), jetstream.FetchMaxWait(headerWait))
 		if err != nil {
 			return err
 		}
+		wanted := true
 		for msg := range batch.Messages() {
 			metadata, err := msg.Metadata()
 			if err != nil {
@@ -122,18 +135,18 @@ func (d *depth) readHeaders(ctx context.Context, stream jetstream.Stream) error 
 			if delivered++; metadata.Sequence.Consumer != delivered {
 				return errors.New("a header was lost on the way; reading it again")
 			}
-			d.read, pending = metadata.Sequence.Stream, metadata.NumPending
-			if schema.IsTombstone(msg.Headers()) {
-				d.tombstones = append(d.tombstones, d.read)
-			}
+			pending = metadata.NumPending
+			wanted = wanted && each(metadata.Sequence.Stream, msg.Headers())
 		}
 		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
 			return err
 		}
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
+		case !wanted, delivered == before: // what is pending cannot be returned, or was deleted
+			return nil
 		}
 	}
-	d.read = max(d.read, d.state.LastSeq) // what is behind it was deleted
 	return nil
 }

@@ -201,6 +201,13 @@ func (g *group) idle() bool {
 	return !g.running
 }
 
+// hasSettled reports whether every message that was written has its outcome.
+func (g *group) hasSettled() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.inFlight) == 0
+}
+
 // next returns what is committed next, and whether in a batch: one pays if
 // enough wait or, going by the last commit, will come while it is prepared.
 func (g *group) next() (entries []*entry, batch bool) {

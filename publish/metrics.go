@@ -17,6 +17,7 @@ type metrics struct {
 	streams [3]atomic.Pointer[jetstream.StreamInfo]
 	waiting atomic.Int64 // messages that wait for a commit
 	commits prometheus.Histogram
+	marks   *marks
 }
 
 var (
@@ -27,14 +28,19 @@ var (
 	maxBytesDesc  = newDesc("stream_max_bytes", "Limit of the stream in bytes; 0: none of its own.", "stream")
 	oldestDesc    = newDesc("stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", "stream")
 	lastDesc      = newDesc("stream_last_event_timestamp_seconds", "When the last message was stored.", "stream")
+
+	lostDesc              = newDesc("stream_lost_events_total", "Messages that the stream had and does not return any more, though nobody has erased them.", "stream")
+	lostAcknowledgedDesc  = newDesc("stream_lost_events_acknowledged_total", "Those of them that were acknowledged by audit --acknowledge.", "stream")
+	recreatedDesc         = newDesc("stream_recreated_total", "How often the stream was deleted, or found to be another one.", "stream")
+	recreatedAcknowledged = newDesc("stream_recreated_acknowledged_total", "How many of these were acknowledged by audit --acknowledge.", "stream")
 )
 
 func newDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("versive_ingress_"+name, help, labels, nil)
 }
 
-func newMetrics() *metrics {
-	return &metrics{commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+func newMetrics(marks *marks) *metrics {
+	return &metrics{marks: marks, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "versive_ingress_publish_batch_events",
 		Help:    "Events that were stored by one commit.",
 		Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to maxBatch
@@ -43,7 +49,7 @@ func newMetrics() *metrics {
 
 // Describe implements [prometheus.Collector].
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range [...]*prometheus.Desc{connectedDesc, queueDesc, messagesDesc, bytesDesc, maxBytesDesc, oldestDesc, lastDesc} {
+	for _, desc := range [...]*prometheus.Desc{connectedDesc, queueDesc, messagesDesc, bytesDesc, maxBytesDesc, oldestDesc, lastDesc, lostDesc, lostAcknowledgedDesc, recreatedDesc, recreatedAcknowledged} {
 		ch <- desc
 	}
 	m.commits.Describe(ch)
@@ -61,6 +67,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(connectedDesc, connected)
 	gauge(queueDesc, float64(m.waiting.Load()))
 	m.commits.Collect(ch)
+	m.collectLosses(ch)
 	for kind := range m.streams {
 		info := m.streams[kind].Load()
 		if info == nil { // the dead letters' is created by the first consumer
@@ -75,6 +82,28 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		if info.State.LastSeq > 0 {
 			gauge(lastDesc, seconds(info.State.LastTime), name)
+		}
+	}
+}
+
+// collectLosses exposes the counters of the losses, which outlive the process.
+func (m *metrics) collectLosses(ch chan<- prometheus.Metric) {
+	m.marks.mu.Lock()
+	defer m.marks.mu.Unlock()
+	for name, of := range m.marks.content.Streams {
+		var lost, recreated uint64 // that are not acknowledged
+		for _, l := range m.marks.content.Losses {
+			if l.Stream != name {
+				continue
+			}
+			if lost += l.Sequences.Len(); l.Problem == Recreated {
+				recreated++
+			}
+		}
+		for desc, value := range map[*prometheus.Desc]uint64{
+			lostDesc: of.Lost, lostAcknowledgedDesc: of.Lost - lost, recreatedDesc: of.Anew, recreatedAcknowledged: of.Anew - recreated,
+		} {
+			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), name)
 		}
 	}
 }

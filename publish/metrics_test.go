@@ -29,7 +29,7 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 			for _, label := range m.GetLabel() {
 				key += " " + label.GetValue()
 			}
-			values[key] = m.GetGauge().GetValue() + m.GetHistogram().GetSampleSum()
+			values[key] = m.GetGauge().GetValue() + m.GetCounter().GetValue() + m.GetHistogram().GetSampleSum()
 		}
 	}
 	return values

@@ -37,6 +37,12 @@ type Config struct {
 	Mode       Mode // zero is ModeAuto
 	SyncAlways bool // the broker syncs its disk before it acknowledges; see ModeAuto
 
+	// MarksDir is where the high-water marks of the streams are kept, by which a
+	// loss is noticed: a directory that exists and that no other Publisher uses.
+	// Empty keeps them in memory, so that a loss while the program does not run
+	// goes unnoticed. See [ReadLosses].
+	MarksDir string
+
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing
 }
@@ -65,6 +71,7 @@ type Publisher struct {
 	ready    atomic.Pointer[error]
 	troubled atomic.Pointer[trouble]
 	depths   [3]depth // by Kind; see Depth
+	marks    *marks
 	metrics  *metrics
 	closed   chan struct{} // closed by the connection's own goroutine
 	stop     context.CancelFunc
@@ -93,7 +100,8 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
 		cfg.Logger.Warn("duplicate window shrinks to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
 	}
-	p := &Publisher{cfg: cfg, metrics: newMetrics()}
+	p := &Publisher{cfg: cfg, marks: openMarks(cfg.MarksDir, cfg.Logger)}
+	p.metrics = newMetrics(p.marks)
 	if cfg.Metrics != nil {
 		cfg.Metrics.MustRegister(p.metrics)
 	}
@@ -116,10 +124,12 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 		case <-time.After(retryWait):
 		}
 	}
+	p.lookAtMarks(ctx) // before anything is stored: sequences that were lost are used again
 	monitorCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.stopped.Go(func() { p.monitor(monitorCtx) })
 	p.stopped.Go(func() { p.watchDepths(monitorCtx) })
+	p.stopped.Go(func() { p.watchMarks(monitorCtx) })
 	return p, nil
 }
 
@@ -231,6 +241,9 @@ func (p *Publisher) Close() {
 	if p.stop != nil {
 		p.stop()
 		p.stopped.Wait()
+		if p.nc.IsConnected() {
+			p.lookAtMarks(context.Background())
+		}
 	}
 	if p.nc != nil {
 		p.nc.Close()
@@ -267,6 +280,7 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, err
 		return Receipt{}, p.failed(err)
 	}
 	p.troubled.Store(nil)
+	p.marks.ack(m.Kind, receipt.Sequence)
 	return receipt, nil
 }
 

@@ -1,0 +1,74 @@
+package publish
+
+import (
+	"context"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+const (
+	// explainTimeout bounds one search for the tombstones of deleted messages,
+	// and explainWait is how long after a failed one the next begins.
+	explainTimeout, explainWait = 5 * time.Minute, time.Minute
+	// recentLooks is for how many looks an erasure may take between its tombstone
+	// and the deletion of the copy. After that, all headers are read to find it.
+	recentLooks = 60
+)
+
+// explainDeletions looks for the tombstones of what was deleted from the event
+// stream, and reports what has none.
+func (p *Publisher) explainDeletions(ctx context.Context) {
+	m, name := p.marks, schema.KindEvent.Stream(p.cfg.Stream)
+	m.mu.Lock()
+	suspects := m.mark(name).Suspects
+	m.mu.Unlock()
+	if suspects.Len() == 0 || time.Now().Before(m.explainAt) {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
+	defer cancel()
+	rest, err := p.withoutTombstone(ctx, name, suspects)
+	if err != nil {
+		if m.explainAt = time.Now().Add(explainWait); ctx.Err() == nil {
+			m.log.Warn("whether deleted messages were erased cannot be told; trying again", "stream", name, "sequences", suspects.String(), "error", err, "wait", explainWait)
+		}
+		return
+	}
+	m.mu.Lock()
+	m.mark(name).Suspects = schema.Sequences{}
+	if rest.Len() > 0 {
+		m.report(name, Removed, rest)
+	}
+	m.mu.Unlock()
+	m.save()
+}
+
+// withoutTombstone returns those of the deleted sequences of the event stream
+// that no tombstone stands for.
+func (p *Publisher) withoutTombstone(ctx context.Context, name string, deleted schema.Sequences) (schema.Sequences, error) {
+	stream, err := p.js.Stream(ctx, name)
+	if err != nil {
+		return deleted, err
+	}
+	rest := deleted
+	search := func(from, to uint64) error {
+		return readHeaders(ctx, stream, from, func(sequence uint64, header nats.Header) bool {
+			if schema.IsTombstone(header) {
+				if copied, ok := schema.ErasedSequence(header.Get(jetstream.MsgIDHeader)); ok {
+					rest = rest.Minus(schema.SequenceRange(copied, copied))
+				}
+			}
+			return sequence < to && rest.Len() > 0
+		})
+	}
+	oldest := p.marks.recent[schema.KindEvent][0]
+	err = search(oldest+1, stream.CachedInfo().State.LastSeq)
+	if err == nil && rest.Len() > 0 && deleted.First() < oldest {
+		err = search(deleted.First()+1, oldest)
+	}
+	return rest, err
+}
