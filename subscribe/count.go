@@ -28,18 +28,20 @@ func (s Source) Count(ctx context.Context, sel Selection) (uint64, error) {
 		}
 		return n
 	}
+	// What is beyond the selection first: a message that is stored meanwhile
+	// makes the count too high, never too low.
+	var beyond uint64
+	if sel.Last > 0 {
+		beyond = from(sel.Last+1, time.Time{})
+	}
+	if !sel.Until.IsZero() {
+		beyond = max(beyond, from(0, sel.Until))
+	}
 	n := from(max(sel.First, 1), time.Time{})
 	if !sel.Since.IsZero() {
 		n = min(n, from(0, sel.Since))
 	}
-	var behind uint64
-	if sel.Last > 0 {
-		behind = from(sel.Last+1, time.Time{})
-	}
-	if !sel.Until.IsZero() {
-		behind = max(behind, from(0, sel.Until))
-	}
-	return n - min(n, behind), err
+	return n - min(n, beyond), err
 }
 
 // pending returns how many messages of the selection's subject are stored from

@@ -35,6 +35,9 @@ type Selection struct {
 // on behind the last message it has yielded. An error ends it: that of ctx, of
 // a stream that does not exist, or of a connection that was closed. One that
 // follows waits for a stream that was deleted to be created anew.
+//
+// A bounded range ends with an [*UnreadableError] if the stream counts messages
+// of the selection that it cannot return.
 func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		r := &reader{source: s, sel: sel, next: max(sel.First, 1)}
@@ -43,6 +46,9 @@ func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, err
 			m, err := r.read(ctx)
 			switch {
 			case errors.Is(err, errEnd):
+				if err := r.verify(ctx); err != nil {
+					yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
+				}
 				return
 			case err != nil:
 				yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
@@ -84,12 +90,19 @@ type reader struct {
 	next    uint64    // the sequence from which to read on
 	created time.Time // of the stream; zero until it was first seen
 
-	messages  jetstream.MessagesContext // nil while there is no consumer
-	stream    jetstream.Stream
-	consumer  jetstream.Consumer
-	drained   bool        // as far as the consumer knows, nothing more will come
-	delivered uint64      // by this consumer
-	unwatch   func() bool // ends the watch over the context
+	messages jetstream.MessagesContext // nil while there is no consumer
+	stream   jetstream.Stream
+	consumer jetstream.Consumer
+	drained  bool        // as far as the consumer knows, nothing more will come
+	received uint64      // from this consumer
+	unwatch  func() bool // ends the watch over the context
+
+	delivered schema.Sequences // of the selection, by all consumers
+	opened    int              // how many consumers there were
+	// complete says that nothing was passed over: the consumer, the only one so
+	// far, had nothing pending behind its last message. A message that it cannot
+	// read stays pending.
+	complete bool
 }
 
 // read returns the next message of the selection, or errEnd.
@@ -109,8 +122,11 @@ func (r *reader) read(ctx context.Context) (Message, error) {
 			return Message{}, context.Cause(ctx)
 		case errors.Is(err, nats.ErrTimeout):
 			r.drained = true
-			if r.hasLost(ctx) {
+			switch {
+			case r.hasLost(ctx):
 				r.close()
+			case !r.sel.Follow && r.isStuck(ctx):
+				return Message{}, errEnd
 			}
 			continue
 		case err != nil:
@@ -121,16 +137,21 @@ func (r *reader) read(ctx context.Context) (Message, error) {
 		if err != nil {
 			return Message{}, err
 		}
-		if r.delivered++; m.delivery != r.delivered { // the client was too slow, and dropped some
+		if r.received++; m.delivery != r.received { // the client was too slow, and dropped some
 			r.close()
 			continue
 		}
 		if !r.sel.Follow && (m.Sequence > r.sel.Last || !r.sel.Until.IsZero() && !m.Time.Before(r.sel.Until)) {
+			r.sel.Last = min(r.sel.Last, m.Sequence-1)
 			return Message{}, errEnd
 		}
 		r.next = m.Sequence + 1
 		r.drained = m.pending == 0
+		r.complete = r.drained && r.opened == 1
 		if !m.Time.Before(r.sel.Since) {
+			if !r.sel.Follow {
+				r.delivered.Add(m.Sequence, m.Sequence)
+			}
 			return m, nil
 		}
 	}
@@ -213,7 +234,9 @@ func (r *reader) tryOpen(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.delivered, r.drained = 0, r.consumer.CachedInfo().NumPending == 0
+	r.received, r.drained = 0, r.consumer.CachedInfo().NumPending == 0
+	r.opened++
+	r.complete = r.opened == 1 && r.drained
 	r.messages, err = r.consumer.Messages(
 		jetstream.PullMaxMessagesWithBytesLimit(aheadMessages, aheadBytes),
 		jetstream.PullHeartbeat(heartbeat),

@@ -1,0 +1,190 @@
+package subscribe_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// damaged returns a system whose event stream had n events, msg_1 of study_1 and
+// so on, the studies 0 to 2 in turn, each of a size, when it was stopped and its
+// store changed.
+func damaged(t *testing.T, n, size int, change func(msgs string)) *system {
+	t.Helper()
+	dir := t.TempDir()
+	s := newSystemIn(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+	for i := 1; i <= n; i++ {
+		m, err := schema.Normalize(fmt.Sprint("msg_", i), fmt.Appendf(nil, `{"event_type":"interview.completed","interview":{"id":"i%d","transcript":%q},"study":{"id":"study_%d"}}`,
+			i, bytes.Repeat([]byte("x"), size), i%3))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.publisher.Publish(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.publisher.Close()
+	s.Stop()
+	change(filepath.Join(dir, "jetstream", "$G", "streams", "VERSIVE", "msgs"))
+	return newSystemIn(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+}
+
+// flip changes a byte of an event's content in a block.
+func flip(t *testing.T, block, id string) {
+	t.Helper()
+	text, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(text, []byte("ce-id: "+id+"\r\n"))
+	if at < 0 {
+		t.Fatalf("%s has no %s", block, id)
+	}
+	text[at+7] ^= 1
+	if err := os.WriteFile(block, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// readAll returns the sequences of a selection and the error that ends it.
+func readAll(t *testing.T, source subscribe.Source, sel subscribe.Selection) (list []uint64, err error) {
+	t.Helper()
+	for m, err := range source.Range(t.Context(), sel) {
+		if err != nil {
+			return list, err
+		}
+		list = append(list, m.Sequence)
+	}
+	return list, nil
+}
+
+// A message that the stream counts and cannot return ends the ranges that it
+// belongs to with an error, and no others.
+func TestRangeFindsUnreadable(t *testing.T) {
+	t.Parallel()
+	s := damaged(t, 20, 10, func(msgs string) { flip(t, filepath.Join(msgs, "1.blk"), "msg_7") })
+	events := read(t, s.source, subscribe.Selection{Last: 6})
+	after := read(t, s.source, subscribe.Selection{First: 8})
+	rest := append(sequences(events), sequences(after)...)
+	for name, test := range map[string]struct {
+		sel  subscribe.Selection
+		want []uint64
+		err  bool
+	}{
+		"all":               {subscribe.Selection{}, rest, true},
+		"by every subject":  {subscribe.Selection{Subject: ">"}, rest, true},
+		"headers":           {subscribe.Selection{HeadersOnly: true}, rest, true},
+		"it alone":          {subscribe.Selection{First: 7, Last: 7}, nil, true},
+		"to it":             {subscribe.Selection{First: 6, Last: 7}, []uint64{6}, true},
+		"since":             {subscribe.Selection{Since: events[5].Time, Last: 9}, []uint64{6, 8, 9}, true},
+		"until":             {subscribe.Selection{Until: after[1].Time}, []uint64{1, 2, 3, 4, 5, 6, 8}, true},
+		"before":            {subscribe.Selection{Last: 6}, []uint64{1, 2, 3, 4, 5, 6}, false},
+		"behind":            {subscribe.Selection{First: 8, Last: 9}, []uint64{8, 9}, false},
+		"behind, by time":   {subscribe.Selection{Since: after[0].Time, Last: 9}, []uint64{8, 9}, false},
+		"of its study":      {subscribe.Selection{Filter: schema.Filter{StudyID: "study_1"}, Last: 10}, []uint64{1, 4, 10}, true},
+		"of another study":  {subscribe.Selection{Filter: schema.Filter{StudyID: "study_2"}}, []uint64{2, 5, 8, 11, 14, 17, 20}, false},
+		"of the quarantine": {subscribe.Selection{Kind: schema.KindQuarantine}, nil, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := readAll(t, s.source, test.sel)
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			unreadable, ok := errors.AsType[*subscribe.UnreadableError](err)
+			if ok != test.err || !ok && err != nil {
+				t.Errorf("got %v", err)
+			}
+			if ok && (unreadable.Stream != "VERSIVE" || unreadable.Sequences.String() != "7") {
+				t.Errorf("got %+v", unreadable)
+			}
+		})
+	}
+}
+
+// Neither what is erased or deleted while it is read, nor what the stream has
+// under other subjects, is taken for unreadable.
+func TestRangeKnowsWhatIsDeleted(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	stream, err := s.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Subjects = append(config.Subjects, "older.>")
+	if _, err := s.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	const n = 3000 // more than is asked for ahead
+	for i := range n {
+		subject := fmt.Sprint("versive.interview.completed.s.i.msg_", i)
+		if i%100 == 50 {
+			subject = fmt.Sprint("older.", i)
+		}
+		if _, err := s.js.PublishAsync(subject, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-s.js.PublishAsyncComplete()
+	for _, sequence := range []uint64{1, 5, 2000} {
+		if err := stream.DeleteMsg(t.Context(), sequence); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, sel := range []subscribe.Selection{{}, {Subject: ">"}, {First: 2, Last: n - 1}, {Filter: schema.Filter{StudyID: "s"}, Last: n - 1}} {
+		read := 0
+		for m, err := range s.source.Range(t.Context(), sel) {
+			if err != nil {
+				t.Fatalf("%+v: %v", sel, err)
+			}
+			if read++; read%300 == 0 {
+				for _, sequence := range []uint64{m.Sequence - 10, m.Sequence + 90} {
+					err := stream.DeleteMsg(t.Context(), sequence)
+					if api, ok := errors.AsType[*jetstream.APIError](err); err != nil && (!ok || api.ErrorCode != 10057) { // it was
+						t.Fatal(err)
+					}
+				}
+				if _, err := s.js.Publish(t.Context(), fmt.Sprintf("versive.interview.completed.s.i.new_%d_%d", i, m.Sequence), nil); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		if read < n*9/10 {
+			t.Errorf("%+v: read %d of %d", sel, read, n)
+		}
+	}
+}
+
+// A block that cannot be read at all stops every consumer: a range ends with
+// what lies before it.
+func TestRangeStopsAtAnUnreadableBlock(t *testing.T) {
+	t.Parallel()
+	s := damaged(t, 24, 900<<10, func(msgs string) {
+		block := filepath.Join(msgs, "1.blk")
+		if err := os.Remove(block); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(block, 0o700); err != nil { // as unreadable as a bad sector
+			t.Fatal(err)
+		}
+	})
+	began := time.Now()
+	got, err := readAll(t, s.source, subscribe.Selection{HeadersOnly: true})
+	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); !ok || unreadable.Sequences.First() != 1 || slices.Contains(got, 1) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	t.Log(got, err, time.Since(began))
+}
