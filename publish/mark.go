@@ -82,14 +82,14 @@ func (m *mark) compare(seen sighting) map[Problem]schema.Sequences {
 	}
 	m.Deleted = m.Deleted.Within(state.FirstSeq, state.LastSeq)
 	if seen.detailed {
-		m.Deleted = sequencesOf(state.Deleted)
+		m.Deleted = schema.SequencesOf(state.Deleted)
 		gone = gone.Union(m.Deleted)
 	}
 	gone = gone.Minus(missing)
 	if seen.kind == schema.KindEvent {
 		m.Suspects = m.Suspects.Union(gone)
 	} else if state.Lost != nil { // from the others, messages are deleted every day
-		if dropped := gone.Minus(gone.Minus(sequencesOf(state.Lost.Msgs))); dropped.Len() > 0 {
+		if dropped := gone.Minus(gone.Minus(schema.SequencesOf(state.Lost.Msgs))); dropped.Len() > 0 {
 			lost[Removed] = dropped
 		}
 	}
@@ -113,7 +113,7 @@ func (m *mark) start(seen sighting) {
 		Created:   seen.info.Created,
 		First:     state.FirstSeq,
 		FirstTime: state.FirstTime,
-		Deleted:   sequencesOf(state.Deleted),
+		Deleted:   schema.SequencesOf(state.Deleted),
 		Lost:      m.Lost,
 		Anew:      m.Anew,
 	}
@@ -129,12 +129,4 @@ func (m *mark) aged(info *jetstream.StreamInfo) bool {
 		now = time.Now()
 	}
 	return info.Config.MaxAge > 0 && !now.Before(m.FirstTime.Add(info.Config.MaxAge))
-}
-
-func sequencesOf(list []uint64) schema.Sequences {
-	var s schema.Sequences
-	for _, sequence := range list {
-		s.Add(sequence, sequence)
-	}
-	return s
 }

@@ -24,6 +24,18 @@ func SequenceRange(first, last uint64) Sequences {
 	return s
 }
 
+// SequencesOf returns the set of the sequences in a list. It leaves out 0, which
+// no message has: nats-server lists it among the deleted ones of an empty stream.
+func SequencesOf(list []uint64) Sequences {
+	var s Sequences
+	for _, sequence := range list {
+		if sequence > 0 {
+			s.Add(sequence, sequence)
+		}
+	}
+	return s
+}
+
 // Add adds the sequences from first to last, both included; it adds none if
 // last is below first. It is fast at the end of the set.
 func (s *Sequences) Add(first, last uint64) {

@@ -24,6 +24,7 @@ func TestSequences(t *testing.T) {
 		{sequences(t, "1-10").Minus(sequences(t, "1,4-5,10-20")).String(), "2-3, 6-9"},
 		{sequences(t, "1-3,8-9").Union(sequences(t, "4,20")).String(), "1-4, 8-9, 20"},
 		{sequences(t, "1-3,8-9").Within(3, 8).String(), "3, 8"},
+		{schema.SequencesOf([]uint64{0, 7, 2, 3}).String(), "2-3, 7"},
 		{schema.SequenceRange(5, 4).String(), ""},
 		{sequences(t, "1,3,5,7,9,11,13,15,17,19,21,23,25,27,29,31,33,35,37,39,41,43").String(), "1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31, 33, 35, 37, 39 and 2 more ranges"},
 	} {

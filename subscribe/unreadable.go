@@ -66,7 +66,7 @@ func (r *reader) recount(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		deleted := deletedFrom(state)
+		deleted := schema.SequencesOf(state.Deleted)
 		if n <= r.delivered.Within(state.FirstSeq, math.MaxUint64).Minus(deleted).Len() {
 			return nil
 		}
@@ -106,14 +106,6 @@ func (r *reader) state(ctx context.Context) (jetstream.StreamState, error) {
 		return jetstream.StreamState{}, errAnew
 	}
 	return info.State, nil
-}
-
-func deletedFrom(state jetstream.StreamState) schema.Sequences {
-	var deleted schema.Sequences
-	for _, sequence := range state.Deleted {
-		deleted.Add(sequence, sequence)
-	}
-	return deleted
 }
 
 // isStuck reports whether the stream has a next message and cannot return it: it

@@ -111,6 +111,7 @@ var checks = []check{
 	{"broker", (*doctor).checkBroker, needsSettings},
 	{"clock", (*doctor).checkClock, needsBroker},
 	{"store", (*doctor).checkStore, needsBroker},
+	{"losses", (*doctor).checkLosses, needsSettings},
 	{"events", (*doctor).checkEvents, needsBroker},
 	{"quarantine", (*doctor).checkQuarantine, needsBroker},
 	{"consumers", (*doctor).checkConsumers, needsBroker},

@@ -33,6 +33,7 @@ type ingress struct {
 	url       string           // of the webhook endpoint, as seen from this machine
 	broker    *embedded.Broker // nil with INGRESS_NATS_URL
 	publisher *publish.Publisher
+	scrub     *scrub // nil with INGRESS_NATS_URL
 	reloader  *reloader
 
 	certificate *certificate // nil without TLS
@@ -106,6 +107,11 @@ func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err e
 	if i.reloader, err = newReloader(log, metrics, i.sources()); err != nil {
 		return nil, err
 	}
+	if i.broker != nil {
+		if err := i.startScrub(); err != nil {
+			return nil, err
+		}
+	}
 	log.Info("ready", "webhooks", i.url, "admin", "http://"+adminListener.Addr().String(), "stream", s.Stream, "version", version)
 	return i, nil
 }
@@ -150,6 +156,9 @@ func (i *ingress) stop() {
 	}
 	if i.reloader != nil {
 		i.reloader.stop()
+	}
+	if i.scrub != nil {
+		i.scrub.stop()
 	}
 	if i.publisher != nil {
 		i.publisher.Close()
@@ -338,8 +347,10 @@ func (i *ingress) checkIdentity() error {
 func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 	s := i.settings
 	options := []nats.Option{i.credentials.option}
+	marks := ""
 	if i.broker != nil {
 		options = append(options, nats.InProcessServer(i.broker))
+		marks = s.DataDir
 	}
 	return publish.Config{
 		URL:          s.NATSURL,
@@ -352,6 +363,7 @@ func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 		Timeout:      s.PublishTimeout,
 		Mode:         publish.Mode(s.PublishMode),
 		SyncAlways:   i.broker != nil, // package embedded sees to it
+		MarksDir:     marks,
 		Logger:       i.log,
 		Metrics:      metrics,
 	}

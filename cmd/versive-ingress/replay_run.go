@@ -123,6 +123,9 @@ func (r *replay) run(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
+	if _, ok := errors.AsType[*subscribe.UnreadableError](err); ok { // nothing else is left
+		return fmt.Errorf("delivered %v, and all but these: %w", r.Done, err)
+	}
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}

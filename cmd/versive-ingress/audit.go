@@ -1,0 +1,209 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"text/tabwriter"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func auditCommand() *cobra.Command {
+	var acknowledge bool
+	cmd := &cobra.Command{
+		Use:   "audit",
+		Short: "Find out whether stored messages were lost, and acknowledge a loss",
+		Long: `Read the three streams from end to end and compare what they return with what
+they count, and list the losses that the ingress has reported: a stream that was
+deleted, that ends before an acknowledged message, that lacks messages which
+nobody has erased, or that counts messages which it cannot return.
+
+For each stream it prints how many messages were read; how many were erased
+(a tombstone stands for each) and how many were deleted otherwise, which is
+usual in the quarantine and among the dead letters; and the sequences that
+cannot be read.
+
+With --acknowledge, all that was printed is acknowledged: the ingress, doctor
+and the alert stop reporting it. It works whether the ingress runs or not, on the
+machine that has INGRESS_DATA_DIR. With an external broker (INGRESS_NATS_URL)
+the ingress keeps its high-water marks in memory: audit reads the streams, but
+what the ingress has reported is in its log and metrics, and is acknowledged by
+restarting the ingress.
+
+EXIT STATUS
+  0  every message that is counted can be read, and every loss is acknowledged
+  1  something is lost and not acknowledged, or could not be checked`,
+		Example: `  versive-ingress audit
+  versive-ingress audit --acknowledge`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := readSettings()
+			if err != nil {
+				return err
+			}
+			a := audit{dir: s.DataDir}
+			if s.NATSURL != "" {
+				if a.dir = ""; acknowledge {
+					return errors.New("--acknowledge requires the embedded broker: with INGRESS_NATS_URL the ingress keeps its reports in memory; restart it to acknowledge them")
+				}
+			}
+			if err := a.readLosses(); err != nil {
+				return err
+			}
+			unread := a.readStreams(cmd.Context())
+			if unread != nil && !acknowledge {
+				return unread
+			}
+			if err := a.print(cmd.OutOrStdout()); err != nil {
+				return err
+			}
+			if !acknowledge {
+				return a.verdict()
+			}
+			if unread != nil {
+				fmt.Fprintf(cmd.ErrOrStderr(), "the streams were not read: %v\n", unread)
+			}
+			return publish.Acknowledge(a.dir, a.losses, a.unreadable())
+		},
+	}
+	cmd.Flags().BoolVar(&acknowledge, "acknowledge", false, "acknowledge all that is printed")
+	return cmd
+}
+
+// An audit compares what streams return with what they count, and with what the
+// ingress has reported.
+type audit struct {
+	dir     string // of the high-water marks; "" with an external broker
+	losses  []publish.Loss
+	settled map[string]schema.Sequences // by stream: unreadable, and acknowledged
+	streams []audited
+}
+
+// audited is what was read of a stream.
+type audited struct {
+	name                       string
+	messages, erased, deleted  uint64
+	unreadable, unacknowledged schema.Sequences
+}
+
+func (a *audit) readLosses() (err error) {
+	if a.dir == "" {
+		return nil
+	}
+	a.losses, a.settled, err = publish.ReadLosses(a.dir)
+	if errors.Is(err, fs.ErrNotExist) { // the ingress never ran, or in an older version
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("reading the high-water marks in INGRESS_DATA_DIR: %w", err)
+	}
+	return nil
+}
+
+func (a *audit) readStreams(ctx context.Context) error {
+	c, err := dial(ctx, "audit")
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	for kind := range schema.KindDead + 1 {
+		err := a.readStream(ctx, c, kind)
+		if errors.Is(err, jetstream.ErrStreamNotFound) && kind == schema.KindDead {
+			continue // no consumer has given up on anything
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *audit) readStream(ctx context.Context, c *connection, kind schema.Kind) error {
+	r := audited{name: kind.Stream(c.settings.Stream)}
+	var copies schema.Sequences // that tombstones stand for
+	for m, err := range c.source.Range(ctx, subscribe.Selection{Kind: kind, Subject: anySubject, HeadersOnly: true}) {
+		if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); ok {
+			r.unreadable = unreadable.Sequences
+			break
+		}
+		if err != nil {
+			return err
+		}
+		r.messages++
+		if sequence, ok := schema.ErasedSequence(m.Header.Get(jetstream.MsgIDHeader)); ok && m.Erased() {
+			copies.Add(sequence, sequence)
+		}
+	}
+	stream, err := c.js.Stream(ctx, r.name)
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", r.name, err)
+	}
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", r.name, err)
+	}
+	deleted := schema.SequencesOf(info.State.Deleted)
+	r.deleted = deleted.Minus(copies).Len()
+	r.erased = deleted.Len() - r.deleted
+	r.unacknowledged = r.unreadable.Minus(a.settled[r.name])
+	a.streams = append(a.streams, r)
+	return nil
+}
+
+func (a *audit) unreadable() map[string]schema.Sequences {
+	all := make(map[string]schema.Sequences)
+	for _, r := range a.streams {
+		if r.unreadable.Len() > 0 {
+			all[r.name] = r.unreadable
+		}
+	}
+	return all
+}
+
+func (a *audit) print(w io.Writer) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED OTHERWISE\tUNREADABLE")
+	for _, r := range a.streams {
+		unreadable := "none"
+		if r.unreadable.Len() > 0 {
+			unreadable = fmt.Sprintf("%d: %v", r.unreadable.Len(), r.unreadable)
+		}
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", r.name, r.messages, r.erased, r.deleted, unreadable)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, l := range a.losses {
+		fmt.Fprintf(w, "reported %s: stream %s %v: %s\n", l.Time.Format(time.RFC3339), l.Stream, l.Problem, lostMessages(l.Sequences))
+	}
+	return nil
+}
+
+// lostMessages returns how many messages are lost, and which.
+func lostMessages(s schema.Sequences) string {
+	if s.Len() == 0 {
+		return "it had no messages"
+	}
+	return fmt.Sprintf("%s, sequences %v", counted(int(s.Len()), "message"), s)
+}
+
+func (a *audit) verdict() error {
+	unreadable := uint64(0)
+	for _, r := range a.streams {
+		unreadable += r.unacknowledged.Len()
+	}
+	if len(a.losses) == 0 && unreadable == 0 {
+		return nil
+	}
+	return fmt.Errorf("unacknowledged: %s, %s that cannot be read; docs/operations.md says what to do (VersiveIngressEventsLost), then run: versive-ingress audit --acknowledge",
+		waits(len(a.losses), "reported loss", "reported losses"), counted(int(unreadable), "message"))
+}

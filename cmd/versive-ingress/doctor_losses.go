@@ -1,0 +1,52 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"versive-ingress/publish"
+)
+
+const (
+	lossWhy    = "they were answered 2xx, and nobody sends them again by himself"
+	lossRemedy = "versive-ingress audit  # then what docs/operations.md says at VersiveIngressEventsLost, and audit --acknowledge"
+)
+
+// checkLosses looks for losses that were reported and not acknowledged: in the
+// data directory, whether the ingress runs or not, or else in its metrics.
+func (d *doctor) checkLosses(context.Context) (seen string, findings []Finding) {
+	add := func(found string) {
+		findings = append(findings, Finding{"events_lost", Problem, found, lossWhy, lossRemedy})
+	}
+	err := fs.ErrNotExist
+	if d.settings.NATSURL == "" {
+		var losses []publish.Loss
+		losses, _, err = publish.ReadLosses(d.settings.DataDir)
+		for _, l := range losses {
+			add(fmt.Sprintf("stream %s %v: %s", l.Stream, l.Problem, lostMessages(l.Sequences)))
+		}
+	}
+	switch {
+	case err == nil:
+	case !errors.Is(err, fs.ErrNotExist):
+		findings = append(findings, unanswered("the high-water marks in INGRESS_DATA_DIR", err, "sudo -u versive-ingress versive-ingress doctor  # as the user that the ingress runs as"))
+	case len(d.metrics["versive_ingress_stream_lost_events_total"].GetMetric()) == 0:
+		return "not known: no ingress has seen the streams", nil
+	default:
+		for _, m := range d.metrics["versive_ingress_stream_lost_events_total"].GetMetric() {
+			stream := label(m, "stream")
+			left := func(name string) float64 {
+				return d.value("versive_ingress_stream_"+name+"_total", "stream", stream) - d.value("versive_ingress_stream_"+name+"_acknowledged_total", "stream", stream)
+			}
+			if lost, recreated := left("lost_events"), left("recreated"); lost > 0 || recreated > 0 {
+				add(fmt.Sprintf("stream %s has lost %s, and was deleted %s", stream, counted(int(lost), "message"), counted(int(recreated), "time")))
+			}
+		}
+	}
+	if len(findings) == 0 {
+		seen = "none that is not acknowledged"
+	}
+	return seen, findings
+}
