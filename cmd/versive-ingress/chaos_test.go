@@ -142,6 +142,9 @@ func (r *round) launch(s Settings) *exec.Cmd {
 	r.Helper()
 	cmd, log := launch(r, "versive-ingress", s)
 	r.Cleanup(func() {
+		if strings.Contains(log.String(), "stream has lost messages") {
+			r.Errorf("an ingress reports a loss, and nothing is lost")
+		}
 		if r.Failed() {
 			text := log.String()
 			r.Logf("the end of the log of an ingress:\n%s", text[max(0, len(text)-4<<10):])
