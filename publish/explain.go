@@ -2,6 +2,8 @@ package publish
 
 import (
 	"context"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -57,11 +59,7 @@ func (p *Publisher) withoutTombstone(ctx context.Context, name string, deleted s
 	rest := deleted
 	search := func(from, to uint64) error {
 		return readHeaders(ctx, stream, from, func(sequence uint64, header nats.Header) bool {
-			if schema.IsTombstone(header) {
-				if copied, ok := schema.ErasedSequence(header.Get(jetstream.MsgIDHeader)); ok {
-					rest = rest.Minus(schema.SequenceRange(copied, copied))
-				}
-			}
+			rest = rest.Minus(schema.SequencesOf(ErasedCopies(header)))
 			return sequence < to && rest.Len() > 0
 		})
 	}
@@ -71,4 +69,27 @@ func (p *Publisher) withoutTombstone(ctx context.Context, name string, deleted s
 		err = search(deleted.First()+1, oldest)
 	}
 	return rest, err
+}
+
+// ErasedCopies returns the sequences of the copies that a tombstone stands for,
+// given its header as it is stored: that of the message after which the broker
+// took it, and that which its message ID names. It returns none for a message
+// that is not a tombstone.
+func ErasedCopies(header nats.Header) (copies []uint64) {
+	if !schema.IsTombstone(header) {
+		return nil
+	}
+	add := func(text string) bool {
+		sequence, err := strconv.ParseUint(text, 10, 64)
+		if err == nil {
+			copies = append(copies, sequence)
+		}
+		return err == nil
+	}
+	add(header.Get(jetstream.ExpectedLastSubjSeqHeader))
+	id := strings.Split(header.Get(jetstream.MsgIDHeader), ":") // see schema.Tombstone
+	if !add(id[len(id)-1]) && len(id) > 1 {
+		add(id[len(id)-2]) // a nonce follows: see tryBury
+	}
+	return copies
 }

@@ -28,7 +28,7 @@ func SequenceRange(first, last uint64) Sequences {
 // no message has: nats-server lists it among the deleted ones of an empty stream.
 func SequencesOf(list []uint64) Sequences {
 	var s Sequences
-	for _, sequence := range list {
+	for _, sequence := range slices.Sorted(slices.Values(list)) {
 		if sequence > 0 {
 			s.Add(sequence, sequence)
 		}

@@ -4,7 +4,6 @@ import (
 	"net/url"
 	"regexp"
 	"strconv"
-	"strings"
 
 	"github.com/go-json-experiment/json"
 )
@@ -48,17 +47,6 @@ func Tombstone(kind Kind, subject string, sequence uint64) (Message, error) {
 	m.Header[headerSource] = []string{sourcePrefix + url.PathEscape(s.StudyID)}
 	m.Header[headerSubject] = []string{encodeHeader(s.InterviewID)}
 	return m, nil
-}
-
-// ErasedSequence returns the sequence of the copy that a tombstone stands for,
-// given the tombstone's ID. It reports false if the ID is not a tombstone's, or
-// if no copy was known when the tombstone was put.
-func ErasedSequence(id string) (uint64, bool) {
-	if !strings.HasPrefix(id, "erased:") {
-		return 0, false
-	}
-	sequence, err := strconv.ParseUint(id[strings.LastIndexByte(id, ':')+1:], 10, 64)
-	return sequence, err == nil && sequence > 0
 }
 
 // plainType matches what types of events look like; see [Filter].

@@ -121,6 +121,9 @@ func (c Consumer) pause(delivery uint64) time.Duration {
 // the dead-letter stream. It lives through the loss of the broker; it returns
 // an error when the stream or the consumer was deleted, or the connection was
 // closed.
+//
+// The broker passes over messages that its store cannot return, and Consume does
+// not notice; see [UnreadableError].
 func (s Source) Consume(ctx context.Context, c Consumer) error {
 	c, err := c.withDefaults()
 	if err != nil {

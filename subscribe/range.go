@@ -37,7 +37,7 @@ type Selection struct {
 // follows waits for a stream that was deleted to be created anew.
 //
 // A bounded range ends with an [*UnreadableError] if the stream counts messages
-// of the selection that it cannot return.
+// of the selection that it cannot return. One that follows passes over them.
 func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
 		r := &reader{source: s, sel: sel, next: max(sel.First, 1)}

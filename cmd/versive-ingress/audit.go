@@ -129,7 +129,7 @@ func (a *audit) readStreams(ctx context.Context) error {
 
 func (a *audit) readStream(ctx context.Context, c *connection, kind schema.Kind) error {
 	r := audited{name: kind.Stream(c.settings.Stream)}
-	var copies schema.Sequences // that tombstones stand for
+	var copies []uint64 // that tombstones stand for
 	for m, err := range c.source.Range(ctx, subscribe.Selection{Kind: kind, Subject: anySubject, HeadersOnly: true}) {
 		if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); ok {
 			r.unreadable = unreadable.Sequences
@@ -139,9 +139,7 @@ func (a *audit) readStream(ctx context.Context, c *connection, kind schema.Kind)
 			return err
 		}
 		r.messages++
-		if sequence, ok := schema.ErasedSequence(m.Header.Get(jetstream.MsgIDHeader)); ok && m.Erased() {
-			copies.Add(sequence, sequence)
-		}
+		copies = append(copies, publish.ErasedCopies(m.Header)...)
 	}
 	stream, err := c.js.Stream(ctx, r.name)
 	if err != nil {
@@ -152,7 +150,7 @@ func (a *audit) readStream(ctx context.Context, c *connection, kind schema.Kind)
 		return fmt.Errorf("stream %s: %w", r.name, err)
 	}
 	deleted := schema.SequencesOf(info.State.Deleted)
-	r.deleted = deleted.Minus(copies).Len()
+	r.deleted = deleted.Minus(schema.SequencesOf(copies)).Len()
 	r.erased = deleted.Len() - r.deleted
 	r.unacknowledged = r.unreadable.Minus(a.settled[r.name])
 	a.streams = append(a.streams, r)

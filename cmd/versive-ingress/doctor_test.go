@@ -101,6 +101,16 @@ versive_ingress_secret_last_verified_timestamp_seconds{position="1",fingerprint=
 versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint="89abcdef"} %f
 `, old, old, now))
 		}, []string{"warning secret_unused: sed 1d"}},
+		"losses in the metrics": {func(d *doctor) {
+			d.settings.DataDir = filepath.Join(d.settings.DataDir, "elsewhere")
+			d.settings.AdminListen = fakeAdmin(t, `# TYPE versive_ingress_stream_lost_events_total counter
+versive_ingress_stream_lost_events_total{stream="VERSIVE"} 7
+versive_ingress_stream_lost_events_total{stream="VERSIVE_QUARANTINE"} 5
+# TYPE versive_ingress_stream_lost_events_acknowledged_total counter
+versive_ingress_stream_lost_events_acknowledged_total{stream="VERSIVE"} 3
+versive_ingress_stream_lost_events_acknowledged_total{stream="VERSIVE_QUARANTINE"} 5
+`)
+		}, []string{"unknown unanswered: ", "problem events_lost: versive-ingress audit"}},
 		"a wrong secret":     {func(d *doctor) { d.settings.AdminListen = fakeAdmin(t, refused("signature")) }, []string{"warning secret_wrong: from the endpoint's page"}},
 		"refused timestamps": {func(d *doctor) { d.settings.AdminListen = fakeAdmin(t, refused("timestamp_too_new")) }, []string{"warning timestamps_refused: timedatectl"}},
 		"an unreadable reload": {func(d *doctor) {
