@@ -1,0 +1,294 @@
+// Package faultdisk gives a test a disk that fails as real disks do, with a
+// real file system on it: it forgets at a power cut what was not flushed, and
+// it fails reads, writes and flushes. The promise of the ingress, that a 2xx
+// answer means a durable event, is tested on it.
+//
+// A disk is a file of a FUSE file system that the test's process serves from
+// memory, and a loop device on that file. The kernel's page cache, journal and
+// error handling above it are the real ones. It needs Linux, root, /dev/fuse
+// and loop devices; a test is skipped where they are missing.
+//
+// The package is for tests alone.
+package faultdisk
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+	"golang.org/x/sys/unix"
+)
+
+// Size is the size of a disk in bytes. A disk takes memory for what was
+// written to it only.
+const Size = 1 << 30
+
+// A Kind is a kind of file system.
+type Kind string
+
+// The kinds of file systems, by the names that mkfs and mount have for them.
+const (
+	Ext4  Kind = "ext4"
+	XFS   Kind = "xfs"
+	Btrfs Kind = "btrfs"
+)
+
+// Kinds are all of them.
+var Kinds = []Kind{Ext4, XFS, Btrfs}
+
+// Missing returns why there can be no disk with a file system of this kind on
+// this machine. It returns "" if there can be one.
+func Missing(kind Kind) string {
+	if os.Geteuid() != 0 {
+		return "mounting needs root"
+	}
+	for _, device := range []string{"/dev/fuse", "/dev/loop-control"} {
+		if err := unix.Access(device, unix.R_OK|unix.W_OK); err != nil {
+			return device + ": " + err.Error()
+		}
+	}
+	if _, err := exec.LookPath("mkfs." + string(kind)); err != nil {
+		return err.Error()
+	}
+	_ = exec.Command("modprobe", string(kind)).Run() // it may be built in
+	if known, err := os.ReadFile("/proc/filesystems"); err != nil || !strings.Contains(string(known), "\t"+string(kind)+"\n") {
+		return "the kernel has no " + string(kind)
+	}
+	return ""
+}
+
+// A When decides which requests fail. It gets the number of the request,
+// counted from 1 since the fault was set, and of a write also the data. It
+// must not keep the data, and it must not call a method of the disk.
+type When func(n int, data []byte) bool
+
+// Always makes every request fail.
+func Always() When { return Every(1) }
+
+// Nth makes the nth request fail, once.
+func Nth(n int) When { return func(i int, _ []byte) bool { return i == n } }
+
+// Every makes every nth request fail.
+func Every(n int) When { return func(i int, _ []byte) bool { return i%n == 0 } }
+
+// Holding makes those writes fail of which when approves among the writes that
+// hold part; the numbers that when gets count only these. The file system's
+// own writes, whose failure makes it read-only, can so be spared.
+func Holding(part []byte, when When) When {
+	seen := 0
+	return func(_ int, data []byte) bool {
+		if !bytes.Contains(data, part) {
+			return false
+		}
+		seen++
+		return when(seen, data)
+	}
+}
+
+// A Disk is a disk with a mounted file system. The methods of its faults may
+// be called at any time by any goroutine; Remount is for the test's own.
+type Disk struct {
+	Dir string // the root of the file system
+
+	t     testing.TB
+	kind  Kind
+	image *image
+	fuse  string // where the image is mounted
+}
+
+// New returns an empty disk with a file system of a kind, mounted. It is gone
+// when the test ends, even if the test's process is killed. The test is
+// skipped, with the reason, where a disk is not possible; see Missing.
+func New(t testing.TB, kind Kind) *Disk {
+	t.Helper()
+	if why := Missing(kind); why != "" {
+		t.Skipf("NOT CHECKED: no fault disk with %s: %s", kind, why)
+	}
+	top := t.TempDir()
+	d := &Disk{Dir: filepath.Join(top, "disk"), t: t, kind: kind, image: newImage(), fuse: filepath.Join(top, "image")}
+	for _, dir := range []string{d.Dir, d.fuse} {
+		if err := os.Mkdir(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	d.guard()
+	d.serve()
+
+	device, loop := d.attach()
+	defer unix.Close(device)
+	mkfs := exec.Command("mkfs."+string(kind), loop)
+	if kind == Ext4 {
+		// Otherwise a thread of the kernel writes tables in the background.
+		mkfs.Args = append(mkfs.Args, "-E", "lazy_itable_init=0,lazy_journal_init=0")
+	}
+	if out, err := mkfs.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", mkfs, err, out)
+	}
+	d.mount(loop)
+	return d
+}
+
+// FailReads makes reads of the disk fail with EIO, until another call; nil
+// lifts the fault. What is in the page cache is not read from the disk.
+func (d *Disk) FailReads(when When) { d.image.setFault(opRead, when) }
+
+// FailWrites makes writes to the disk fail with EIO, until another call; nil
+// lifts the fault. A write that has failed has changed nothing.
+func (d *Disk) FailWrites(when When) { d.image.setFault(opWrite, when) }
+
+// FailSyncs makes flushes of the disk's cache fail with EIO, until another
+// call; nil lifts the fault. What was written before stays in the disk's
+// cache: a later flush may make it durable, a power cut may drop it.
+func (d *Disk) FailSyncs(when When) { d.image.setFault(opFlush, when) }
+
+// FailedReads, FailedWrites and FailedSyncs return how many requests have
+// failed since the fault was set.
+func (d *Disk) FailedReads() int { return d.image.failed(opRead) }
+
+// FailedWrites is described at FailedReads.
+func (d *Disk) FailedWrites() int { return d.image.failed(opWrite) }
+
+// FailedSyncs is described at FailedReads.
+func (d *Disk) FailedSyncs() int { return d.image.failed(opFlush) }
+
+// Cut is a power cut. From now on nothing reaches the disk: every request of
+// the mounted file system fails. What was written and not flushed is lost; with
+// random, some of it is on the disk, in pages of 4 KiB and in any order, as
+// disks write what nobody has asked them to flush.
+//
+// A process that stores something there would see EIO, which a power cut does
+// not give it time for: stop it (SIGSTOP) before, and kill it afterwards. Then
+// call Remount.
+func (d *Disk) Cut(random *rand.Rand) { d.image.cut(random) }
+
+// Remount unmounts the file system and mounts it again, as a reboot does: the
+// page cache is gone, and what is read is what the disk has. After a power cut
+// the file system recovers by its journal. All faults are lifted before.
+// Remount waits until no process has a file open there.
+func (d *Disk) Remount() {
+	d.t.Helper()
+	if err := d.unmount(); err != nil {
+		d.t.Fatal(err)
+	}
+	device, loop := d.attach()
+	defer unix.Close(device)
+	d.mount(loop)
+}
+
+// serve mounts the FUSE file system that holds the image.
+func (d *Disk) serve() {
+	d.t.Helper()
+	// The library's own mount leaves the descriptor to child processes, which
+	// would keep the file system waiting for answers after this process has died.
+	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		d.t.Fatalf("opening /dev/fuse: %v", err)
+	}
+	options := fmt.Sprintf("fd=%d,rootmode=40000,user_id=0,group_id=0", fd)
+	if err := unix.Mount("faultdisk", d.fuse, "fuse.faultdisk", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		unix.Close(fd)
+		d.t.Fatalf("mounting %s: %v", d.fuse, err)
+	}
+	server, err := fs.Mount(fmt.Sprintf("/dev/fd/%d", fd), &root{image: d.image}, &fs.Options{
+		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true},
+	})
+	d.t.Cleanup(func() {
+		if err := d.unmount(); err != nil {
+			d.t.Error(err)
+			_ = unix.Unmount(d.Dir, unix.MNT_DETACH)
+		}
+		if err := unix.Unmount(d.fuse, unix.MNT_DETACH); err != nil {
+			d.t.Errorf("unmounting %s: %v", d.fuse, err)
+		}
+		if server != nil {
+			server.Wait() // until the loop device, too, has closed the image
+		}
+	})
+	if err != nil {
+		d.t.Fatalf("serving %s: %v", d.fuse, err)
+	}
+}
+
+// attach returns a loop device on the image. It is gone when it is neither
+// mounted nor open any more.
+func (d *Disk) attach() (device int, name string) {
+	d.t.Helper()
+	image, err := unix.Open(filepath.Join(d.fuse, "image"), unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		d.t.Fatalf("opening the image: %v", err)
+	}
+	defer unix.Close(image)
+	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		d.t.Fatalf("opening /dev/loop-control: %v", err)
+	}
+	defer unix.Close(control)
+	config := unix.LoopConfig{Fd: uint32(image), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO}}
+	for {
+		n, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
+		if err != nil {
+			d.t.Fatalf("asking for a free loop device: %v", err)
+		}
+		name = fmt.Sprintf("/dev/loop%d", n)
+		if device, err = unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
+			d.t.Fatalf("opening %s: %v", name, err)
+		}
+		if err = unix.IoctlLoopConfigure(device, &config); err == nil {
+			return device, name
+		}
+		unix.Close(device)
+		if !errors.Is(err, unix.EBUSY) { // another process was quicker
+			d.t.Fatalf("setting up %s: %v", name, err)
+		}
+	}
+}
+
+func (d *Disk) mount(loop string) {
+	d.t.Helper()
+	if err := unix.Mount(loop, d.Dir, string(d.kind), 0, ""); err != nil {
+		d.t.Fatalf("mounting %s from %s: %v", d.kind, loop, err)
+	}
+}
+
+// unmount lifts all faults, and unmounts the file system once no process has a
+// file open there.
+func (d *Disk) unmount() error {
+	for o := range d.image.faults {
+		d.image.setFault(op(o), nil)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+		switch err := unix.Unmount(d.Dir, 0); {
+		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: it is not mounted
+			return nil
+		case !errors.Is(err, unix.EBUSY) || time.Now().After(deadline):
+			return fmt.Errorf("unmounting %s: %w; does a process still have a file open there?", d.Dir, err)
+		}
+	}
+}
+
+// guard starts a process that unmounts everything when this one has died.
+func (d *Disk) guard() {
+	d.t.Helper()
+	shell := exec.Command("sh", "-c", `cat; umount -l "$1"; umount -l "$2"`, "faultdisk", d.Dir, d.fuse)
+	shell.SysProcAttr = &unix.SysProcAttr{Setsid: true}
+	alive, err := shell.StdinPipe()
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := shell.Start(); err != nil {
+		d.t.Fatal(err)
+	}
+	d.t.Cleanup(func() {
+		_ = alive.Close()
+		_ = shell.Wait() // it finds nothing to unmount
+	})
+}

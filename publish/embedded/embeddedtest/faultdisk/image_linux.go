@@ -1,0 +1,197 @@
+package faultdisk
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"sync"
+	"syscall"
+
+	"github.com/hanwen/go-fuse/v2/fs"
+	"github.com/hanwen/go-fuse/v2/fuse"
+)
+
+const pageSize = 4 << 10
+
+// A page is what the disk writes whole or not at all. Nil stands for zeros.
+type page []byte
+
+var zeros = make(page, pageSize)
+
+// An image is the content of a disk, as a file of a FUSE file system. Pages
+// that were not written take no memory.
+type image struct {
+	fs.Inode
+
+	mu         sync.Mutex // guards all below
+	durable    map[int64]page
+	volatile   map[int64][]page // written since the last flush, oldest first
+	generation int              // number of power cuts
+	faults     [3]fault         // by op
+}
+
+// op is a kind of request that can be made to fail.
+type op int
+
+const (
+	opRead op = iota
+	opWrite
+	opFlush
+)
+
+// A fault decides which requests of one kind fail.
+type fault struct {
+	when   When
+	seen   int // requests since the fault was set
+	failed int // those of them that failed
+}
+
+func newImage() *image {
+	return &image{durable: make(map[int64]page), volatile: make(map[int64][]page)}
+}
+
+// setFault replaces the fault of an op; nil lifts it.
+func (i *image) setFault(o op, when When) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.faults[o] = fault{when: when}
+}
+
+func (i *image) failed(o op) int {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return i.faults[o].failed
+}
+
+// fails reports whether this request has to fail. The caller holds mu.
+func (i *image) fails(o op, data []byte) bool {
+	f := &i.faults[o]
+	if f.when == nil {
+		return false
+	}
+	f.seen++
+	if !f.when(f.seen, data) {
+		return false
+	}
+	f.failed++
+	return true
+}
+
+// cut drops what is volatile, and invalidates every open handle. With random,
+// some of the volatile writes survive: for each page any of the contents that
+// it had since the last flush.
+func (i *image) cut(random *rand.Rand) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.generation++
+	for at, versions := range i.volatile {
+		if random == nil {
+			break
+		}
+		if n := random.IntN(len(versions) + 1); n < len(versions) {
+			i.durable[at] = versions[n]
+		}
+	}
+	clear(i.volatile)
+}
+
+// page returns the newest content of a page. The caller holds mu.
+func (i *image) page(at int64) page {
+	if versions := i.volatile[at]; len(versions) > 0 {
+		return versions[len(versions)-1]
+	}
+	return i.durable[at]
+}
+
+func (i *image) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) syscall.Errno {
+	out.Mode, out.Size = 0o600, Size
+	return 0
+}
+
+// Open returns a handle that is valid until the next power cut. The kernel
+// caches nothing of the image itself.
+func (i *image) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return &handle{i, i.generation}, fuse.FOPEN_DIRECT_IO, 0
+}
+
+// A handle is the image as one loop device has it open.
+type handle struct {
+	image      *image
+	generation int
+}
+
+// begin locks the image, and returns EIO for a request that has to fail.
+func (h *handle) begin(o op, data []byte) syscall.Errno {
+	h.image.mu.Lock()
+	if h.generation != h.image.generation || h.image.fails(o, data) {
+		return syscall.EIO
+	}
+	return 0
+}
+
+func (h *handle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	defer h.image.mu.Unlock()
+	if errno := h.begin(opRead, nil); errno != 0 {
+		return nil, errno
+	}
+	dest = dest[:max(0, min(int64(len(dest)), Size-off))]
+	for n := 0; n < len(dest); {
+		at, within := (off+int64(n))/pageSize, int((off+int64(n))%pageSize)
+		p := h.image.page(at)
+		if p == nil {
+			p = zeros
+		}
+		n += copy(dest[n:], p[within:])
+	}
+	return fuse.ReadResultData(dest), 0
+}
+
+func (h *handle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	defer h.image.mu.Unlock()
+	if errno := h.begin(opWrite, data); errno != 0 {
+		return 0, errno
+	}
+	if off+int64(len(data)) > Size {
+		return 0, syscall.ENOSPC
+	}
+	for n := 0; n < len(data); {
+		at, within := (off+int64(n))/pageSize, int((off+int64(n))%pageSize)
+		p := make(page, pageSize)
+		copy(p, h.image.page(at))
+		n += copy(p[within:], data[n:])
+		if bytes.Equal(p, zeros) {
+			p = nil
+		}
+		h.image.volatile[at] = append(h.image.volatile[at], p)
+	}
+	return uint32(len(data)), 0
+}
+
+// Fsync makes durable what was written before.
+func (h *handle) Fsync(context.Context, uint32) syscall.Errno {
+	defer h.image.mu.Unlock()
+	if errno := h.begin(opFlush, nil); errno != 0 {
+		return errno
+	}
+	for at, versions := range h.image.volatile {
+		if p := versions[len(versions)-1]; p != nil {
+			h.image.durable[at] = p
+		} else {
+			delete(h.image.durable, at)
+		}
+	}
+	clear(h.image.volatile)
+	return 0
+}
+
+// root is the directory that holds the image.
+type root struct {
+	fs.Inode
+	image *image
+}
+
+func (r *root) OnAdd(ctx context.Context) {
+	r.AddChild("image", r.NewPersistentInode(ctx, r.image, fs.StableAttr{Mode: syscall.S_IFREG}), false)
+}
