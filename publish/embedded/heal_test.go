@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -66,6 +67,19 @@ func TestHeals(t *testing.T) {
 		_, err := js.Publish(ctx, subject, make([]byte, fileLimit/8))
 		return err
 	}
+	scraping, stopScraping := context.WithCancel(t.Context())
+	var scrapes sync.WaitGroup
+	scrapes.Go(func() { // as monitoring does, for the race detector
+		ticker := time.NewTicker(time.Millisecond)
+		defer ticker.Stop()
+		for scraping.Err() == nil {
+			_, _, _ = broker.Usage()
+			_ = broker.Messages()
+			<-ticker.C
+		}
+	})
+	defer scrapes.Wait()
+	defer stopScraping()
 	// The disk has space again as soon as the broker says that it is broken.
 	lift := limitFiles(t)
 	ctx, said := context.WithTimeout(t.Context(), patience)
