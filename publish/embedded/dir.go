@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,6 +9,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 // lockDir takes the data directory for this process. The lock ends with the
@@ -52,7 +55,7 @@ func Disk(dir string) (free, stored int64, err error) {
 	if free, err = freeBytes(dir); err != nil {
 		return 0, 0, err
 	}
-	stored, err = dirBytes(dir)
+	stored, err = dirBytes(filepath.Join(dir, server.JetStreamStoreDir))
 	return free, stored, err
 }
 
@@ -77,20 +80,97 @@ func freeBytes(dir string) (int64, error) {
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }
 
-// dirBytes returns the total size of the files below dir.
+// dirBytes returns the total size of the files below dir; 0 if it does not
+// exist.
 func dirBytes(dir string) (int64, error) {
 	var total int64
-	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
-			var info fs.FileInfo
-			if info, err = d.Info(); err == nil {
-				total += info.Size()
-			}
+	err := walk(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
 		}
+		info, err := d.Info()
 		if errors.Is(err, fs.ErrNotExist) { // a running broker has removed it
 			return nil
+		}
+		if err == nil {
+			total += info.Size()
 		}
 		return err
 	})
 	return total, err
+}
+
+// walk calls visit as filepath.WalkDir does, but not for what does not exist,
+// such as dir itself or what a running broker has removed, and not for a
+// lost+found, which belongs to the file system. It follows dir if that is a
+// symbolic link.
+func walk(dir string, visit fs.WalkDirFunc) error {
+	return filepath.WalkDir(dir+"/.", func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			return nil
+		case d != nil && d.IsDir() && d.Name() == "lost+found":
+			return fs.SkipDir
+		}
+		return visit(path, d, err)
+	})
+}
+
+// makeDir creates a directory and its parents, durably.
+func makeDir(dir string) error {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := makeDir(filepath.Dir(dir)); err != nil {
+			return err
+		}
+		err = os.Mkdir(dir, 0o700)
+	}
+	if err == nil {
+		return syncDir(filepath.Dir(dir))
+	}
+	if info, statErr := os.Stat(dir); statErr == nil && info.IsDir() {
+		return nil
+	}
+	return err
+}
+
+// removeAll removes a directory with all that is in it, durably.
+func removeAll(dir string) error {
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(dir))
+}
+
+// writeFile replaces the content of a file durably and atomically. An existing
+// file keeps its mode and, as far as this process may set it, its owner.
+func writeFile(path string, data []byte) error {
+	tmp := path + ".tmp" // see removeLeftovers
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if info, err := os.Stat(path); err == nil {
+		_ = f.Chmod(info.Mode())
+		owner := info.Sys().(*syscall.Stat_t)
+		_ = f.Chown(int(owner.Uid), int(owner.Gid))
+	}
+	_, err = f.Write(data)
+	err = cmp.Or(err, f.Sync(), f.Close())
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		os.Remove(tmp)
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return cmp.Or(f.Sync(), f.Close())
 }

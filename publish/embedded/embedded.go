@@ -17,7 +17,6 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -63,6 +62,7 @@ type Broker struct {
 	mu       sync.Mutex
 	server   *server.Server // replaced by heal; guarded by mu
 	maxStore int64          // of that server, in bytes; guarded by mu
+	down     error          // why the last restart has failed, else nil; guarded by mu
 }
 
 // Start starts the broker and returns when it takes connections, with all
@@ -88,7 +88,7 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 		cfg.Logger.Warn("leaf nodes are configured without a JetStream domain: what a stream on the other side acknowledges cannot be told from what this one has stored",
 			"remedy", "jetstream { domain: … } in the configuration file, another name on each side")
 	}
-	if err := os.MkdirAll(cfg.Dir, 0o700); err != nil {
+	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	lock, err := lockDir(cfg.Dir)
@@ -110,9 +110,16 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 // launch starts a server and returns when it takes connections, or an error
 // when none is left of it. No other may be running.
 func (b *Broker) launch(ctx context.Context, options *server.Options) error {
+	store := b.cfg.storeDir()
+	if err := b.prepare(store, options); err != nil {
+		return err
+	}
+	stored, err := assets(store)
+	if err != nil {
+		return err
+	}
 	// Measured under the lock: nothing else writes there now.
 	if options.JetStreamMaxStore <= 0 {
-		var err error
 		if options.JetStreamMaxStore, err = mostOfDisk(b.cfg.Dir); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
@@ -122,17 +129,14 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 		return err
 	}
 	fatal := make(chan error, 1)
-	s.SetLoggerV2(&bridge{b.cfg.Logger, fatal}, false, false, false)
+	log := &bridge{log: b.cfg.Logger, fatal: fatal}
+	s.SetLoggerV2(log, false, false, false)
 
-	go s.Start() // returns by itself, or waits for ever after a fatal error
-	for !s.ReadyForConnections(50 * time.Millisecond) {
-		select {
-		case err = <-fatal:
-		case <-ctx.Done():
-			err = context.Cause(ctx)
-		default:
-			continue
-		}
+	go s.Start() // returns, or blocks after a fatal error
+	if err = awaitStart(ctx, s, fatal); err == nil {
+		err = checkRecovered(s, store, stored, log.takeWarnings())
+	}
+	if err != nil {
 		s.Shutdown()
 		s.WaitForShutdown()
 		return err
@@ -140,6 +144,20 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.server, b.maxStore = s, options.JetStreamMaxStore
+	return nil
+}
+
+// awaitStart waits until s takes connections, with all streams recovered.
+func awaitStart(ctx context.Context, s *server.Server, fatal <-chan error) error {
+	for !s.ReadyForConnections(50 * time.Millisecond) {
+		select {
+		case err := <-fatal:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		default:
+		}
+	}
 	return nil
 }
 
@@ -256,34 +274,4 @@ func (b *Broker) Stop() {
 	s.Shutdown()
 	s.WaitForShutdown()
 	unlockDir(b.lock)
-}
-
-// bridge is the server's logger.
-type bridge struct {
-	log   *slog.Logger
-	fatal chan<- error
-}
-
-// Noticef logs at debug level: the server announces every step of its start.
-func (b *bridge) Noticef(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
-
-// Warnf leaves out what the server says of a max_payload over 8 MiB: the
-// default is that large on purpose.
-func (b *bridge) Warnf(format string, v ...any) {
-	if !strings.HasPrefix(format, "Maximum payloads over") {
-		b.log.Warn(fmt.Sprintf(format, v...))
-	}
-}
-
-func (b *bridge) Errorf(format string, v ...any) { b.log.Error(fmt.Sprintf(format, v...)) }
-func (b *bridge) Debugf(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
-func (b *bridge) Tracef(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
-
-// Fatalf is called for errors that keep the server from starting; it leaves
-// it to its logger to end the process.
-func (b *bridge) Fatalf(format string, v ...any) {
-	select {
-	case b.fatal <- fmt.Errorf(format, v...):
-	default:
-	}
 }

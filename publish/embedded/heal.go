@@ -25,12 +25,13 @@ const (
 )
 
 // Ready returns nil while the store can be written, as far as the server
-// knows, else why not: it is at its limit, or a write has failed.
+// knows, else why not: it is at its limit, a write has failed, or the server
+// could not be started again after that.
 func (b *Broker) Ready() error {
-	s, maxStore := b.current()
-	if err := broken(s); err != nil {
-		return fmt.Errorf("embedded broker: %w", err)
+	if err := b.Durable(); err != nil {
+		return err
 	}
+	s, maxStore := b.current()
 	info, err := s.Jsz(nil)
 	if err != nil {
 		return fmt.Errorf("embedded broker: %w", err)
@@ -41,8 +42,25 @@ func (b *Broker) Ready() error {
 	return nil
 }
 
-// broken returns what only a restart of the server mends: after a write has
-// failed, it never tries again for that stream and leaves every publisher
+// Durable returns an error if what the server reports as stored may not be on
+// the disk. After a failed write it answers no publisher of a new message, but
+// it knows the messages of a batch whose fsync has failed, and reports a second
+// copy of one as a duplicate.
+func (b *Broker) Durable() error {
+	b.mu.Lock()
+	s, err := b.server, b.down
+	b.mu.Unlock()
+	if err == nil {
+		err = broken(s)
+	}
+	if err != nil {
+		return fmt.Errorf("embedded broker: %w", err)
+	}
+	return nil
+}
+
+// broken returns an error that only a restart of the server can clear: after a
+// failed write it does not try again for that stream and leaves every publisher
 // without an answer, or it has switched JetStream off.
 func broken(s *server.Server) error {
 	switch {
@@ -60,8 +78,11 @@ func broken(s *server.Server) error {
 }
 
 // heal restarts the server, until ctx ends, when it is broken and the disk has
-// space again. Nothing is lost by it: what was acknowledged is on the disk, and
-// what a failed write has left behind it is cut off as after a crash.
+// space again. What was acknowledged is on the disk and is there afterwards. A
+// failed write may have left more, which the server then reads: complete
+// messages, which are made durable before it starts (see rewriteLastBlocks), and
+// an incomplete one at the end, which it cuts off as after a crash. If that or a
+// check of the store fails, there is no server until a later attempt succeeds.
 func (b *Broker) heal(ctx context.Context) {
 	ticker := time.NewTicker(healInterval)
 	defer ticker.Stop()
@@ -90,6 +111,9 @@ func (b *Broker) heal(ctx context.Context) {
 		b.cfg.Logger.Error("embedded broker cannot write; restarting it", "error", problem)
 		pause = min(max(2*pause, minPause), maxPause)
 		err := b.restart(ctx, s)
+		b.mu.Lock()
+		b.down = err
+		b.mu.Unlock()
 		last = time.Now()
 		if err != nil {
 			b.cfg.Logger.Error("embedded broker does not start again; trying later", "error", err, "wait", pause)
@@ -104,7 +128,7 @@ func (b *Broker) heal(ctx context.Context) {
 func (b *Broker) restart(ctx context.Context, s *server.Server) error {
 	options, err := b.cfg.options()
 	if err != nil {
-		return err // of a configuration file that was edited; better s than none
+		return err // the configuration file was edited; s can still be read from
 	}
 	if options.Port == server.RANDOM_PORT {
 		options.Port = b.port

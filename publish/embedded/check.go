@@ -1,0 +1,182 @@
+package embedded
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/sys/unix"
+)
+
+// nats-server skips a stream that it cannot read at its start, with a warning,
+// and writes over it when somebody creates a stream of that name. So before
+// each start of the server this package looks at the whole store, which is
+//
+//	<account>/streams/<stream>/meta.inf, meta.sum                 the configuration and its checksum
+//	<account>/streams/<stream>/msgs/N.blk                         the messages
+//	<account>/streams/<stream>/obs/<consumer>/meta.inf, meta.sum  a consumer; its position is in o.dat
+//	<system account>/_js_/<group>/msgs/N.blk                      a Raft log of a cluster; the group _meta_ has its streams
+//
+// It first checks everything and changes nothing, and it repairs what it can
+// only if no check has failed.
+
+// storeDir returns where the server keeps its store.
+func (c Config) storeDir() string { return filepath.Join(c.Dir, server.JetStreamStoreDir) }
+
+// prepare checks the store and makes it ready for a server with these options.
+// No server may run.
+func (b *Broker) prepare(store string, options *server.Options) error {
+	if err := checkRights(store); err != nil {
+		return err
+	}
+	repairs, err := findRepairs(store)
+	if err != nil {
+		return err
+	}
+	if err := checkCluster(store, options); err != nil {
+		return err
+	}
+	for _, r := range repairs {
+		b.cfg.Logger.Warn("repairing the store: "+r.action, "path", r.path)
+		if err := r.do(); err != nil {
+			return fmt.Errorf("repairing the store: %s: %w", r.action, err)
+		}
+	}
+	if err := removeLeftovers(store); err != nil {
+		return err
+	}
+	return rewriteLastBlocks(store)
+}
+
+// checkRights returns an error if this process cannot read and write a file or
+// directory of the store.
+func checkRights(store string) error {
+	var first error // of the files that fail
+	var path string
+	var failed int
+	err := walk(store, func(p string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+		case d.IsDir():
+			err = unix.Faccessat(unix.AT_FDCWD, p, unix.R_OK|unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+		case d.Type().IsRegular():
+			var f *os.File
+			if f, err = os.OpenFile(p, os.O_RDWR, 0); err == nil {
+				f.Close()
+			}
+		}
+		if err == nil {
+			return nil
+		}
+		if failed++; first == nil {
+			first, path = err, p
+		}
+		if d != nil && d.IsDir() {
+			return fs.SkipDir
+		}
+		return nil
+	})
+	if first == nil {
+		return err
+	}
+	return fmt.Errorf("%w; files like this: %d; nothing was changed", unusable(store, path, first), failed)
+}
+
+// unusable returns what is wrong with a file of the store that cannot be
+// opened because of err, and the command that helps.
+func unusable(store, path string, err error) error {
+	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
+		err = pathError.Err
+	}
+	info, statErr := os.Lstat(path)
+	if statErr != nil {
+		return fmt.Errorf("%s cannot be read: %w", path, statErr)
+	}
+	uid, gid := os.Geteuid(), os.Getegid()
+	owner := info.Sys().(*syscall.Stat_t)
+	remedy := "look for the reason in the kernel's log, the mount options and the output of lsattr"
+	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EPERM) {
+		remedy = "run: chmod -R u+rwX " + quote(store)
+		if int(owner.Uid) != uid {
+			remedy = fmt.Sprintf("run as root: chown -R %d:%d %s", uid, gid, quote(store))
+		}
+	}
+	return fmt.Errorf("%s cannot be opened for reading and writing: %w; it belongs to uid %d, gid %d with mode %v, and this process has uid %d, gid %d; %s",
+		path, err, owner.Uid, owner.Gid, info.Mode(), uid, gid, remedy)
+}
+
+// quote quotes a path for a shell.
+func quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
+
+// A streamDir is the directory of a stream.
+type streamDir struct {
+	account, stream string
+	path            string
+}
+
+// streamDirs returns the directories of all streams. Those whose names begin
+// with a dot are left out: the server is deleting them.
+func streamDirs(store string) ([]streamDir, error) {
+	names, err := fs.Glob(os.DirFS(store), "*/streams/*")
+	if err != nil {
+		return nil, err
+	}
+	var dirs []streamDir
+	for _, name := range names {
+		account, stream, _ := strings.Cut(name, "/streams/")
+		d := streamDir{account, stream, filepath.Join(store, name)}
+		if info, err := os.Stat(d.path); err == nil && info.IsDir() && !strings.HasPrefix(stream, ".") {
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs, nil
+}
+
+// consumers returns the names of the consumers that have a directory.
+func (d streamDir) consumers() ([]string, error) {
+	entries, err := os.ReadDir(d.consumerDir(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if e.IsDir() {
+			names = append(names, e.Name())
+		}
+	}
+	return names, nil
+}
+
+// consumerDir returns the directory of a consumer.
+func (d streamDir) consumerDir(name string) string { return filepath.Join(d.path, "obs", name) }
+
+// checkCluster returns an error if a server with these options would not find
+// the streams because they were stored with a cluster, or without one. A
+// cluster knows its streams from its own records, and removes others.
+func checkCluster(store string, o *server.Options) error {
+	if o.JetStreamExtHint == "will_extend" { // may join a cluster through a leaf node
+		return nil
+	}
+	clustered := o.Cluster.Port != 0 || o.Gateway.Port != 0
+	meta, err := fs.Glob(os.DirFS(store), "*/_js_/_meta_")
+	if err != nil {
+		return err
+	}
+	streams, err := streamDirs(store)
+	switch {
+	case err != nil:
+		return err
+	case clustered && len(meta) == 0 && len(streams) > 0:
+		return fmt.Errorf("%s has the stream %s of a single server, which a cluster would remove, and the configuration file has a cluster; start without the cluster, or move the streams there: "+
+			"back them up without it (nats stream backup), start with it and an empty data directory, and restore them (nats stream restore)", store, streams[0].stream)
+	case !clustered && len(meta) > 0:
+		return fmt.Errorf("%s belongs to a server of a cluster, and the configuration has no cluster; start with the configuration file of the cluster, or move the streams here: "+
+			"back them up in the cluster (nats stream backup), start without it and an empty data directory, and restore them with one replica (nats stream restore --replicas 1)", store)
+	}
+	return nil
+}
