@@ -52,6 +52,19 @@ func (p *Publisher) failed(err error) error {
 	return e
 }
 
+// confirmDuplicate returns an error if a message that the broker reports as a
+// duplicate may not be on its disk. It acknowledges a new message after its
+// fsync, but knows those of a batch before.
+func (p *Publisher) confirmDuplicate() error {
+	if p.cfg.Durable == nil {
+		return nil
+	}
+	if err := p.cfg.Durable(); err != nil {
+		return &Error{"no_answer", fmt.Errorf("duplicate is not confirmed: %w", err)}
+	}
+	return nil
+}
+
 // Ready returns nil while the streams can be written, else why they cannot.
 // It is at most a few seconds old.
 func (p *Publisher) Ready() error {
@@ -169,8 +182,9 @@ func (p *Publisher) check(ctx context.Context) error {
 		name := schema.Kind(kind).Stream(p.cfg.Stream)
 		stream, err := p.js.Stream(ctx, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			p.cfg.Logger.Error("stream is gone; creating it again", "stream", name)
-			stream, err = p.ensure(ctx, schema.Kind(kind))
+			if stream, err = p.ensure(ctx, schema.Kind(kind)); err == nil {
+				p.cfg.Logger.Error("stream was gone; it was created again", "stream", name)
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", name, err)

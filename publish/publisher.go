@@ -42,6 +42,12 @@ type Config struct {
 	// Empty keeps them in memory, so that a loss while the program does not run
 	// goes unnoticed. See [ReadLosses].
 	MarksDir string
+	// MayCreate is called before a stream is created that the broker does not
+	// know. It returns an error if that would lose what is stored. Nil allows it.
+	MayCreate func(stream string) error
+	// Durable is called before a duplicate is confirmed. It returns an error if
+	// the broker may know messages that are not on its disk. Nil never does.
+	Durable func() error
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing
@@ -278,6 +284,11 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, err
 	receipt, err := p.groups[m.Kind].publish(ctx, m.ID, msg)
 	if err != nil {
 		return Receipt{}, p.failed(err)
+	}
+	if receipt.Duplicate {
+		if err := p.confirmDuplicate(); err != nil {
+			return Receipt{}, err
+		}
 	}
 	p.troubled.Store(nil)
 	p.marks.ack(m.Kind, receipt.Sequence)

@@ -346,15 +346,9 @@ func (i *ingress) checkIdentity() error {
 
 func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 	s := i.settings
-	options := []nats.Option{i.credentials.option}
-	marks := ""
-	if i.broker != nil {
-		options = append(options, nats.InProcessServer(i.broker))
-		marks = s.DataDir
-	}
-	return publish.Config{
+	config := publish.Config{
 		URL:          s.NATSURL,
-		Options:      options,
+		Options:      []nats.Option{i.credentials.option},
 		Stream:       s.Stream,
 		Subject:      s.Subject,
 		Replicas:     s.Replicas,
@@ -363,10 +357,15 @@ func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 		Timeout:      s.PublishTimeout,
 		Mode:         publish.Mode(s.PublishMode),
 		SyncAlways:   i.broker != nil, // package embedded sees to it
-		MarksDir:     marks,
 		Logger:       i.log,
 		Metrics:      metrics,
 	}
+	if i.broker != nil {
+		config.Options = append(config.Options, nats.InProcessServer(i.broker))
+		config.MayCreate, config.Durable = i.broker.MayCreate, i.broker.Durable
+		config.MarksDir = s.DataDir
+	}
+	return config
 }
 
 // bodyRoom returns the largest body whose event fits a message of a size, both

@@ -1,0 +1,60 @@
+package publish_test
+
+import (
+	"errors"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+)
+
+// A stream that the broker does not know is created only if that may be.
+func TestStreamMayNotBeCreated(t *testing.T) {
+	t.Parallel()
+	broker := startBroker(t, embedded.Config{})
+	js := connect(t, broker.URL())
+	why := errors.New("its directory is there")
+	var allowed atomic.Bool
+	cfg := config(broker.URL())
+	cfg.MayCreate = func(string) error {
+		if allowed.Load() {
+			return nil
+		}
+		return why
+	}
+	requireNone := func() {
+		t.Helper()
+		if _, err := js.Stream(t.Context(), "VERSIVE"); !errors.Is(err, jetstream.ErrStreamNotFound) {
+			t.Errorf("the stream was created: %v", err)
+		}
+	}
+	p, err := publish.Open(t.Context(), cfg)
+	if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, why.Error()) {
+		if err == nil {
+			p.Close()
+		}
+		t.Errorf("got %v, want a conflict", err)
+	}
+	requireNone()
+
+	allowed.Store(true)
+	p = openPublisher(t, cfg)
+	allowed.Store(false)
+	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the publisher is not ready", func() bool {
+		err := p.Ready()
+		return err != nil && strings.Contains(err.Error(), why.Error())
+	})
+	_, err = p.Publish(t.Context(), event(t, "msg_1"))
+	wantReason(t, err, "refused")
+	requireNone()
+
+	allowed.Store(true)
+	await(t, "the publisher is ready", func() bool { return p.Ready() == nil })
+}

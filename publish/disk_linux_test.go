@@ -1,0 +1,147 @@
+package publish_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
+)
+
+// A diskTest publishes to an embedded broker on a disk that fails.
+type diskTest struct {
+	*testing.T
+	disk   *faultdisk.Disk
+	mode   publish.Mode
+	broker *embedded.Broker
+	// Two ingresses; what one sends again, the other may still wait for.
+	first, second *publish.Publisher
+
+	mu           sync.Mutex
+	acknowledged map[string]publish.Receipt
+}
+
+// start starts the broker and the publisher, and checks that all that was
+// acknowledged is stored.
+func (d *diskTest) start() {
+	d.Helper()
+	d.broker = startBroker(d.T, embedded.Config{Dir: filepath.Join(d.disk.Dir, "data")})
+	cfg := config("")
+	cfg.Mode = d.mode
+	cfg.Timeout = 3 * time.Second
+	cfg.Options = []nats.Option{nats.InProcessServer(d.broker)}
+	cfg.MayCreate, cfg.Durable = d.broker.MayCreate, d.broker.Durable
+	d.first, d.second = openPublisher(d.T, cfg), openPublisher(d.T, cfg)
+
+	at := make(map[string]uint64)
+	for i, id := range stored(d.T, connect(d.T, d.broker.URL()), "VERSIVE") {
+		if at[id] != 0 {
+			d.Errorf("%s is stored twice", id)
+		}
+		at[id] = uint64(i + 1)
+	}
+	for id, receipt := range d.acknowledged {
+		if at[id] != receipt.Sequence {
+			d.Errorf("%s was acknowledged with %+v; it is at %d", id, receipt, at[id])
+		}
+	}
+}
+
+// publish publishes 40 events by p at the same time, each once.
+func (d *diskTest) publish(p *publish.Publisher, prefix string) {
+	var wg sync.WaitGroup
+	for i := range 40 {
+		m := event(d.T, fmt.Sprint(prefix, "_", i))
+		m.Data = append(m.Data, make([]byte, 20<<10)...) // pages that no later write touches
+		wg.Go(func() {
+			if receipt, err := p.Publish(d.Context(), m); err == nil {
+				d.mu.Lock()
+				defer d.mu.Unlock()
+				d.acknowledged[m.ID] = receipt
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// fail publishes events, and fails the writes of some, until the broker is
+// broken. Then all are sent again, to the other ingress. The disk works by then
+// if lift is set, else it goes on failing.
+func (d *diskTest) fail(round string, lift bool) {
+	d.Helper()
+	part := "versive.interview.completed.s.i." + round + "_" // in a record of the stream's block
+	if d.mode == publish.ModeBatch {
+		part = "Nats-Batch-Commit: 1" // in the last record of a batch, and not in its staging area
+	}
+	d.disk.FailWrites(faultdisk.Holding([]byte(part), faultdisk.Always()))
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { d.publish(d.first, round) })
+	await(d.T, "the broker is broken", func() bool { return d.broker.Ready() != nil })
+	if lift {
+		d.disk.FailWrites(nil)
+	}
+	d.publish(d.second, round)
+}
+
+// heal waits until the broker has healed and stores all that has failed, and more.
+func (d *diskTest) heal(round string) {
+	d.Helper()
+	await(d.T, "the broker has healed", func() bool { return d.broker.Ready() == nil })
+	for _, prefix := range []string{round, round + "_later"} {
+		await(d.T, "everything is acknowledged", func() bool {
+			d.publish(d.first, prefix)
+			for i := range 40 {
+				if _, ok := d.acknowledged[fmt.Sprint(prefix, "_", i)]; !ok {
+					return false
+				}
+			}
+			return true
+		})
+	}
+}
+
+func (d *diskTest) stop() {
+	d.first.Close()
+	d.second.Close()
+	d.broker.Stop()
+	d.disk.Remount()
+}
+
+// When the disk has failed to write something, the system reads it back from
+// its page cache as if it had been written. What is acknowledged before, during
+// and after that is on the disk all the same.
+func TestDiskFailsToWrite(t *testing.T) {
+	t.Parallel()
+	for _, kind := range faultdisk.Kinds {
+		for _, mode := range []publish.Mode{publish.ModeSingle, publish.ModeBatch} {
+			t.Run(fmt.Sprint(kind, " ", mode), func(t *testing.T) {
+				t.Parallel()
+				d := &diskTest{T: t, disk: faultdisk.New(t, kind), mode: mode, acknowledged: make(map[string]publish.Receipt)}
+				d.start()
+				d.publish(d.first, "before")
+				d.fail("healed", true)
+				d.heal("healed")
+				d.stop()
+
+				d.start()
+				d.fail("cut", true)
+				d.heal("cut")
+				d.disk.Cut(nil)
+				d.stop()
+
+				d.start()
+				d.fail("broken", false)
+				d.disk.Cut(nil)
+				d.stop()
+				d.start()
+			})
+		}
+	}
+}
