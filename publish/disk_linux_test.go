@@ -3,6 +3,7 @@ package publish_test
 import (
 	"fmt"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -138,6 +139,10 @@ func TestDiskFailsToWrite(t *testing.T) {
 
 				d.start()
 				d.fail("broken", false)
+				await(t, "the broker stays down and says why", func() bool {
+					err := d.broker.Ready()
+					return err != nil && strings.Contains(err.Error(), "rewriting the last blocks")
+				})
 				d.disk.Cut(nil)
 				d.stop()
 				d.start()

@@ -172,11 +172,11 @@ func checkCluster(store string, o *server.Options) error {
 	case err != nil:
 		return err
 	case clustered && len(meta) == 0 && len(streams) > 0:
-		return fmt.Errorf("%s has the stream %s of a single server, which a cluster would remove, and the configuration file has a cluster; start without the cluster, or move the streams there: "+
-			"back them up without it (nats stream backup), start with it and an empty data directory, and restore them (nats stream restore)", store, streams[0].stream)
+		return fmt.Errorf("%s has the stream %s of a single server, which a cluster would remove, and the configuration file has a cluster; start without the cluster, or move the streams: "+
+			"back them up without it (nats stream backup), start with it and an empty data directory, restore them with one replica, as they are (nats stream restore), and raise INGRESS_REPLICAS then", store, streams[0].stream)
 	case !clustered && len(meta) > 0:
-		return fmt.Errorf("%s belongs to a server of a cluster, and the configuration has no cluster; start with the configuration file of the cluster, or move the streams here: "+
-			"back them up in the cluster (nats stream backup), start without it and an empty data directory, and restore them with one replica (nats stream restore --replicas 1)", store)
+		return fmt.Errorf("%s belongs to a server of a cluster, and the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
+			"back them up in the cluster (nats stream backup), start without it and an empty data directory, and restore them (nats stream restore --replicas 1)", store)
 	}
 	return nil
 }

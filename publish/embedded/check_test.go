@@ -264,7 +264,7 @@ func TestStreamsOutOfSight(t *testing.T) {
 		if after := snapshot(t, streamPath(dir)); after != before {
 			t.Errorf("the stream has changed:\n%s\nwant\n%s", after, before)
 		}
-		_, command, _ := strings.Cut(err.Error(), "account VERSIVE: ")
+		_, command, _ := strings.Cut(err.Error(), "to VERSIVE: ")
 		shell(t, command)
 		broker := start(t, cfg)
 		nc, err := nats.Connect(broker.URL(), nats.UserInfo("ingress", "ingress"), nats.Timeout(patience))

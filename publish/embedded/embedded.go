@@ -2,7 +2,8 @@
 //
 // Its part of the promise (see package ingest): what the broker acknowledges
 // is on the disk, power loss included (sync_interval: always); the store
-// stays smaller than the disk; and one process alone has the data directory.
+// stays smaller than the disk; one process alone has the data directory; and
+// what is stored there is served whole, or the broker does not start.
 //
 // Only commands import this package, so that a program which publishes or
 // subscribes does not compile a NATS server.
@@ -48,8 +49,8 @@ type Config struct {
 }
 
 // Broker is a running NATS server. When its store can no longer be written,
-// because the disk was full, it restarts the server as soon as that helps; see
-// heal. It is safe for concurrent use.
+// because the disk was full or has failed, it restarts the server as soon as
+// that helps; see heal. It is safe for concurrent use.
 type Broker struct {
 	cfg  Config
 	lock *os.File
@@ -67,7 +68,8 @@ type Broker struct {
 
 // Start starts the broker and returns when it takes connections, with all
 // streams recovered. That can take a while with a large store; ctx ends the
-// wait.
+// wait. It returns an error if anything in the store cannot be read and
+// written, or the server does not recover it.
 func Start(ctx context.Context, cfg Config) (*Broker, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)

@@ -41,8 +41,8 @@ func limitFiles(t *testing.T) (lift func()) {
 }
 
 // After a failed write the server would never write to the stream again. The
-// broker says so, and mends it by itself: for its own process, for
-// subscribers, and with all that was acknowledged.
+// broker reports that and heals: for its own process, for subscribers, and with
+// all that was acknowledged.
 func TestHeals(t *testing.T) {
 	var log strings.Builder // written by the broker, read when it has stopped
 	broker := start(t, embedded.Config{
@@ -132,8 +132,8 @@ func TestHeals(t *testing.T) {
 	}
 }
 
-// What cannot be mended by a restart yet is tried again, and stopping does not
-// wait for it.
+// A restart that does not help yet is tried again, and stopping does not wait
+// for it.
 func TestStopsWhileBroken(t *testing.T) {
 	broker := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	js := inProcess(t, broker)

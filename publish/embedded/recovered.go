@@ -90,12 +90,14 @@ func remains(dir string) bool {
 
 // outOfSight is the error for a stream of an account that has no JetStream.
 func (d streamDir) outOfSight(store string, accounts []string) error {
-	remedy := "start with the configuration from before, or move the streams: back them up with it (nats stream backup), and restore them with the new one (nats stream restore)"
+	move := "move it: back it up with that configuration, and restore it with this one (nats stream backup, nats stream restore)"
 	if len(accounts) == 1 && !exists(filepath.Join(store, accounts[0])) && !exists(filepath.Join(d.path, server.JetStreamMetaFileKey)) {
-		remedy = fmt.Sprintf("start with the configuration from before, or give the streams and their consumers to the account %s: mv %s %s",
+		move = fmt.Sprintf("give the account's streams with their consumers to %s: mv %s %s",
 			accounts[0], quote(filepath.Join(store, d.account)), quote(filepath.Join(store, accounts[0])))
 	}
-	return fmt.Errorf("%s is a stream of the account %s, which has no JetStream in the configuration: its messages would be out of sight, and resent events would be stored again; %s", d.path, d.account, remedy)
+	return fmt.Errorf("%s is a stream of the account %s, which has no JetStream in the configuration, or cannot be resolved: "+
+		"its messages would be out of sight, and resent events would be stored again; start with the configuration from before, "+
+		"move the directory out of the store if nobody needs it any more, or %s", d.path, d.account, move)
 }
 
 // reason returns those of the server's warnings that mention a name, or all if

@@ -163,7 +163,8 @@ const maxUnsynced = 20 << 20
 // as they were written, though the disk does not have them, and are never
 // written again. A server that stored something after such a record would lose
 // it at the next reboot, for it reads a block up to the first damaged record.
-// After rewriteLastBlocks the disk has what the server reads.
+// After rewriteLastBlocks the disk has what the server reads. Of a replicated
+// stream more can be unsynced, which its Raft log has.
 func rewriteLastBlocks(store string) error {
 	var dirs []string
 	for _, pattern := range []string{"*/streams/[^.]*/msgs", "*/_js_/*/msgs"} {
@@ -189,7 +190,7 @@ func rewriteLastBlocks(store string) error {
 				err = writeFile(block, data)
 			}
 			if err != nil {
-				return fmt.Errorf("rewriting the last blocks of the store, so that the disk has what was written: %w", err)
+				return fmt.Errorf("rewriting the last blocks of the store, so that the disk has what the server reads: %w", err)
 			}
 			written += len(data)
 		}
