@@ -104,26 +104,34 @@ type erasure struct {
 	tombstones int             // of the interview, in the event stream
 }
 
-// A trace is a message that holds something of the interview.
-type trace struct {
+// A match is a stored message that holds something of the interview.
+type match struct {
 	subscribe.Message // without its data
 	kind              schema.Kind
 	// later is the subject in the event stream under which a later schema would
-	// store a quarantined webhook; "" if it cannot be told.
+	// store a quarantined webhook; "" if the webhook does not say enough.
 	later string
 }
 
-// find looks through the three streams, in the order in which they must be
-// erased: a consumer that buries an event looks for its tombstone when the
-// dead letter is stored.
-func (e *erasure) find(ctx context.Context) ([]trace, error) {
-	e.ids, e.tombstones = make(map[string]bool), 0
-	var found []trace
-	for _, selection := range []subscribe.Selection{
-		{Kind: schema.KindEvent, Subject: schema.Filter{InterviewID: e.interview}.Subject("*"), HeadersOnly: true},
+// find looks through the three streams. It returns the events first, so that
+// they are erased first: a consumer that dead-letters an event looks for the
+// event's tombstone after it has stored the dead letter.
+//
+// The events are read before the others, for their ids, and once more after
+// them: a requeue stores an event before it deletes the quarantined webhook, so
+// that one of the two is there at every time, and the event is at the end.
+func (e *erasure) find(ctx context.Context) ([]match, error) {
+	e.ids = make(map[string]bool)
+	var events, others []match
+	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: schema.Filter{InterviewID: e.interview}.Subject("*"), HeadersOnly: true}
+	for _, selection := range [...]subscribe.Selection{
+		inEvents,
 		{Kind: schema.KindQuarantine, Subject: anySubject},
 		{Kind: schema.KindDead, Subject: anySubject},
+		inEvents,
 	} {
+		var found []match
+		e.tombstones = 0 // counted in the events, which are the last
 		for m, err := range e.source.Range(ctx, selection) {
 			if errors.Is(err, jetstream.ErrStreamNotFound) && selection.Kind == schema.KindDead {
 				break // no consumer has given up on anything yet
@@ -136,13 +144,18 @@ func (e *erasure) find(ctx context.Context) ([]trace, error) {
 				found = append(found, t)
 			}
 		}
+		if selection.Kind == schema.KindEvent {
+			events = found
+		} else {
+			others = append(others, found...)
+		}
 	}
-	return found, nil
+	return append(events, others...), nil
 }
 
 // inspect reports whether a message holds something of the interview.
-func (e *erasure) inspect(kind schema.Kind, m subscribe.Message) (t trace, ok bool) {
-	t = trace{Message: m, kind: kind}
+func (e *erasure) inspect(kind schema.Kind, m subscribe.Message) (t match, ok bool) {
+	t = match{Message: m, kind: kind}
 	switch {
 	case kind == schema.KindEvent:
 		e.ids[m.ID] = true
@@ -187,7 +200,7 @@ func (e *erasure) before() string {
 	return fmt.Sprintf(" (erased before: %s)", counted(e.tombstones, "event"))
 }
 
-func (e *erasure) print(w io.Writer, found []trace) error {
+func (e *erasure) print(w io.Writer, found []match) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, t := range found {
 		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, readableSize(t.Size))
@@ -200,7 +213,7 @@ func (e *erasure) print(w io.Writer, found []trace) error {
 const passes = 3
 
 // run erases what was found, and looks again until nothing is left.
-func (e *erasure) run(ctx context.Context, found []trace) (erased int, err error) {
+func (e *erasure) run(ctx context.Context, found []match) (erased int, err error) {
 	for pass := 0; len(found) > 0; pass++ {
 		if pass == passes {
 			return erased, fmt.Errorf("interview %s keeps coming: %s after %d passes; run it again", e.interview, counted(len(found), "message"), passes)
@@ -223,7 +236,7 @@ func (e *erasure) run(ctx context.Context, found []trace) (erased int, err error
 	return erased, nil
 }
 
-func (e *erasure) erase(ctx context.Context, t trace) error {
+func (e *erasure) erase(ctx context.Context, t match) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if t.later != "" {
