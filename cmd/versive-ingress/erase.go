@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -67,10 +68,13 @@ the output tells which. An interruption is settled by running it again.
 				return err
 			}
 			if len(found) == 0 {
-				fmt.Fprintf(out, "nothing is stored of interview %s%s\n", interview, e.before())
-				return nil
+				fmt.Fprintf(out, "nothing is stored of interview %s%s\n", interview, e.erasedBefore())
+				if dryRun {
+					return nil
+				}
+				return e.settle(ctx, out, e.overwritten)
 			}
-			fmt.Fprintf(out, "found of interview %s%s:\n", interview, e.before())
+			fmt.Fprintf(out, "found of interview %s%s:\n", interview, e.erasedBefore())
 			if err := e.print(out, found); err != nil {
 				return err
 			}
@@ -83,7 +87,11 @@ the output tells which. An interruption is settled by running it again.
 				}
 			}
 			erased, err := e.run(ctx, found)
-			fmt.Fprintf(out, "erased: %d\n\n%s", erased, outOfReach)
+			fmt.Fprintf(out, "erased: %d\n", erased)
+			if err == nil {
+				err = e.settle(ctx, out, e.overwritten)
+			}
+			fmt.Fprintf(out, "\n%s", outOfReach)
 			return err
 		},
 	}
@@ -102,6 +110,10 @@ type erasure struct {
 
 	ids        map[string]bool // svix-ids of the interview's events, erased ones included
 	tombstones int             // of the interview, in the event stream
+	// overwritten holds the sequences of what was erased, by this erasure and by
+	// earlier ones. In the quarantine and the dead letters, nothing shows of which
+	// interview that was, so these are all that were ever deleted there.
+	overwritten map[schema.Kind][]uint64
 }
 
 // A match is a stored message that holds something of the interview.
@@ -121,7 +133,7 @@ type match struct {
 // them: a requeue stores an event before it deletes the quarantined webhook, so
 // that one of the two is there at every time, and the event is at the end.
 func (e *erasure) find(ctx context.Context) ([]match, error) {
-	e.ids = make(map[string]bool)
+	e.ids, e.overwritten = make(map[string]bool), make(map[schema.Kind][]uint64)
 	var events, others []match
 	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: schema.Filter{InterviewID: e.interview}.Subject("*"), HeadersOnly: true}
 	for _, selection := range [...]subscribe.Selection{
@@ -131,6 +143,7 @@ func (e *erasure) find(ctx context.Context) ([]match, error) {
 		inEvents,
 	} {
 		var found []match
+		var last uint64  // sequence that was read
 		e.tombstones = 0 // counted in the events, which are the last
 		for m, err := range e.source.Range(ctx, selection) {
 			if errors.Is(err, jetstream.ErrStreamNotFound) && selection.Kind == schema.KindDead {
@@ -143,6 +156,18 @@ func (e *erasure) find(ctx context.Context) ([]match, error) {
 				t.Data = nil
 				found = append(found, t)
 			}
+			if m.Erased() {
+				// The broker took the tombstone on the condition that this was the copy's.
+				if copied, err := strconv.ParseUint(m.Header.Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64); err == nil && copied > 0 {
+					e.overwritten[selection.Kind] = append(e.overwritten[selection.Kind], copied)
+				}
+			}
+			if selection.Kind != schema.KindEvent && last > 0 {
+				for missing := last + 1; missing < m.Sequence; missing++ {
+					e.overwritten[selection.Kind] = append(e.overwritten[selection.Kind], missing)
+				}
+			}
+			last = m.Sequence
 		}
 		if selection.Kind == schema.KindEvent {
 			events = found
@@ -192,8 +217,8 @@ func (e *erasure) mentioned(m subscribe.Message) bool {
 	return mentions(m.Data, e.interview)
 }
 
-// before says what earlier erasures have done.
-func (e *erasure) before() string {
+// erasedBefore describes what earlier erasures have done.
+func (e *erasure) erasedBefore() string {
 	if e.tombstones == 0 {
 		return ""
 	}

@@ -25,7 +25,7 @@ import (
 func runCommand(t *testing.T, program string, s Settings, args ...string) (out string, err error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Env = append(cmd.Environ(), "INGRESS_NATS_URL="+s.NATSURL, "INGRESS_NATS_LISTEN="+s.NATSListen)
+	cmd.Env = append(cmd.Environ(), "INGRESS_NATS_URL="+s.NATSURL, "INGRESS_NATS_LISTEN="+s.NATSListen, "INGRESS_DATA_DIR="+s.DataDir)
 	text, err := cmd.CombinedOutput()
 	return string(text), err
 }

@@ -52,7 +52,8 @@ What is still not understood stays. Exits 0 only if nothing stayed.`,
 				}
 				defer r.publisher.Close()
 			}
-			return r.run(cmd.Context(), list)
+			err = r.run(cmd.Context(), list)
+			return errors.Join(err, c.settle(cmd.Context(), io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
 		},
 	}
 	which.flags(cmd)
@@ -91,6 +92,7 @@ type requeuer struct {
 	*connection
 	publisher *publish.Publisher // nil for a dry run
 	out       io.Writer
+	deleted   []uint64 // sequences in the quarantine
 }
 
 func (r *requeuer) run(ctx context.Context, list []kept) error {
@@ -144,6 +146,7 @@ func (r *requeuer) requeue(ctx context.Context, k kept) (outcome string, err err
 	if err := eraser.Delete(ctx, k.copy()); err != nil {
 		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
 	}
+	r.deleted = append(r.deleted, k.Sequence)
 	outcome = "stored"
 	if receipt.Duplicate {
 		outcome = "duplicate"
@@ -191,13 +194,15 @@ Shows what it would delete and asks on the terminal; --yes does not ask.`,
 				}
 			}
 			eraser := publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}
+			var deleted []uint64
 			for i, k := range list {
 				if err := eraser.Delete(ctx, k.copy()); err != nil {
 					return fmt.Errorf("%d of %d were discarded: %w", i, len(list), err)
 				}
+				deleted = append(deleted, k.Sequence)
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "discarded: %d\n", len(list))
-			return nil
+			return c.settle(ctx, cmd.ErrOrStderr(), map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
 		},
 	}
 	which.flags(cmd)

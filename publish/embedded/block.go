@@ -52,11 +52,7 @@ var errDamaged = errors.New("damaged record")
 // and decompressed block, until the first damaged one, which it yields with an
 // error that wraps errDamaged. The index is the block's number.
 func records(stream string, index int, block []byte) iter.Seq2[record, error] {
-	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, index))
-	digest, err := highwayhash.NewDigest64(key[:])
-	if err != nil {
-		panic(err) // the key has the right length
-	}
+	digest := blockDigest(stream, index)
 	return func(yield func(record, error) bool) {
 		for offset := 0; offset < len(block); {
 			r, err := readRecord(digest, block, offset)
@@ -66,6 +62,16 @@ func records(stream string, index int, block []byte) iter.Seq2[record, error] {
 			offset += r.length
 		}
 	}
+}
+
+// blockDigest returns the digest for the checksums of a block.
+func blockDigest(stream string, index int) hash.Hash {
+	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, index))
+	digest, err := highwayhash.NewDigest64(key[:])
+	if err != nil {
+		panic(err) // the key has the right length
+	}
+	return digest
 }
 
 func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {

@@ -126,6 +126,7 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
+	overwriteScheduled(b.cfg.Dir, b.cfg.Logger)
 	s, err := server.NewServer(options)
 	if err != nil {
 		return err

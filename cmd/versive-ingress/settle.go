@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"slices"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+// A caveat says what is not guaranteed of messages that the broker has
+// overwritten.
+type caveat string
+
+func (c caveat) Error() string { return string(c) }
+
+const notEmbedded caveat = `not verified: erase can only look into the files of an embedded broker's stream with
+one replica. Each server overwrites its copies, unless its store is encrypted, but
+a power cut within the next seconds may undo that, and erase would not find it.`
+
+// settle makes durable what the broker has overwritten, the messages with these
+// sequences in each stream, and returns an error if the content of any is left.
+// It writes the outcome to w, caveats included. A caveat is no error.
+func (c *connection) settle(ctx context.Context, w io.Writer, overwritten map[schema.Kind][]uint64) error {
+	var caveats []caveat
+	looked, left := false, 0
+	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
+		if len(overwritten[kind]) == 0 {
+			continue
+		}
+		looked = true
+		n, err := c.settleStream(ctx, kind, overwritten[kind])
+		left += n
+		if caveat, ok := errors.AsType[caveat](err); ok {
+			caveats = append(caveats, caveat)
+		} else if err != nil {
+			return fmt.Errorf("making the erasure durable: %w", err)
+		}
+	}
+	for _, caveat := range slices.Compact(caveats) {
+		fmt.Fprintln(w, caveat)
+	}
+	switch {
+	case left > 0:
+		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without; restart the ingress, which overwrites it before it opens the store, and run this again", counted(left, "deleted message"))
+	case looked && len(caveats) == 0:
+		fmt.Fprintf(w, "verified: nothing of it is in the block files below %s, power loss included\n", c.settings.DataDir)
+	}
+	return nil
+}
+
+// settleStream settles one stream and returns how many messages are left.
+func (c *connection) settleStream(ctx context.Context, kind schema.Kind, sequences []uint64) (left int, err error) {
+	if c.settings.NATSURL != "" {
+		return 0, notEmbedded
+	}
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	name, dir := kind.Stream(c.settings.Stream), c.settings.DataDir
+	stream, err := c.js.Stream(ctx, name)
+	if err != nil {
+		return 0, fmt.Errorf("stream %s: %w", name, err)
+	}
+	if stream.CachedInfo().Config.Replicas > 1 {
+		return 0, notEmbedded
+	}
+	erased := embedded.Erased{Stream: name, Created: stream.CachedInfo().Created, Sequences: sequences}
+	erased.Sequences, err = erased.Settle(dir)
+	if left = len(erased.Sequences); left > 0 {
+		if err := erased.Schedule(dir); err != nil {
+			return left, fmt.Errorf("the content of %s of stream %s is in block files again, and the next start cannot be made to overwrite it: %w; run this as the user of the ingress", counted(left, "deleted message"), name, err)
+		}
+	}
+	switch {
+	case errors.Is(err, embedded.ErrEncrypted):
+		err = caveat(fmt.Sprintf(`not overwritten: stream %s is encrypted (jetstream { key }), and the broker deletes from
+such a stream without overwriting. The content stays in block files, unreadable
+without the key, until the broker compacts them, if ever.`, name))
+	case errors.Is(err, embedded.ErrCompressed):
+		err = caveat(fmt.Sprintf(`not verified: stream %s is compressed. The overwriting is durable, but content that
+a power cut has brought back earlier would not be found.`, name))
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
+		err = caveat(fmt.Sprintf(`not verified: %v.
+The broker has overwritten the copies, but a power cut within the next seconds may
+undo that. Run erase again on the machine of the ingress, as its user and with its
+INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, err))
+	}
+	return left, err
+}

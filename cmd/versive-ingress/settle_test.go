@@ -1,0 +1,111 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"versive-ingress/publish/embedded"
+)
+
+// A power cut has undone an erasure in the block files. Erase, run again, finds
+// that, and the ingress overwrites the content when it is restarted.
+func TestEraseAgain(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	sys.post(t, "msg_1", plantedBody("interview.completed", "int-1"))
+	sys.post(t, "msg_cut", plantedBody("interview.completed", "int-1")[:300])
+	sys.post(t, "msg_2", interview("int-2"))
+	giveUp(t, sys, "msg_1")
+
+	// The server goes on writing to these files until it renames the new ones. A
+	// power cut leaves them in place if the directory was not synced.
+	blocks, err := filepath.Glob(filepath.Join(s.DataDir, "jetstream", "$G", "streams", "*", "msgs", "1.blk"))
+	if err != nil || len(blocks) != 3 {
+		t.Fatal(blocks, err)
+	}
+	for _, block := range blocks {
+		if err := os.Link(block, block+".old"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if out := must(t, s, "erase", "--interview", "int-1", "--yes"); !strings.Contains(out, "\nerased: 3\nverified: ") {
+		t.Errorf("got %s", out)
+	}
+	sys.stop()
+	for _, block := range blocks {
+		if err := os.Rename(block+".old", block); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	sys = run(t, s)
+	out, err := runCommand(t, "versive-ingress", s, "erase", "--interview", "int-1", "--yes")
+	if err == nil || !strings.Contains(out, "the content of 3 deleted messages is in block files: ") || !strings.Contains(out, "restart the ingress") {
+		t.Errorf("got %v\n%s", err, out)
+	}
+	if files := filesWith(t, s.DataDir, planted); len(files) != 3 {
+		t.Errorf("the marker is in %v", files)
+	}
+	sys.stop()
+	sys = run(t, s)
+	if out := must(t, s, "erase", "--interview", "int-1"); !strings.Contains(out, "(erased before: 1 event)\nverified: ") {
+		t.Errorf("got %s", out)
+	}
+	if files := filesWith(t, s.DataDir, planted); len(files) > 0 {
+		t.Errorf("the marker is in %v", files)
+	}
+	for id, body := range map[string][]byte{"msg_1": plantedBody("interview.completed", "int-1"), "msg_2": interview("int-2")} {
+		if a := sys.post(t, id, body); a.Outcome != "duplicate" {
+			t.Errorf("a resend of %s: %v", id, a)
+		}
+	}
+}
+
+// Where an erasure cannot be verified it succeeds, and its output says what is
+// not guaranteed.
+func TestEraseCaveats(t *testing.T) {
+	t.Parallel()
+	config := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(config, []byte(`jetstream { key: "a key" }`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, test := range map[string]struct {
+		place func(*testing.T, Settings) Settings
+		want  string
+	}{
+		"encrypted": {
+			func(_ *testing.T, s Settings) Settings { s.NATSConfig = config; return s },
+			"not overwritten: stream VERSIVE is encrypted",
+		},
+		"external": {
+			func(t *testing.T, s Settings) Settings {
+				broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: s.NATSListen, MaxPayload: maxPayload})
+				return withBroker(s, strings.TrimPrefix(broker.URL(), "nats://"))
+			},
+			"not verified: erase can only look into the files of an embedded broker's stream",
+		},
+		"another directory": {
+			func(t *testing.T, s Settings) Settings { return s },
+			"not verified: ",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := test.place(t, newSettings(t))
+			sys := run(t, s)
+			sys.post(t, "msg_1", interview("int-1"))
+			if name == "another directory" { // of another ingress
+				other := newSettings(t)
+				run(t, other)
+				s.DataDir = other.DataDir
+			}
+			out := must(t, s, "erase", "--interview", "int-1", "--yes")
+			if !strings.Contains(out, "\nerased: 1\n"+test.want) || strings.Contains(out, "\nverified") {
+				t.Errorf("got %s", out)
+			}
+		})
+	}
+}

@@ -1,0 +1,290 @@
+package embedded
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+)
+
+// This file completes what the server leaves undone when it overwrites a
+// message. The server writes the message's block to a new file and renames that
+// over the old one without an fsync of the directory: a power cut within the
+// next seconds brings the old file back. If the server is killed before the
+// rename, the old file stays. In both cases the server counts the message as
+// deleted and never overwrites it again, so its content is overwritten before
+// the next start.
+
+// Erased names messages of a stream of an embedded broker that the broker has
+// overwritten and deleted.
+type Erased struct {
+	Stream    string
+	Created   time.Time // of the stream; another stream of this name has other messages
+	Sequences []uint64
+}
+
+// ErrEncrypted means that the broker deletes from the stream without overwriting.
+var ErrEncrypted = errors.New("the stream is encrypted")
+
+// ErrCompressed means that not all of the stream's blocks can be read.
+var ErrCompressed = errors.New("the block is compressed")
+
+// Settle makes durable what the broker has overwritten, and returns those of the
+// messages whose content is in a block file nevertheless; see [Erased.Schedule].
+// The broker may run on dir, its data directory, meanwhile. The error wraps
+// fs.ErrNotExist if the stream is not there.
+func (e Erased) Settle(dir string) (left []uint64, err error) {
+	blocks, err := e.blocks(dir)
+	if err == nil {
+		err = syncDir(blocks)
+	}
+	if err == nil {
+		err = e.find(blocks, func(r remains) error {
+			for _, m := range r.records {
+				left = append(left, m.sequence)
+			}
+			return nil
+		})
+	}
+	slices.Sort(left)
+	return left, err
+}
+
+// blocks returns the directory of the stream's block files. The error wraps
+// fs.ErrNotExist if the stream is not there, in whatever account.
+func (e Erased) blocks(dir string) (string, error) {
+	accounts := filepath.Join(dir, "jetstream")
+	list, err := os.ReadDir(accounts)
+	if err != nil {
+		return "", err
+	}
+	err = fmt.Errorf("stream %s of %s is not in %s: %w", e.Stream, e.Created.Format(time.RFC3339), accounts, fs.ErrNotExist)
+	for _, account := range list {
+		stream := filepath.Join(accounts, account.Name(), "streams", e.Stream)
+		if _, failed := os.Stat(filepath.Join(stream, "meta.key")); failed == nil {
+			err = ErrEncrypted // and so is meta.inf
+			continue
+		}
+		text, failed := os.ReadFile(filepath.Join(stream, "meta.inf"))
+		if failed != nil {
+			if !errors.Is(failed, fs.ErrNotExist) {
+				return "", failed
+			}
+			continue
+		}
+		var meta struct{ Created time.Time }
+		if json.Unmarshal(text, &meta) == nil && meta.Created.Equal(e.Created) {
+			return filepath.Join(stream, "msgs"), nil
+		}
+	}
+	return "", err
+}
+
+// remains is a block file that has the content of erased messages.
+type remains struct {
+	path    string
+	index   int
+	block   []byte
+	records []record // of these messages
+}
+
+// find calls visit with each block that has the content of a message, the newest
+// first.
+func (e Erased) find(blocks string, visit func(remains) error) error {
+	list, err := os.ReadDir(blocks)
+	if err != nil {
+		return err
+	}
+	var indexes []int
+	for _, entry := range list {
+		name, isBlock := strings.CutSuffix(entry.Name(), ".blk")
+		if index, err := strconv.Atoi(name); isBlock && err == nil {
+			indexes = append(indexes, index)
+		}
+	}
+	slices.Sort(indexes)
+	sequences := slices.Sorted(slices.Values(e.Sequences))
+	for _, index := range slices.Backward(indexes) {
+		path := filepath.Join(blocks, fmt.Sprintf("%d.blk", index))
+		first, err := firstSequence(path)
+		if err == nil && first > 0 {
+			from, _ := slices.BinarySearch(sequences, first)
+			err = e.findIn(remains{path: path, index: index}, sequences[from:], visit)
+			sequences = sequences[:from] // are in the blocks before
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a running server has removed it
+			return fmt.Errorf("block file %s: %w", path, err)
+		}
+	}
+	return nil
+}
+
+// firstSequence returns the sequence of the first message of a block, or 0 if it
+// has none. It reads only as far as it must.
+func firstSequence(path string) (uint64, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close()
+	header := make([]byte, recordHeaderLen)
+	for offset := int64(0); ; {
+		if _, err := file.ReadAt(header, offset); errors.Is(err, io.EOF) {
+			return 0, nil
+		} else if err != nil {
+			return 0, err
+		}
+		if bytes.HasPrefix(header, []byte("cmp")) && offset == 0 {
+			return 0, ErrCompressed
+		}
+		if sequence := binary.LittleEndian.Uint64(header[4:]); sequence&deletionBit == 0 {
+			return sequence &^ erasedBit, nil
+		}
+		offset += int64(binary.LittleEndian.Uint32(header) &^ headersBit)
+	}
+}
+
+// findIn reads one block. The sequences are sorted.
+func (e Erased) findIn(r remains, sequences []uint64, visit func(remains) error) (err error) {
+	if len(sequences) == 0 {
+		return nil
+	}
+	if r.block, err = os.ReadFile(r.path); err != nil {
+		return err
+	}
+	for m, err := range records(e.Stream, r.index, r.block) {
+		if err != nil {
+			return err
+		}
+		if m.deletion {
+			continue
+		}
+		if m.sequence > sequences[len(sequences)-1] {
+			break // a running server may be writing the end of the block
+		}
+		if _, ok := slices.BinarySearch(sequences, m.sequence); ok && !m.erased {
+			r.records = append(r.records, m)
+		}
+	}
+	if len(r.records) == 0 {
+		return nil
+	}
+	return visit(r)
+}
+
+// scheduled is the file in the data directory that holds what the next start
+// overwrites: a JSON object a line for each call of Schedule.
+const scheduled = "erased.jsonl"
+
+// Schedule makes the next start of a broker on dir overwrite the messages'
+// content before it opens the store. The messages must be deleted.
+func (e Erased) Schedule(dir string) error {
+	line, err := json.Marshal(e)
+	if err != nil {
+		return err
+	}
+	// The broker's user must be able to read what root has written.
+	file, err := os.OpenFile(filepath.Join(dir, scheduled), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(append(line, '\n'))
+	return errors.Join(err, file.Sync(), file.Close(), syncDir(dir))
+}
+
+// overwriteScheduled overwrites what was scheduled. No server may be running on
+// dir. What it cannot overwrite stays scheduled, and is no reason not to start.
+func overwriteScheduled(dir string, log *slog.Logger) {
+	path := filepath.Join(dir, scheduled)
+	lines, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return
+	}
+	overwritten := 0
+	for line := range bytes.Lines(lines) {
+		var e Erased
+		if json.Unmarshal(line, &e) != nil {
+			continue // cut short by a crash before Schedule has returned
+		}
+		blocks, failed := e.blocks(dir)
+		if failed == nil {
+			failed = e.find(blocks, func(r remains) error {
+				overwritten += len(r.records)
+				return r.overwrite(e.Stream)
+			})
+		}
+		// A stream that is gone, encrypted or compressed since then is no failure.
+		if !errors.Is(failed, fs.ErrNotExist) && !errors.Is(failed, ErrEncrypted) && !errors.Is(failed, ErrCompressed) {
+			err = errors.Join(err, failed)
+		}
+	}
+	if err == nil {
+		err = errors.Join(os.Remove(path), syncDir(dir))
+	}
+	if err != nil {
+		log.Error("erased messages could not be overwritten; the next start tries again", "file", path, "error", err)
+		return
+	}
+	log.Info("overwrote erased messages that a crash had brought back", "messages", overwritten)
+}
+
+// overwrite replaces the messages' content, as the server does, and writes the
+// block anew.
+func (r remains) overwrite(stream string) error {
+	digest := blockDigest(stream, r.index)
+	for _, m := range r.records {
+		content := r.block[m.offset : m.offset+m.length]
+		clear(content[:recordHeaderLen]) // no subject, no timestamp
+		binary.LittleEndian.PutUint32(content, uint32(m.length))
+		binary.LittleEndian.PutUint64(content[4:], m.sequence|erasedBit)
+		sum := m.length - checksumLen
+		_, _ = rand.Read(content[recordHeaderLen:sum]) // never fails
+		digest.Reset()
+		digest.Write(content[4:20])
+		digest.Write(content[recordHeaderLen:sum])
+		copy(content[sum:], digest.Sum(nil))
+	}
+	return replaceFile(r.path, r.block)
+}
+
+// replaceFile puts a file with content and the old one's mode in its place. A
+// crash leaves the one or the other.
+func replaceFile(path string, content []byte) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	file, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, info.Mode())
+	if err != nil {
+		return err
+	}
+	_, err = file.Write(content)
+	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(file.Name(), path); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(dir string) error {
+	file, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	return file.Sync()
+}

@@ -1,0 +1,208 @@
+package embedded_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+)
+
+// fill makes a stream of messages that are large enough for several block
+// files. Each holds its own content; see contents.
+func fill(t *testing.T, js jetstream.JetStream, messages int, config jetstream.StreamConfig) jetstream.Stream {
+	t.Helper()
+	config.Name, config.Subjects = "S", []string{"s"}
+	stream, err := js.CreateStream(t.Context(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range messages {
+		if _, err := js.Publish(t.Context(), "s", append(make([]byte, 900<<10), content(i+1)...)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return stream
+}
+
+func content(sequence int) string { return fmt.Sprintf("<content of message %d>", sequence) }
+
+// contents returns the sequences of the messages whose content is in a file of
+// the data directory.
+func contents(t *testing.T, dir string, messages int) (found []uint64) {
+	t.Helper()
+	var all []byte
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		text, err := os.ReadFile(path)
+		all = append(all, text...)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range messages {
+		if bytes.Contains(all, []byte(content(i+1))) {
+			found = append(found, uint64(i+1))
+		}
+	}
+	return found
+}
+
+// A power cut, or a kill, has undone the overwriting, as far as the block files
+// go: the server counts the messages as deleted. That is found, and the next
+// start overwrites them, in every block, and nothing else.
+func TestErasedComesBack(t *testing.T) {
+	for _, index := range []string{"kept", "lost"} {
+		t.Run("index "+index, func(t *testing.T) {
+			t.Parallel()
+			const messages = 22
+			cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
+			broker := start(t, cfg)
+			stream := fill(t, inProcess(t, broker), messages, jetstream.StreamConfig{})
+			erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{21, 2, 12, 3}}
+			blocks := filepath.Join(cfg.Dir, "jetstream", "$G", "streams", "S", "msgs")
+			// What is on the disk until the directory was synced. The server goes on
+			// writing to these files until it renames the new ones.
+			old := t.TempDir()
+			names, err := filepath.Glob(filepath.Join(blocks, "*.blk"))
+			if err != nil || len(names) < 3 {
+				t.Fatal(names, err)
+			}
+			for _, name := range names {
+				if err := os.Link(name, filepath.Join(old, filepath.Base(name))); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, sequence := range erased.Sequences {
+				if err := stream.SecureDeleteMsg(t.Context(), sequence); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if left, err := erased.Settle(cfg.Dir); err != nil || len(left) > 0 {
+				t.Errorf("as long as nothing has happened: left %v, %v", left, err)
+			}
+			broker.Stop()
+			for _, name := range names {
+				if err := os.Rename(filepath.Join(old, filepath.Base(name)), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if index == "lost" {
+				if err := os.Remove(filepath.Join(blocks, "index.db")); err != nil {
+					t.Fatal(err)
+				}
+			}
+
+			broker = start(t, cfg)
+			left, err := erased.Settle(cfg.Dir)
+			if want := []uint64{2, 3, 12, 21}; err != nil || !slices.Equal(left, want) {
+				t.Errorf("left %v, %v; want %v", left, err, want)
+			}
+			if got := contents(t, cfg.Dir, messages); len(got) != messages {
+				t.Fatalf("the content of %v is there", got)
+			}
+			if err := erased.Schedule(cfg.Dir); err != nil {
+				t.Fatal(err)
+			}
+			broker.Stop()
+
+			broker = start(t, cfg)
+			if left, err := erased.Settle(cfg.Dir); err != nil || len(left) > 0 {
+				t.Errorf("after the next start: left %v, %v", left, err)
+			}
+			want := slices.DeleteFunc(contents(t, cfg.Dir, messages), func(s uint64) bool { return slices.Contains(erased.Sequences, s) })
+			if got := contents(t, cfg.Dir, messages); len(got) != messages-4 || !slices.Equal(got, want) {
+				t.Errorf("the content of %v is there", got)
+			}
+			if stream, err = inProcess(t, broker).Stream(t.Context(), "S"); err != nil {
+				t.Fatal(err)
+			}
+			if state := stream.CachedInfo().State; state.Msgs != messages-4 || state.LastSeq != messages {
+				t.Errorf("the stream is %+v", state)
+			}
+			for _, sequence := range want {
+				if m, err := stream.GetMsg(t.Context(), sequence); err != nil || !bytes.HasSuffix(m.Data, []byte(content(int(sequence)))) {
+					t.Errorf("message %d: %v", sequence, err)
+				}
+			}
+			if list, err := filepath.Glob(filepath.Join(cfg.Dir, "*erased*")); len(list) > 0 || err != nil {
+				t.Errorf("%v is left, %v", list, err)
+			}
+		})
+	}
+}
+
+// A schedule that is cut short, or is for another stream of the same name, is
+// not followed, and is gone after it.
+func TestScheduleOfAnotherStream(t *testing.T) {
+	t.Parallel()
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
+	broker := start(t, cfg)
+	created := fill(t, inProcess(t, broker), 2, jetstream.StreamConfig{}).CachedInfo().Created
+	for _, e := range []embedded.Erased{
+		{Stream: "S", Created: created.Add(-time.Hour), Sequences: []uint64{1}},
+		{Stream: "T", Created: created, Sequences: []uint64{1}},
+	} {
+		if _, err := e.Settle(cfg.Dir); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%+v: got error %v", e, err)
+		}
+		if err := e.Schedule(cfg.Dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broker.Stop()
+	file, err := os.OpenFile(filepath.Join(cfg.Dir, "erased.jsonl"), os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := file.WriteString(`{"Stream":"S","Created":"`); err != nil {
+		t.Fatal(err)
+	}
+	file.Close()
+	start(t, cfg)
+	if got := contents(t, cfg.Dir, 2); len(got) != 2 {
+		t.Errorf("only the content of %v is left", got)
+	}
+	if _, err := os.Stat(file.Name()); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the schedule is still there: %v", err)
+	}
+}
+
+// The error says where the broker does not overwrite, and where its blocks
+// cannot be read.
+func TestErasedIsUnverified(t *testing.T) {
+	for name, test := range map[string]struct {
+		config string
+		stream jetstream.StreamConfig
+		want   error
+	}{
+		"encrypted":  {config: `jetstream { key: "a key" }`, want: embedded.ErrEncrypted},
+		"compressed": {stream: jetstream.StreamConfig{Compression: jetstream.S2Compression}, want: embedded.ErrCompressed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			cfg := embedded.Config{Dir: t.TempDir()}
+			cfg.ConfigFile = writeConfig(t, "listen: \"127.0.0.1:-1\"\n"+test.config)
+			stream := fill(t, inProcess(t, start(t, cfg)), 12, test.stream)
+			if err := stream.SecureDeleteMsg(t.Context(), 2); err != nil {
+				t.Fatal(err)
+			}
+			erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{2}}
+			eventually(t, "the error", func() bool { // a block is compressed some time after the next has begun
+				left, err := erased.Settle(cfg.Dir)
+				return errors.Is(err, test.want) && len(left) == 0
+			})
+		})
+	}
+}
