@@ -190,7 +190,7 @@ func overwrite(ctx context.Context, stream jetstream.Stream, c Copy) error {
 	err = fmt.Errorf("deleting message %d of stream %s: %w", c.Sequence, stream.CachedInfo().Config.Name, err)
 	if gone {
 		// The broker notes the deletion before it overwrites.
-		err = fmt.Errorf("%w; it is deleted, but if the broker was killed meanwhile its bytes may still be in a block file, until the broker compacts that", err)
+		err = fmt.Errorf("%w; it is deleted, but perhaps not overwritten; run erase again", err)
 	}
 	return err
 }

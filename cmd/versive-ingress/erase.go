@@ -18,17 +18,16 @@ import (
 	"versive-ingress/subscribe"
 )
 
-const outOfReach = `It does not reach, so see to them yourself:
-  - what consumers have made of the events: those that read the stream are told
-    by the tombstones, others are not;
+const outOfReach = `It does not reach the following; see to them yourself:
+  - what consumers have made of the events: consumers that read the stream get
+    the tombstones, others do not;
   - streams that mirror or source from these, and what was replayed to other
     subjects or endpoints;
-  - backups, snapshots, and what the file system has freed but not used again;
-  - a block file whose copy was being overwritten when the broker was killed: the
-    copy counts as deleted then, and its bytes go when the broker compacts the block;
-  - on a cluster, the nodes' replication logs: they keep the content for about
-    three minutes more, and a node that is away until it is back;
-  - Versive itself: ask there as well. What it sends again of these is refused.
+  - backups, snapshots, and disk space that the file system has freed but not
+    used again;
+  - on a cluster, the nodes' replication logs, which keep the content for about
+    three minutes more, and nodes that are away, until they are back;
+  - Versive itself: ask there as well. A resend of an erased event is refused.
 `
 
 func eraseCommand() *cobra.Command {
@@ -44,11 +43,28 @@ of it (whatever mentions the id, for its content was not understood), and the
 dead letters of its events. Shows what it found and asks; --yes does not.
 
 A tombstone takes the place of each copy: the same subject, so the interview's
-id stays, and no data. It keeps a resend from being stored again, and tells
+id stays, and no data. It keeps a resend from being stored again, and asks
 consumers to erase what they have. Then the copy is overwritten and deleted.
 
-Exits 0 when nothing of the interview is left, be it that there was nothing;
-the output tells which. An interruption is settled by running it again.
+On an embedded broker, erase ends when the overwriting is durable, power loss
+included. For that it needs the ingress's INGRESS_DATA_DIR, on the same machine
+and as the same user, or as root. It also finds what a power cut or a kill has brought back
+from an earlier erasure; a restart of the ingress overwrites that.
+
+The output says where that is not guaranteed:
+  - an external broker, or more than one replica: each server overwrites its
+    copy, but a power cut within the next seconds may undo that, unnoticed;
+  - an encrypted store (jetstream { key }): copies are only deleted. Their content
+    stays in block files, unreadable without the key, until the broker compacts
+    them, if ever;
+  - a compressed stream, or a data directory that erase cannot read: the output
+    says what to do.
+
+EXIT STATUS
+  0  nothing of the interview is left, even if there was nothing; the output
+     says which
+  1  something may be left; the error says what to do. Running erase again is
+     always safe
 
 ` + outOfReach,
 		Args: cobra.NoArgs,

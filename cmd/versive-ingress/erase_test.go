@@ -179,6 +179,18 @@ func TestEraseInterview(t *testing.T) {
 // giveUp makes dead letters of some events, as a consumer would.
 func giveUp(t *testing.T, sys *system, ids ...string) {
 	t.Helper()
+	consumeUntil(t, sys, len(ids), func(event schema.Event) error {
+		if slices.Contains(ids, event.ID) {
+			return fmt.Errorf("no: %w", subscribe.ErrPermanent)
+		}
+		return nil
+	}, nil)
+}
+
+// consumeUntil runs a consumer until there is a number of dead letters. Its handling
+// of an erasure returns erasure.
+func consumeUntil(t *testing.T, sys *system, deadLetters int, event func(schema.Event) error, erasure error) {
+	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
 	js := connect(t, sys.broker.URL())
@@ -187,18 +199,13 @@ func giveUp(t *testing.T, sys *system, ids ...string) {
 	go func() {
 		consumed <- source.Consume(ctx, subscribe.Consumer{
 			Durable: "reports",
-			Event: func(_ context.Context, event schema.Event, _ subscribe.Message) error {
-				if slices.Contains(ids, event.ID) {
-					return fmt.Errorf("no: %w", subscribe.ErrPermanent)
-				}
-				return nil
-			},
-			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
+			Event:   func(_ context.Context, e schema.Event, _ subscribe.Message) error { return event(e) },
+			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return erasure },
 		})
 	}()
 	eventually(t, "dead letters", func() bool {
 		stream, err := js.Stream(ctx, "VERSIVE_DEAD")
-		return err == nil && stream.CachedInfo().State.Msgs == uint64(len(ids))
+		return err == nil && stream.CachedInfo().State.Msgs == uint64(deadLetters)
 	})
 	stop()
 	if err := <-consumed; err != nil {

@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"slices"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
@@ -55,39 +57,58 @@ func (c *connection) settle(ctx context.Context, w io.Writer, overwritten map[sc
 
 // settleStream settles one stream and returns how many messages are left.
 func (c *connection) settleStream(ctx context.Context, kind schema.Kind, sequences []uint64) (left int, err error) {
+	name, dir := kind.Stream(c.settings.Stream), c.settings.DataDir
 	if c.settings.NATSURL != "" {
 		return 0, notEmbedded
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
-	defer cancel()
-	name, dir := kind.Stream(c.settings.Stream), c.settings.DataDir
 	stream, err := c.js.Stream(ctx, name)
 	if err != nil {
 		return 0, fmt.Errorf("stream %s: %w", name, err)
 	}
-	if stream.CachedInfo().Config.Replicas > 1 {
+	info := stream.CachedInfo()
+	if info.Config.Replicas > 1 {
 		return 0, notEmbedded
 	}
-	erased := embedded.Erased{Stream: name, Created: stream.CachedInfo().Created, Sequences: sequences}
-	erased.Sequences, err = erased.Settle(dir)
+	erased := embedded.Erased{Stream: name, Created: info.Created, Sequences: sequences}
+	inBlocks, unsettled := erased.Settle(dir)
+	if erased.Sequences, err = deleted(ctx, stream, inBlocks); err != nil {
+		return 0, err
+	}
 	if left = len(erased.Sequences); left > 0 {
 		if err := erased.Schedule(dir); err != nil {
 			return left, fmt.Errorf("the content of %s of stream %s is in block files again, and the next start cannot be made to overwrite it: %w; run this as the user of the ingress", counted(left, "deleted message"), name, err)
 		}
 	}
 	switch {
-	case errors.Is(err, embedded.ErrEncrypted):
-		err = caveat(fmt.Sprintf(`not overwritten: stream %s is encrypted (jetstream { key }), and the broker deletes from
+	case errors.Is(unsettled, embedded.ErrEncrypted):
+		return left, caveat(fmt.Sprintf(`not overwritten: stream %s is encrypted (jetstream { key }), and the broker deletes from
 such a stream without overwriting. The content stays in block files, unreadable
 without the key, until the broker compacts them, if ever.`, name))
-	case errors.Is(err, embedded.ErrCompressed):
-		err = caveat(fmt.Sprintf(`not verified: stream %s is compressed. The overwriting is durable, but content that
+	case errors.Is(unsettled, embedded.ErrCompressed):
+		return left, caveat(fmt.Sprintf(`not verified: stream %s is compressed. The overwriting is durable, but content that
 a power cut has brought back earlier would not be found.`, name))
-	case errors.Is(err, fs.ErrNotExist), errors.Is(err, fs.ErrPermission):
-		err = caveat(fmt.Sprintf(`not verified: %v.
+	case errors.Is(unsettled, fs.ErrNotExist), errors.Is(unsettled, fs.ErrPermission):
+		return left, caveat(fmt.Sprintf(`not verified: %v.
 The broker has overwritten the copies, but a power cut within the next seconds may
 undo that. Run erase again on the machine of the ingress, as its user and with its
-INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, err))
+INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, unsettled))
 	}
-	return left, err
+	return left, unsettled
+}
+
+// deleted returns those of the sequences that the broker counts as deleted. The
+// others must not be overwritten: the dead letter of a tombstone stands for
+// another tombstone, which stays.
+func deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (gone []uint64, err error) {
+	askLeader(stream)
+	for _, sequence := range sequences {
+		_, err := stream.GetMsg(ctx, sequence)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			gone = append(gone, sequence)
+		case err != nil:
+			return nil, fmt.Errorf("looking for message %d: %w", sequence, err)
+		}
+	}
+	return gone, nil
 }

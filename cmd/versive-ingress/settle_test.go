@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 // A power cut has undone an erasure in the block files. Erase, run again, finds
@@ -61,6 +63,29 @@ func TestEraseAgain(t *testing.T) {
 		if a := sys.post(t, id, body); a.Outcome != "duplicate" {
 			t.Errorf("a resend of %s: %v", id, a)
 		}
+	}
+}
+
+// A consumer gives up on an erasure. The dead letter of that is a tombstone on
+// the subject of another one, which is not taken for erased.
+func TestEraseKeepsTombstones(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	sys.post(t, "msg_1", interview("int-1"))
+	giveUp(t, sys, "msg_1")
+	must(t, s, "erase", "--interview", "int-1", "--yes")
+	consumeUntil(t, sys, 2, func(schema.Event) error { return nil }, subscribe.ErrPermanent)
+	for range 2 {
+		if out := must(t, s, "erase", "--interview", "int-1"); !strings.Contains(out, "\nverified: ") {
+			t.Errorf("got %s", out)
+		}
+		sys.stop()
+		sys = run(t, s)
+	}
+	js := connect(t, sys.broker.URL())
+	if got := holdings(t, js, schema.KindEvent) + ", " + holdings(t, js, schema.KindDead); got != "msg_1*, msg_1* msg_1*" {
+		t.Errorf("the streams hold %s", got)
 	}
 }
 

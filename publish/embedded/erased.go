@@ -195,11 +195,11 @@ func (e Erased) Schedule(dir string) error {
 	if err != nil {
 		return err
 	}
-	// The broker's user must be able to read what root has written.
 	file, err := os.OpenFile(filepath.Join(dir, scheduled), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return err
 	}
+	_ = file.Chmod(0o644) // whatever root's umask is, the broker's user can read it
 	_, err = file.Write(append(line, '\n'))
 	return errors.Join(err, file.Sync(), file.Close(), syncDir(dir))
 }
