@@ -30,6 +30,9 @@ type Eraser struct {
 // copy. From the tombstone on, the broker refuses a resend as it has refused it
 // for the copy's sake, and consumers are told.
 //
+// The broker overwrites without an fsync of the directory; see package embedded
+// for how that becomes durable.
+//
 // After an error the copy may or may not be gone; erasing it again settles
 // that, and never puts a second tombstone. A stream that cannot be erased from,
 // or that belongs to another ingress, is a [*ConflictError], and gets no tombstone

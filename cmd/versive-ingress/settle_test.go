@@ -1,7 +1,9 @@
 package main
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -63,6 +65,57 @@ func TestEraseAgain(t *testing.T) {
 		if a := sys.post(t, id, body); a.Outcome != "duplicate" {
 			t.Errorf("a resend of %s: %v", id, a)
 		}
+	}
+}
+
+// The ingress and erase are killed during an erasure. Erase, run again, completes
+// it, if need be after a restart of the ingress.
+func TestEraseKilled(t *testing.T) {
+	t.Parallel()
+	for _, erased := range []int{0, 7, 16} {
+		t.Run(fmt.Sprintf("after %d of 20", erased), func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			sys := &system{ingress: &ingress{settings: s, url: "http://" + s.Listen + s.Path}}
+			process, _ := launch(t, "versive-ingress", s)
+			awaitReady(t, s)
+			others := make(map[string]uint64)
+			for i := range 10 {
+				sys.post(t, fmt.Sprint("msg_", i), plantedBody("interview.completed", "int-1"))
+				sys.post(t, fmt.Sprint("msg_cut_", i), plantedBody("interview.completed", "int-1")[:300])
+				id := fmt.Sprint("msg_other_", i)
+				others[id] = sys.post(t, id, interview(id)).Sequence
+			}
+			js := connect(t, s.brokerURL())
+			first := exec.Command("versive-ingress", "erase", "--interview", "int-1", "--yes")
+			first.Env = append(first.Environ(), environment(s)...)
+			startProcess(t, first)
+			eventually(t, "the erasure is under way", func() bool {
+				return strings.Count(holdings(t, js, schema.KindEvent)+holdings(t, js, schema.KindQuarantine), "*") >= erased
+			})
+			kill(process)
+			kill(first)
+			process, _ = launch(t, "versive-ingress", s)
+			awaitReady(t, s)
+			if out, err := runCommand(t, "versive-ingress", s, "erase", "--interview", "int-1", "--yes"); err != nil {
+				if !strings.Contains(out, "restart the ingress") {
+					t.Error(out)
+				}
+				terminate(t, process)
+				process, _ = launch(t, "versive-ingress", s)
+				awaitReady(t, s)
+				must(t, s, "erase", "--interview", "int-1", "--yes")
+			}
+			if files := filesWith(t, s.DataDir, planted); len(files) > 0 {
+				t.Errorf("the marker is in %v", files)
+			}
+			for id, sequence := range others {
+				if a := sys.post(t, id, interview(id)); a.Outcome != "duplicate" || a.Sequence != sequence {
+					t.Errorf("%s is not where it was: %v", id, a)
+				}
+			}
+			terminate(t, process)
+		})
 	}
 }
 

@@ -116,6 +116,7 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	if err := b.prepare(store, options); err != nil {
 		return err
 	}
+	overwriteScheduled(b.cfg.Dir, b.cfg.Logger)
 	stored, err := assets(store)
 	if err != nil {
 		return err
@@ -126,7 +127,6 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
-	overwriteScheduled(b.cfg.Dir, b.cfg.Logger)
 	s, err := server.NewServer(options)
 	if err != nil {
 		return err

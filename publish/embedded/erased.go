@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,11 +13,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats-server/v2/server"
 )
 
 // This file completes what the server leaves undone when it overwrites a
@@ -51,7 +50,7 @@ func (e Erased) Settle(dir string) (left []uint64, err error) {
 		err = syncDir(blocks)
 	}
 	if err == nil {
-		err = e.find(blocks, func(r remains) error {
+		err = e.find(blocks, func(r residue) error {
 			for _, m := range r.records {
 				left = append(left, m.sequence)
 			}
@@ -63,37 +62,35 @@ func (e Erased) Settle(dir string) (left []uint64, err error) {
 }
 
 // blocks returns the directory of the stream's block files. The error wraps
-// fs.ErrNotExist if the stream is not there, in whatever account.
+// fs.ErrNotExist if the stream is not there, or not to be seen by this user.
 func (e Erased) blocks(dir string) (string, error) {
-	accounts := filepath.Join(dir, "jetstream")
-	list, err := os.ReadDir(accounts)
+	store := Config{Dir: dir}.storeDir()
+	streams, err := streamDirs(store)
 	if err != nil {
 		return "", err
 	}
-	err = fmt.Errorf("stream %s of %s is not in %s: %w", e.Stream, e.Created.Format(time.RFC3339), accounts, fs.ErrNotExist)
-	for _, account := range list {
-		stream := filepath.Join(accounts, account.Name(), "streams", e.Stream)
-		if _, failed := os.Stat(filepath.Join(stream, "meta.key")); failed == nil {
+	err = fmt.Errorf("stream %s of %s is not in %s, or this user cannot read it: %w", e.Stream, e.Created.Format(time.RFC3339), store, fs.ErrNotExist)
+	for _, d := range streams {
+		switch {
+		case d.stream != e.Stream:
+		case exists(filepath.Join(d.path, server.JetStreamMetaFileKey)):
 			err = ErrEncrypted // and so is meta.inf
-			continue
-		}
-		text, failed := os.ReadFile(filepath.Join(stream, "meta.inf"))
-		if failed != nil {
-			if !errors.Is(failed, fs.ErrNotExist) {
+		default:
+			text, failed := os.ReadFile(filepath.Join(d.path, server.JetStreamMetaFile))
+			if failed != nil {
 				return "", failed
 			}
-			continue
-		}
-		var meta struct{ Created time.Time }
-		if json.Unmarshal(text, &meta) == nil && meta.Created.Equal(e.Created) {
-			return filepath.Join(stream, "msgs"), nil
+			var meta struct{ Created time.Time }
+			if json.Unmarshal(text, &meta) == nil && meta.Created.Equal(e.Created) {
+				return filepath.Join(d.path, "msgs"), nil
+			}
 		}
 	}
 	return "", err
 }
 
-// remains is a block file that has the content of erased messages.
-type remains struct {
+// A residue is a block that has the content of erased messages.
+type residue struct {
 	path    string
 	index   int
 	block   []byte
@@ -102,26 +99,17 @@ type remains struct {
 
 // find calls visit with each block that has the content of a message, the newest
 // first.
-func (e Erased) find(blocks string, visit func(remains) error) error {
-	list, err := os.ReadDir(blocks)
+func (e Erased) find(blocks string, visit func(residue) error) error {
+	paths, err := blockFiles(blocks)
 	if err != nil {
 		return err
 	}
-	var indexes []int
-	for _, entry := range list {
-		name, isBlock := strings.CutSuffix(entry.Name(), ".blk")
-		if index, err := strconv.Atoi(name); isBlock && err == nil {
-			indexes = append(indexes, index)
-		}
-	}
-	slices.Sort(indexes)
 	sequences := slices.Sorted(slices.Values(e.Sequences))
-	for _, index := range slices.Backward(indexes) {
-		path := filepath.Join(blocks, fmt.Sprintf("%d.blk", index))
+	for _, path := range slices.Backward(paths) {
 		first, err := firstSequence(path)
 		if err == nil && first > 0 {
 			from, _ := slices.BinarySearch(sequences, first)
-			err = e.findIn(remains{path: path, index: index}, sequences[from:], visit)
+			err = e.findIn(path, sequences[from:], visit)
 			sequences = sequences[:from] // are in the blocks before
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a running server has removed it
@@ -152,16 +140,25 @@ func firstSequence(path string) (uint64, error) {
 		if sequence := binary.LittleEndian.Uint64(header[4:]); sequence&deletionBit == 0 {
 			return sequence &^ erasedBit, nil
 		}
-		offset += int64(binary.LittleEndian.Uint32(header) &^ headersBit)
+		length := int64(binary.LittleEndian.Uint32(header) &^ headersBit)
+		if length < recordHeaderLen+checksumLen {
+			return 0, fmt.Errorf("%w at offset %d: its length is %d", errDamaged, offset, length)
+		}
+		offset += length
 	}
 }
 
 // findIn reads one block. The sequences are sorted.
-func (e Erased) findIn(r remains, sequences []uint64, visit func(remains) error) (err error) {
+func (e Erased) findIn(path string, sequences []uint64, visit func(residue) error) error {
 	if len(sequences) == 0 {
 		return nil
 	}
-	if r.block, err = os.ReadFile(r.path); err != nil {
+	r := residue{path: path}
+	_, err := fmt.Sscanf(filepath.Base(path), "%d.blk", &r.index)
+	if err == nil {
+		r.block, err = os.ReadFile(path)
+	}
+	if err != nil {
 		return err
 	}
 	for m, err := range records(e.Stream, r.index, r.block) {
@@ -220,7 +217,7 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 		}
 		blocks, failed := e.blocks(dir)
 		if failed == nil {
-			failed = e.find(blocks, func(r remains) error {
+			failed = e.find(blocks, func(r residue) error {
 				overwritten += len(r.records)
 				return r.overwrite(e.Stream)
 			})
@@ -242,7 +239,7 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 
 // overwrite replaces the messages' content, as the server does, and writes the
 // block anew.
-func (r remains) overwrite(stream string) error {
+func (r residue) overwrite(stream string) error {
 	digest := blockDigest(stream, r.index)
 	for _, m := range r.records {
 		content := r.block[m.offset : m.offset+m.length]
@@ -256,35 +253,5 @@ func (r remains) overwrite(stream string) error {
 		digest.Write(content[recordHeaderLen:sum])
 		copy(content[sum:], digest.Sum(nil))
 	}
-	return replaceFile(r.path, r.block)
-}
-
-// replaceFile puts a file with content and the old one's mode in its place. A
-// crash leaves the one or the other.
-func replaceFile(path string, content []byte) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	file, err := os.OpenFile(path+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, info.Mode())
-	if err != nil {
-		return err
-	}
-	_, err = file.Write(content)
-	if err := errors.Join(err, file.Sync(), file.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(file.Name(), path); err != nil {
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	file, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer file.Close()
-	return file.Sync()
+	return writeFile(r.path, r.block)
 }

@@ -17,7 +17,7 @@ import (
 )
 
 // fill makes a stream of messages that are large enough for several block
-// files. Each holds its own content; see contents.
+// files. Each holds its own content; see contentsIn.
 func fill(t *testing.T, js jetstream.JetStream, messages int, config jetstream.StreamConfig) jetstream.Stream {
 	t.Helper()
 	config.Name, config.Subjects = "S", []string{"s"}
@@ -35,9 +35,9 @@ func fill(t *testing.T, js jetstream.JetStream, messages int, config jetstream.S
 
 func content(sequence int) string { return fmt.Sprintf("<content of message %d>", sequence) }
 
-// contents returns the sequences of the messages whose content is in a file of
+// contentsIn returns the sequences of the messages whose content is in a file of
 // the data directory.
-func contents(t *testing.T, dir string, messages int) (found []uint64) {
+func contentsIn(t *testing.T, dir string, messages int) (found []uint64) {
 	t.Helper()
 	var all []byte
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -109,7 +109,7 @@ func TestErasedComesBack(t *testing.T) {
 			if want := []uint64{2, 3, 12, 21}; err != nil || !slices.Equal(left, want) {
 				t.Errorf("left %v, %v; want %v", left, err, want)
 			}
-			if got := contents(t, cfg.Dir, messages); len(got) != messages {
+			if got := contentsIn(t, cfg.Dir, messages); len(got) != messages {
 				t.Fatalf("the content of %v is there", got)
 			}
 			if err := erased.Schedule(cfg.Dir); err != nil {
@@ -121,8 +121,8 @@ func TestErasedComesBack(t *testing.T) {
 			if left, err := erased.Settle(cfg.Dir); err != nil || len(left) > 0 {
 				t.Errorf("after the next start: left %v, %v", left, err)
 			}
-			want := slices.DeleteFunc(contents(t, cfg.Dir, messages), func(s uint64) bool { return slices.Contains(erased.Sequences, s) })
-			if got := contents(t, cfg.Dir, messages); len(got) != messages-4 || !slices.Equal(got, want) {
+			want := slices.DeleteFunc(contentsIn(t, cfg.Dir, messages), func(s uint64) bool { return slices.Contains(erased.Sequences, s) })
+			if got := contentsIn(t, cfg.Dir, messages); len(got) != messages-4 || !slices.Equal(got, want) {
 				t.Errorf("the content of %v is there", got)
 			}
 			if stream, err = inProcess(t, broker).Stream(t.Context(), "S"); err != nil {
@@ -171,7 +171,7 @@ func TestScheduleOfAnotherStream(t *testing.T) {
 	}
 	file.Close()
 	start(t, cfg)
-	if got := contents(t, cfg.Dir, 2); len(got) != 2 {
+	if got := contentsIn(t, cfg.Dir, 2); len(got) != 2 {
 		t.Errorf("only the content of %v is left", got)
 	}
 	if _, err := os.Stat(file.Name()); !errors.Is(err, fs.ErrNotExist) {
