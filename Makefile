@@ -35,6 +35,7 @@ fuzz: ## every fuzz target for a minute
 soak: ## 100,000 events and three consumers that are killed at random; takes minutes
 	go test -run 'TestSoak$$' -v -timeout 60m ./subscribe -soak.events 100000
 
+# Failing disks, power cuts and kills alone take some twenty minutes: make chaos FAULTS='disk-*'
 SEEDS  ?= 20
 SEED   ?= 1
 FAULTS ?=

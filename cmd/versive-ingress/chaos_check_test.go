@@ -33,7 +33,7 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 	r.Helper()
 	last := make(map[string]uint64) // by stream, of what was answered
 	for _, a := range r.storm.history {
-		if a.answer.accepted() {
+		if a.answer.accepted() && !r.storm.alone {
 			last[a.answer.Stream] = max(last[a.answer.Stream], a.answer.Sequence)
 		}
 	}
@@ -51,6 +51,9 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 			r.Fatalf("reading %s: %v", kind.Stream(stream), err)
 		}
 		for sequence, msg := range messages {
+			if r.storm.erases && schema.IsTombstone(msg.Headers()) {
+				continue
+			}
 			id := msg.Headers().Get(jetstream.MsgIDHeader)
 			if kind == schema.KindEvent {
 				event, err := schema.Decode(msg.Headers(), msg.Data())
@@ -171,7 +174,23 @@ type counts struct {
 	rounds, staged                                                          int
 	events, requests, resends, fakes, hungUp, accepted, refused, unanswered int
 	batched, missing, twice, forgedStored                                   int
-	slowest                                                                 time.Duration
+	damage
+	slowest time.Duration
+}
+
+// damage is what the faults of disks and processes must not do.
+type damage struct {
+	consumersLost int // durable consumers that are gone, or went back
+	unread        int // events that a durable consumer was never given
+	erasedBack    int // erasures whose content came back
+	down          int // rounds that ended with an ingress that does not take webhooks, and says why
+}
+
+func (d *damage) add(e damage) {
+	d.consumersLost += e.consumersLost
+	d.unread += e.unread
+	d.erasedBack += e.erasedBack
+	d.down += e.down
 }
 
 func (c *counts) add(d counts) {
@@ -189,6 +208,7 @@ func (c *counts) add(d counts) {
 	c.missing += d.missing
 	c.twice += d.twice
 	c.forgedStored += d.forgedStored
+	c.damage.add(d.damage)
 	c.slowest = max(c.slowest, d.slowest)
 }
 
@@ -196,7 +216,7 @@ func (c *counts) add(d counts) {
 func (s *storm) counts() counts {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := counts{batched: s.batched, missing: s.missing, twice: s.twice, forgedStored: s.forgedStored, requests: len(s.history)}
+	c := counts{batched: s.batched, missing: s.missing, twice: s.twice, forgedStored: s.forgedStored, damage: s.damage, requests: len(s.history)}
 	ids := make(map[string]bool)
 	for _, a := range s.history {
 		one := func(n *int, when bool) {
@@ -225,10 +245,10 @@ func (s *storm) counts() counts {
 func tableOf(results map[string]*counts) string {
 	var text strings.Builder
 	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\nfault\trounds\tfaults\tevents\trequests\tresends\tforged\thung up\t2xx\t503\tno answer\tslowest\tin batches\tmissing\ttwice\tforged stored\t")
+	fmt.Fprintln(w, "\nfault\trounds\tfaults\tevents\trequests\tresends\tforged\thung up\t2xx\t503\tno answer\tslowest\tin batches\tmissing\ttwice\tforged stored\tconsumers lost\tunread\terased back\tdown\t")
 	row := func(name string, c *counts) {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%d\t%d\t%d\t%d\t\n", name, c.rounds, c.staged, c.events, c.requests, c.resends,
-			c.fakes, c.hungUp, c.accepted, c.refused, c.unanswered, c.slowest.Round(time.Millisecond), c.batched, c.missing, c.twice, c.forgedStored)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%v\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t%d\t\n", name, c.rounds, c.staged, c.events, c.requests, c.resends,
+			c.fakes, c.hungUp, c.accepted, c.refused, c.unanswered, c.slowest.Round(time.Millisecond), c.batched, c.missing, c.twice, c.forgedStored, c.consumersLost, c.unread, c.erasedBack, c.down)
 	}
 	var total counts
 	for _, name := range slices.Sorted(maps.Keys(results)) {

@@ -47,6 +47,8 @@ type storm struct {
 	hangUps float64       // the share of attempts whose client does not wait
 	twins   float64       // the share of attempts that are made twice at the same time
 	allowed []int         // statuses that an authentic webhook may get beside 2xx and 503
+	alone   bool          // the broker has no replicas, of which one could lag
+	erases  bool          // tombstones are expected
 
 	secret string
 	client *http.Client
@@ -59,6 +61,7 @@ type storm struct {
 	accepted int // events, at least once
 
 	batched, missing, twice, forgedStored int // set by check
+	damage                                    // set by the faults of disks and processes
 }
 
 // begin starts the storm on the ingresses of some settings. It ends with settle.

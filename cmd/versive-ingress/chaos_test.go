@@ -6,8 +6,8 @@ import (
 	"hash/fnv"
 	"math/rand/v2"
 	"os/exec"
+	"path"
 	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +19,7 @@ import (
 var (
 	chaosSeeds  = flag.Int("chaos.seeds", 0, "TestChaos runs each fault with this many seeds; 0 is the short form: one seed, and none of the faults that need root or minutes")
 	chaosSeed   = flag.Uint64("chaos.seed", 1, "the first of them")
-	chaosFaults = flag.String("chaos.faults", "", "the faults, comma separated; empty is all")
+	chaosFaults = flag.String("chaos.faults", "", "the faults, comma separated, by name or pattern (disk-*); empty is all")
 )
 
 // A fault is staged while a storm of webhooks comes in, at moments and in
@@ -54,6 +54,7 @@ var faults = []fault{
 // A round is one fault with one seed.
 type round struct {
 	testing.TB
+	seed   uint64
 	random *rand.Rand
 	long   bool
 	storm  *storm
@@ -70,11 +71,17 @@ func TestChaos(t *testing.T) {
 	if *chaosFaults != "" {
 		chosen = nil
 		for name := range strings.SplitSeq(*chaosFaults, ",") {
-			i := slices.IndexFunc(faults, func(f fault) bool { return f.name == name })
-			if i < 0 {
+			before := len(chosen)
+			for _, f := range faults {
+				if match, err := path.Match(name, f.name); err != nil {
+					t.Fatalf("-chaos.faults: %q: %v", name, err)
+				} else if match {
+					chosen = append(chosen, f)
+				}
+			}
+			if len(chosen) == before {
 				t.Fatalf("-chaos.faults: there is no fault %q", name)
 			}
-			chosen = append(chosen, faults[i])
 		}
 	}
 
@@ -118,6 +125,7 @@ func newRound(t *testing.T, f fault, seed uint64) *round {
 	h.Write([]byte(f.name))
 	return &round{
 		TB:     t,
+		seed:   seed,
 		random: rand.New(rand.NewPCG(seed, h.Sum64())),
 		long:   *chaosSeeds > 0,
 		storm:  &storm{},

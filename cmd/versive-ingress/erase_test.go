@@ -52,7 +52,7 @@ func plantedBody(eventType, interview string) []byte {
 }
 
 // filesWith returns the files below dir in which text stands.
-func filesWith(t *testing.T, dir, text string) []string {
+func filesWith(t testing.TB, dir, text string) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

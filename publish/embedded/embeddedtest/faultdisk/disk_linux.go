@@ -160,6 +160,18 @@ func (d *Disk) FailedWrites() int { return d.image.failed(opWrite) }
 // FailedSyncs is described at FailedReads.
 func (d *Disk) FailedSyncs() int { return d.image.failed(opFlush) }
 
+// Works reports whether the file system takes writes. After a failed write of
+// its own it does not, until Remount.
+func (d *Disk) Works() bool {
+	file, err := os.CreateTemp(d.Dir, "probe")
+	if err != nil {
+		return false
+	}
+	defer os.Remove(file.Name())
+	defer file.Close()
+	return file.Sync() == nil
+}
+
 // Cut is a power cut. From now on nothing reaches the disk: every request of
 // the mounted file system fails. What was written and not flushed is lost; with
 // random, some of it is on the disk, in pages of 4 KiB and in any order, as
@@ -199,7 +211,7 @@ func (d *Disk) serve() {
 		d.t.Fatalf("mounting %s: %v", d.fuse, err)
 	}
 	server, err := fs.Mount(fmt.Sprintf("/dev/fd/%d", fd), &root{image: d.image}, &fs.Options{
-		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true},
+		MountOptions: fuse.MountOptions{MaxWrite: 1 << 20, DisableXAttrs: true, DisableSplice: true},
 	})
 	d.t.Cleanup(func() {
 		if err := d.unmount(); err != nil {
