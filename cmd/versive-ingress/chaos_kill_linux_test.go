@@ -128,7 +128,7 @@ func killStop(r *round) {
 }
 
 // killCommand runs a command, and kills it or the ingress at step n. Then it
-// runs the command again until it succeeds.
+// runs the command again until it succeeds, and does what that asks for.
 func (d *diskRound) killCommand(n int, args ...string) (killed bool) {
 	d.Helper()
 	command := d.execute(args...)
@@ -145,6 +145,10 @@ func (d *diskRound) killCommand(n int, args ...string) (killed bool) {
 	for left := 3; command.ProcessState.ExitCode() != 0; left-- {
 		if left == 0 || !killed {
 			d.Fatalf("%v ended with %v:\n%s", args, command.ProcessState, command.log)
+		}
+		if strings.Contains(command.log.String(), "restart the ingress") {
+			d.stop()
+			d.mustStart()
 		}
 		command = d.execute(args...)
 		command.awaitEnd(d)
