@@ -141,6 +141,9 @@ func (d *diskRound) killCommand(n int, args ...string) (killed bool) {
 	if killed = lift(); d.ingress.hasEnded() {
 		d.mustStart()
 	}
+	if killed && d.random.IntN(4) > 0 {
+		command.kill() // rather than let it wait for answers that do not come
+	}
 	command.awaitEnd(d)
 	for left := 3; command.ProcessState.ExitCode() != 0; left-- {
 		if left == 0 || !killed {
