@@ -51,7 +51,7 @@ func (d *diskRound) load(s *storm) {
 func (r *round) newDisk() *diskRound {
 	r.Helper()
 	d := &diskRound{round: r, settings: r.settings()}
-	d.disk = faultdisk.New(r, faultdisk.Kinds[r.seed%uint64(len(faultdisk.Kinds))])
+	d.disk = faultdisk.New(r, faultdisk.Kinds[r.random.IntN(len(faultdisk.Kinds))])
 	d.settings.DataDir = d.disk.Dir + "/data"
 	return d
 }
