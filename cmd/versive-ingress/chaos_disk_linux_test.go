@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/http"
 	"os/exec"
 	"strings"
 	"syscall"
@@ -132,7 +133,7 @@ func (d *diskRound) start() bool {
 // ready for so long that it must be taken for down.
 func (d *diskRound) becomesReady(within time.Duration) bool {
 	for deadline := time.Now().Add(within); !d.ingress.hasEnded() && time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if readyz(d.settings) == 200 {
+		if readyz(d.settings) == http.StatusOK {
 			return true
 		}
 	}
@@ -181,7 +182,7 @@ func (d *diskRound) finish() {
 // cutPower cuts the power under load.
 func cutPower(r *round) {
 	d := r.onDisk(&storm{senders: 24, think: 5 * time.Millisecond})
-	d.times(8, func() {
+	d.times(12, func() {
 		d.pause(0, 300*time.Millisecond)
 		d.cut()
 		d.mustStart()
@@ -213,7 +214,7 @@ func (r *round) failDisk(set func(*faultdisk.Disk, faultdisk.When), failed func(
 		storm.think = 5 * time.Millisecond // so that not all is stored in batches
 	}
 	d := r.onDisk(storm)
-	for range d.few(3) {
+	for range d.few(6) {
 		d.storm.awaitAccepted(d, 1+d.random.IntN(60))
 		set(d.disk, when())
 		eventually(d, "a request to the disk failed", func() bool { return failed(d.disk) > 0 })
@@ -221,7 +222,10 @@ func (r *round) failDisk(set func(*faultdisk.Disk, faultdisk.When), failed func(
 		d.staged += failed(d.disk)
 		set(d.disk, nil)
 
-		if d.disk.Works() && d.becomesReady(10*time.Second) {
+		// A file system that has failed takes no writes until it is mounted again.
+		if !d.disk.Works() || !d.becomesReady(10*time.Second) {
+			d.requireReason()
+		} else {
 			more := d.storm.countAccepted() + 1 + d.random.IntN(100)
 			for began := time.Now(); d.storm.countAccepted() < more && !d.ingress.hasEnded() && time.Since(began) < 10*time.Second; {
 				time.Sleep(5 * time.Millisecond)
@@ -241,22 +245,28 @@ func (r *round) failDisk(set func(*faultdisk.Disk, faultdisk.When), failed func(
 	d.finish()
 }
 
-// isDown ends a round whose ingress does not take webhooks any more. It must
-// say why.
+// isDown ends a round whose ingress does not take webhooks any more.
 func (d *diskRound) isDown() {
 	d.Helper()
 	d.storm.giveUp()
 	d.storm.down++
+	d.requireReason()
+}
+
+// requireReason checks that an ingress which does not take webhooks reports why.
+func (d *diskRound) requireReason() {
+	d.Helper()
 	if d.ingress.hasEnded() {
 		if code := d.ingress.ProcessState.ExitCode(); code != 1 {
 			d.Errorf("the ingress ended with status %d, want 1", code)
 		}
-		d.Logf("the ingress is down:\n%s", d.ingress.report())
+		d.Logf("the ingress has ended:\n%s", d.ingress.report())
 		return
 	}
-	status, text := get("http://" + d.settings.AdminListen + "/readyz")
-	if status != 503 || text == "" {
-		d.Errorf("the ingress is not ready, and does not say why: %d %q", status, text)
+	switch status, text := get("http://" + d.settings.AdminListen + "/readyz"); {
+	case status == http.StatusServiceUnavailable && text != "":
+		d.Logf("the ingress is not ready: %s", text)
+	case status != http.StatusOK: // just now
+		d.Errorf("the ingress is not ready, and does not report why: %d %q", status, text)
 	}
-	d.Logf("the ingress is not ready: %s", text)
 }

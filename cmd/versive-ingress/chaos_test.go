@@ -17,7 +17,7 @@ import (
 // The long form is `make chaos`. A round that has failed is run again by its
 // fault and its seed.
 var (
-	chaosSeeds  = flag.Int("chaos.seeds", 0, "TestChaos runs each fault with this many seeds; 0 is the short form: one seed, and none of the faults that need root or minutes")
+	chaosSeeds  = flag.Int("chaos.seeds", 0, "TestChaos runs each fault with this many seeds; 0 is the short form: one seed, and none of the faults that take minutes; without root those of the disk are skipped")
 	chaosSeed   = flag.Uint64("chaos.seed", 1, "the first of them")
 	chaosFaults = flag.String("chaos.faults", "", "the faults, comma separated, by name or pattern (disk-*); empty is all")
 )
