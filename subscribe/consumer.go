@@ -54,12 +54,6 @@ type Consumer struct {
 
 	// Concurrency is how many events are handled at once, in this process; 0 is 1.
 	Concurrency int
-	// Ordered handles the events of one interview in the order of the stream.
-	// An event that fails then holds up those of its interview, and is tried
-	// again in place. After a process has ended, or a connection was lost,
-	// Consume waits for one AckWait, until what was not finished can be delivered
-	// again. With several processes under one name there is no order.
-	Ordered bool
 
 	// Attempts is how often an event is delivered before it becomes a dead
 	// letter; 0 is 20. A crash counts as an attempt.

@@ -13,39 +13,34 @@ import (
 	"versive-ingress/schema"
 )
 
-// A dispatcher fetches what there are hands for and starts a goroutine for
-// each message. It asks for no more than can be handled at once: what waits in
-// a buffer would count as delivered, and come again when the process is slow.
+// A dispatcher fetches as many messages as there are free worker slots and
+// handles each in a goroutine of its own. It prefetches nothing: a message that
+// waits in a buffer is withheld from other processes, and redelivered when it
+// waits for longer than AckWait.
 type dispatcher struct {
 	Consumer
 	source   Source
 	stream   jetstream.Stream
 	consumer jetstream.Consumer
 
-	unsure  bool          // whether what was delivered has come; of the fetching goroutine
-	hands   chan struct{} // a token for each free hand
+	slots   chan struct{} // one token for each free worker slot
 	running sync.WaitGroup
 
 	mu sync.Mutex
 	// taken are the sequences of the messages that are not finished. Guarded by
 	// mu.
 	taken map[uint64]bool
-	// last is, by interview, closed when the last of its events that was taken
-	// is finished; used if Ordered. Guarded by mu.
-	last map[string]chan struct{}
 }
 
 func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
 	d := &dispatcher{
 		Consumer: c,
 		source:   s,
-		unsure:   true,
-		hands:    make(chan struct{}, c.Concurrency),
+		slots:    make(chan struct{}, c.Concurrency),
 		taken:    make(map[uint64]bool),
-		last:     make(map[string]chan struct{}),
 	}
 	for range c.Concurrency {
-		d.hands <- struct{}{}
+		d.slots <- struct{}{}
 	}
 	var err error
 	if d.stream, err = s.open(ctx, schema.KindEvent); err != nil {
@@ -77,18 +72,11 @@ func (d *dispatcher) run(ctx context.Context) error {
 	// Handlers have a context of their own: they may finish what they began.
 	handling, abandon := context.WithCancel(context.WithoutCancel(ctx))
 	defer abandon()
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
 
 	var err error
 	for ctx.Err() == nil && err == nil {
-		if d.Ordered && d.unsure {
-			err = d.takeUp(ctx, handling)
-		} else {
-			err = d.fetch(ctx, handling)
-		}
+		err = d.fetch(ctx, handling)
 	}
-	stop() // an error, too, ends the pauses between attempts
 	finished := make(chan struct{})
 	go func() {
 		d.running.Wait()
@@ -104,10 +92,10 @@ func (d *dispatcher) run(ctx context.Context) error {
 	return errors.Join(err, fmt.Errorf("handlers did not finish within %v; what they did not finish is delivered again", d.Grace))
 }
 
-// fetch takes all free hands, at least one, fetches as many messages and gives
+// fetch takes all free slots, at least one, fetches as many messages and gives
 // each to a hand. Its error ends the consumer.
 func (d *dispatcher) fetch(ctx, handling context.Context) error {
-	n := d.takeHands(ctx)
+	n := d.takeSlots(ctx)
 	if n == 0 {
 		return nil
 	}
@@ -122,29 +110,25 @@ func (d *dispatcher) fetch(ctx, handling context.Context) error {
 		err = batch.Error()
 	}
 	for range n {
-		d.hands <- struct{}{}
+		d.slots <- struct{}{}
 	}
 	switch {
-	case err == nil, ctx.Err() != nil:
-		return nil
-	case fetching.Err() != nil:
-		d.unsure = true
+	case err == nil, fetching.Err() != nil:
 		return nil
 	default:
-		d.unsure = true
 		return d.awaitBroker(ctx, err)
 	}
 }
 
-func (d *dispatcher) takeHands(ctx context.Context) int {
+func (d *dispatcher) takeSlots(ctx context.Context) int {
 	select {
 	case <-ctx.Done():
 		return 0
-	case <-d.hands:
+	case <-d.slots:
 	}
 	for n := 1; ; n++ {
 		select {
-		case <-d.hands:
+		case <-d.slots:
 		default:
 			return n
 		}
@@ -182,24 +166,18 @@ func (d *dispatcher) start(ctx, handling context.Context, msg jetstream.Msg) {
 		d.Logger.Error("message without its place in the stream", "consumer", d.Durable, "error", err)
 	}
 	if err != nil || !d.take(m.Sequence) { // it comes again while it is handled: the broker was away
-		d.hands <- struct{}{}
+		d.slots <- struct{}{}
 		return
 	}
-	wait, finish := d.queue(m)
 	d.running.Go(func() {
-		defer func() { d.hands <- struct{}{} }()
+		defer func() { d.slots <- struct{}{} }()
 		defer d.release(m.Sequence)
-		defer finish()
 		defer d.keepAlive(msg)()
-		select {
-		case <-wait:
-		case <-ctx.Done():
-		}
 		if ctx.Err() != nil {
-			_ = msg.Nak() // not begun; somebody else may have it at once
+			_ = msg.Nak() // not begun, so another process may have it immediately
 			return
 		}
-		d.handle(ctx, handling, msg, m)
+		d.handle(handling, msg, m)
 	})
 }
 
@@ -218,42 +196,6 @@ func (d *dispatcher) release(sequence uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.taken, sequence)
-}
-
-// ready is what nobody has to wait for.
-var ready = func() <-chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
-// queue puts a message in line behind the last one of its interview, if there
-// is an order to be kept: it may be handled when wait is closed, and must call
-// finish when it is done.
-func (d *dispatcher) queue(m Message) (wait <-chan struct{}, finish func()) {
-	if !d.Ordered {
-		return ready, func() {}
-	}
-	key := m.Subject
-	if s, err := schema.ParseSubject(m.Subject); err == nil {
-		key = s.InterviewID
-	}
-	done := make(chan struct{})
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	wait = ready
-	if before, ok := d.last[key]; ok {
-		wait = before
-	}
-	d.last[key] = done
-	return wait, func() {
-		close(done)
-		d.mu.Lock()
-		defer d.mu.Unlock()
-		if d.last[key] == done {
-			delete(d.last, key)
-		}
-	}
 }
 
 // keepAlive tells the broker that the message is being worked on, until the

@@ -11,42 +11,28 @@ import (
 	"versive-ingress/schema"
 )
 
-// handle takes a message to one of its ends: acknowledged, dead letter, or to
-// be delivered again.
-func (d *dispatcher) handle(ctx, handling context.Context, msg jetstream.Msg, m Message) {
-	for {
-		err := d.attempt(handling, m)
-		if err == nil {
-			d.confirm(handling, msg, m)
-			return
-		}
-		last := m.Deliveries >= uint64(d.Attempts)
-		log := d.Logger.With("consumer", d.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries, "error", err)
-		pause := d.pause(m.Deliveries)
-		if last || errors.Is(err, ErrPermanent) {
-			buried := d.bury(handling, m, err)
-			if buried == nil {
-				log.Error("event is given up; it is kept as a dead letter")
-				d.confirm(handling, msg, m)
-				return
-			}
-			log.Error("event cannot be kept as a dead letter; it comes again", "why", buried, "after", pause)
-		} else {
-			log.Warn("event was not handled; it comes again", "after", pause)
-		}
-		if !d.Ordered {
-			_ = msg.NakWithDelay(pause) // if it is lost, AckWait sees to it
-			return
-		}
-		// In place, so that the interview's next event waits.
-		select {
-		case <-ctx.Done():
-			_ = msg.Nak()
-			return
-		case <-time.After(pause):
-		}
-		m.Deliveries++
+// handle calls the handler for a message, and acknowledges it, dead-letters it,
+// or leaves it to be delivered again.
+func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message) {
+	err := d.attempt(ctx, m)
+	if err == nil {
+		d.confirm(ctx, msg, m)
+		return
 	}
+	log := d.Logger.With("consumer", d.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries, "error", err)
+	pause := d.pause(m.Deliveries)
+	if m.Deliveries >= uint64(d.Attempts) || errors.Is(err, ErrPermanent) {
+		buried := d.bury(ctx, m, err)
+		if buried == nil {
+			log.Error("event is given up; it is kept as a dead letter")
+			d.confirm(ctx, msg, m)
+			return
+		}
+		log.Error("event cannot be kept as a dead letter; it comes again", "why", buried, "after", pause)
+	} else {
+		log.Warn("event was not handled; it comes again", "after", pause)
+	}
+	_ = msg.NakWithDelay(pause) // if it is lost, AckWait sees to it
 }
 
 // attempt calls the handler once. What is no event never will be one, and what
