@@ -35,8 +35,12 @@ const (
 // childAckWait is how long the broker waits for a child that was killed.
 const childAckWait = 400 * time.Millisecond
 
+// fatalEvent is the event that ends a child of the kind fatal.
+const fatalEvent = "msg_4"
+
 // The kinds of consumers: with the work and the id in one transaction; with
-// work that cannot be taken back; without package subscribe.
+// work that cannot be taken back; with a handler that one event makes exit;
+// without package subscribe.
 var childKinds = map[string]func(ctx context.Context, js jetstream.JetStream, file string, c *crash) error{
 	"transaction": func(ctx context.Context, js jetstream.JetStream, file string, c *crash) error {
 		r, err := openReports(file)
@@ -63,6 +67,19 @@ var childKinds = map[string]func(ctx context.Context, js jetstream.JetStream, fi
 				err := appendLine(file, event.ID)
 				c.pass("worked")
 				return err
+			},
+			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
+		})
+	},
+	"fatal": func(ctx context.Context, js jetstream.JetStream, file string, _ *crash) error {
+		return subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
+			Durable: "fatal", AckWait: childAckWait, Concurrency: 8, Attempts: 2,
+			Event: func(_ context.Context, event schema.Event, _ subscribe.Message) error {
+				if event.ID == fatalEvent {
+					os.Exit(3)
+				}
+				time.Sleep(50 * time.Millisecond) // its work
+				return appendLine(file, event.ID)
 			},
 			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
 		})

@@ -12,10 +12,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -53,39 +51,6 @@ func TestConsumeHandlesEachOnce(t *testing.T) {
 			}
 			if diff := cmp.Diff([]string{"msg_51"}, got.list()[51:]); diff != "" {
 				t.Errorf("after a restart (-want +got)\n%s", diff)
-			}
-		})
-	}
-}
-
-func TestConsumeFilters(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.store(t, "msg_1", "a", "i1")
-	time.Sleep(2 * time.Millisecond)
-	s.store(t, "msg_2", "b", "i2")
-	s.store(t, "msg_3", "a", "i2")
-	second := read(t, s.source, subscribe.Selection{First: 2, Last: 2})[0].Time
-	for name, test := range map[string]struct {
-		set  func(*subscribe.Consumer)
-		want []string
-	}{
-		"study":     {func(c *subscribe.Consumer) { c.Filter.StudyID = "a" }, []string{"msg_1", "msg_3"}},
-		"interview": {func(c *subscribe.Consumer) { c.Filter.InterviewID = "i2" }, []string{"msg_2", "msg_3"}},
-		"type":      {func(c *subscribe.Consumer) { c.Filter.Type = "interview.completed" }, []string{"msg_1", "msg_2", "msg_3"}},
-		"subject":   {func(c *subscribe.Consumer) { c.Subject = "versive.*.*.b.>" }, []string{"msg_2"}},
-		"since":     {func(c *subscribe.Consumer) { c.Since = second }, []string{"msg_2", "msg_3"}},
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			var got record
-			c := got.consumer()
-			c.Durable = name
-			test.set(&c)
-			start(t, s.source, c)
-			s.awaitDone(t, name)
-			if diff := cmp.Diff(test.want, got.list()); diff != "" {
-				t.Errorf("(-want +got)\n%s", diff)
 			}
 		})
 	}
@@ -243,43 +208,6 @@ func TestConsumeGrace(t *testing.T) {
 	}
 }
 
-func TestConsumeLivesThroughARestart(t *testing.T) {
-	t.Parallel()
-	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
-	s := newSystemIn(t, cfg)
-	s.storeMany(t, 30)
-	var got record
-	c := got.consumer()
-	c.AckWait = time.Second
-	handle := c.Event
-	half, goOn := make(chan struct{}), make(chan struct{})
-	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
-		if event.ID == "msg_15" && m.Deliveries == 1 {
-			close(half)
-			<-goOn
-		}
-		return handle(ctx, event, m)
-	}
-	stop := start(t, s.source, c)
-	<-half
-	s.Stop()
-	close(goOn)
-	startBroker(t, cfg)
-	s.awaitDone(t, c.Durable)
-	if err := stop(); err != nil {
-		t.Error(err)
-	}
-	ids := got.list()
-	for i := range 30 {
-		if got.count(fmt.Sprint("msg_", i)) == 0 {
-			t.Errorf("msg_%d is missing", i)
-		}
-	}
-	if len(ids) > 31 { // msg_15 may have come twice
-		t.Errorf("got %d events: %v", len(ids), ids)
-	}
-}
-
 func TestConsumeErrors(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -298,19 +226,13 @@ func TestConsumeErrors(t *testing.T) {
 		"ack wait below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.AckWait = -1 }, "below zero"},
 		"pause of none":        {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Backoff = []time.Duration{0} }, "Backoff"},
 		"no stream":            {func(s *subscribe.Source, _ *subscribe.Consumer) { s.Stream = "ELSEWHERE" }, "ELSEWHERE"},
-		"subject of elsewhere": {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject = "other.>" }, ""},
+		"subject of elsewhere": {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject = "other.>" }, "no event would ever match"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			source, c := s.source, got.consumer()
 			test.set(&source, &c)
-			within := patience
-			if test.want == "" {
-				within = 100 * time.Millisecond
-			}
-			ctx, cancel := context.WithTimeout(t.Context(), within)
-			defer cancel()
-			err := source.Consume(ctx, c)
-			if (err != nil) != (test.want != "") || err != nil && !strings.Contains(err.Error(), test.want) {
+			err := source.Consume(t.Context(), c)
+			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got %v, want %q", err, test.want)
 			}
 		})
@@ -341,69 +263,4 @@ func TestConsumeErrors(t *testing.T) {
 			}
 		})
 	}
-}
-
-// What somebody has made of the durable consumer by hand must lose nothing.
-func TestConsumeMendsItsConsumer(t *testing.T) {
-	t.Parallel()
-	s := newSystem(t)
-	s.storeMany(t, 3)
-	var got record
-	c := got.consumer()
-	if _, err := s.js.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{
-		Durable: c.Durable, AckPolicy: jetstream.AckExplicitPolicy,
-		HeadersOnly: true, MaxDeliver: 1, FilterSubject: "versive.nothing.>",
-	}); err != nil {
-		t.Fatal(err)
-	}
-	handle, fail := c.Event, true
-	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
-		if fail {
-			fail = false
-			return errors.New("not now")
-		}
-		return handle(ctx, event, m)
-	}
-	start(t, s.source, c)
-	s.awaitDone(t, c.Durable)
-	ids := got.list()
-	slices.Sort(ids)
-	if want := []string{"msg_0", "msg_1", "msg_2"}; !slices.Equal(ids, want) {
-		t.Errorf("handled %v, want %v", ids, want)
-	}
-}
-
-// However many large events there are hands for, the broker does not drop the
-// client over them: each would count as delivered.
-func TestConsumeLargeEvents(t *testing.T) {
-	t.Parallel()
-	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
-	// In memory, for it takes long to sync that much.
-	if _, err := s.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}, Storage: jetstream.MemoryStorage}); err != nil {
-		t.Fatal(err)
-	}
-	const n = 12
-	transcript := strings.Repeat("x", 8<<20)
-	for i := range n {
-		m, err := schema.Normalize(fmt.Sprint("msg_", i), fmt.Appendf(nil,
-			`{"event_type":"interview.completed","interview":{"id":"i","transcript":"%s"},"study":{"id":"s"}}`, transcript))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("large"), Header: m.Header, Data: m.Data}); err != nil {
-			t.Fatal(err)
-		}
-	}
-	var got record
-	c := got.consumer()
-	c.Concurrency = 64
-	handle := c.Event
-	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
-		if m.Deliveries > 1 {
-			t.Errorf("%s came again", event.ID)
-		}
-		return handle(ctx, event, m)
-	}
-	start(t, subscribe.Source{JetStream: s.js, Stream: "LARGE", Subject: "large"}, c)
-	await(t, "everything is handled", func() bool { return len(got.list()) >= n })
 }

@@ -10,13 +10,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/schema"
 )
 
 // ErrPermanent is wrapped by a handler's error that no further attempt would
-// mend: the event goes to the dead-letter stream at once.
+// change: the event is dead-lettered immediately.
 //
 //	return fmt.Errorf("study %s is not ours: %w", id, subscribe.ErrPermanent)
 var ErrPermanent = errors.New("permanent failure")
@@ -34,8 +35,9 @@ type Consumer struct {
 	// what was handled. All who consume under one name share the events.
 	Durable string
 
-	// Event handles an event. nil says that it is done, ErrPermanent that it
-	// never will be; every other error, that it must come again.
+	// Event handles an event. Return nil to acknowledge it, ErrPermanent to
+	// dead-letter it, and any other error to have it redelivered. A panic is an
+	// error of this event; the log shows the type of its value and the stack.
 	//
 	// It may get an event more than once: after a crash, a lost connection or an
 	// error. event.ID is the idempotency key. Its context ends when
@@ -48,26 +50,34 @@ type Consumer struct {
 	// that the event is refused.
 	Erasure func(ctx context.Context, erased schema.Subject, m Message) error
 
-	Filter  schema.Filter // which events
-	Subject string        // NATS subject, with wildcards, instead of Filter
-	Since   time.Time     // where a new consumer begins, by the time of storing; zero is the first event
+	// Filter and Subject choose the events; set one of them, or none to read all.
+	// They cannot be changed for a Durable that exists.
+	Filter  schema.Filter
+	Subject string // NATS subject, with wildcards
+	// Since is where a new consumer begins, by the time of storing; zero is the
+	// first event. A Durable that exists goes on where it is.
+	Since time.Time
 
-	// Concurrency is how many events are handled at once, in this process; 0 is 1.
+	// Concurrency is how many events are handled concurrently, in this process; 0
+	// is 1. Events are fetched when there is a free slot, up to 48 MiB a time.
 	Concurrency int
 
-	// Attempts is how often an event is delivered before it becomes a dead
-	// letter; 0 is 20. A crash counts as an attempt.
+	// Attempts is how often the handler may fail on an event before the event is
+	// dead-lettered; 0 is 20. An attempt counts when the handler has returned an
+	// error or panicked. Each process counts its own, and leaves its counts to
+	// the next one when it ends in order. The package documentation says what
+	// becomes of an event that ends the process.
 	Attempts int
 	// Backoff is the time between an event's attempts; the last one repeats. nil is
 	// 1 s, 5 s, 30 s, 2 min, 10 min.
 	Backoff []time.Duration
 
 	// AckWait is after how long an event whose consumer has vanished is
-	// delivered again; 0 is 30 s. A slow handler may take longer: while it runs,
-	// the broker is told that it does.
+	// redelivered; 0 is 30 s. A slow handler may take longer: while it runs, the
+	// broker is kept informed.
 	AckWait time.Duration
 	// Grace is how long handlers may go on after Consume's context has ended; 0
-	// is 20 s. Then their own context ends, and Consume waits until they heed it.
+	// is 20 s. Then their own context ends, and Consume waits until they return.
 	Grace time.Duration
 
 	Logger *slog.Logger // nil discards
@@ -102,19 +112,20 @@ func (c Consumer) withDefaults() (Consumer, error) {
 	return c, nil
 }
 
-// pause returns the time from the given delivery to the next.
-func (c Consumer) pause(delivery uint64) time.Duration {
-	return c.Backoff[min(int(delivery), len(c.Backoff))-1]
+// pause returns the time between the given attempt and the next.
+func (c Consumer) pause(attempt int) time.Duration {
+	return c.Backoff[min(attempt, len(c.Backoff))-1]
 }
 
 // Consume hands the events of the stream to the consumer's handlers until ctx
 // ends. It then takes no more, lets the handlers that run finish, and returns
 // nil, or an error if they did not finish within Grace.
 //
-// It creates the durable consumer, or updates it to what Consumer says, and
-// the dead-letter stream. It lives through the loss of the broker; it returns
-// an error when the stream or the consumer was deleted, or the connection was
-// closed.
+// It creates the durable consumer and the dead-letter stream if they do not
+// exist. It waits for a broker that does not answer, at its start as well. It
+// returns an error if the stream does not exist, if the durable consumer exists
+// and would skip events that c asks for, if one of them is deleted, or if the
+// connection is closed.
 //
 // The broker passes over messages that its store cannot return, and Consume does
 // not notice; see [UnreadableError].
@@ -123,38 +134,53 @@ func (s Source) Consume(ctx context.Context, c Consumer) error {
 	if err != nil {
 		return err
 	}
-	d, err := s.dispatcher(ctx, c)
-	if ctx.Err() != nil {
+	d, err := s.awaitDispatcher(ctx, c)
+	if err == nil {
+		err = d.run(ctx)
+	} else if ctx.Err() != nil {
 		return nil
 	}
 	if err != nil {
 		return fmt.Errorf("consumer %s: %w", c.Durable, err)
 	}
-	if err := d.run(ctx); err != nil {
-		return fmt.Errorf("consumer %s: %w", c.Durable, err)
-	}
 	return nil
 }
 
-// durable creates the consumer at the broker or updates it. The broker never
-// gives an event up by itself (MaxDeliver): that would lose it in silence.
-func (s Source) durable(ctx context.Context, stream jetstream.Stream, c Consumer) (jetstream.Consumer, error) {
-	subject := cmp.Or(c.Subject, c.Filter.Subject(s.subject()))
-	config := jetstream.ConsumerConfig{Durable: c.Durable}
-	existing, err := stream.Consumer(ctx, c.Durable)
-	switch {
-	case err == nil: // where it began stays as it is
-		config = existing.CachedInfo().Config
-	case !errors.Is(err, jetstream.ErrConsumerNotFound):
-		return nil, err
-	case !c.Since.IsZero():
-		config.DeliverPolicy, config.OptStartTime = jetstream.DeliverByStartTimePolicy, &c.Since
+// awaitDispatcher makes a dispatcher as soon as the broker answers.
+func (s Source) awaitDispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
+	nc := s.JetStream.Conn()
+	for logged := ""; ; {
+		s.awaitConnection(ctx, c)
+		before := nc.LastError()
+		d, err := s.dispatcher(ctx, c)
+		if err == nil || !isTransient(err) {
+			return d, err
+		}
+		// The broker does not answer a request that it denies.
+		if last := nc.LastError(); last != before && errors.Is(last, nats.ErrPermissionViolation) {
+			return nil, fmt.Errorf("%w (%w)", last, err)
+		}
+		if text := err.Error(); text != logged {
+			c.Logger.Warn("broker does not answer; waiting for it", "consumer", c.Durable, "error", err)
+			logged = text
+		}
+		select {
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		case <-time.After(retryWait):
+		}
 	}
-	config.FilterSubject, config.FilterSubjects = subject, nil
-	config.AckPolicy = jetstream.AckExplicitPolicy
-	config.AckWait, config.BackOff = c.AckWait, nil
-	config.MaxDeliver = -1
-	config.HeadersOnly = false
-	config.MaxAckPending = max(cmp.Or(config.MaxAckPending, 1000), c.Concurrency)
-	return stream.CreateOrUpdateConsumer(ctx, config)
+}
+
+// isTransient reports whether a request that failed may succeed later.
+func isTransient(err error) bool {
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
+		return api.Code == 503 && api.ErrorCode != jetstream.JSErrCodeJetStreamNotEnabledForAccount
+	}
+	for _, transient := range []error{context.DeadlineExceeded, nats.ErrTimeout, nats.ErrNoResponders, nats.ErrDisconnected, nats.ErrReconnectBufExceeded} {
+		if errors.Is(err, transient) {
+			return true
+		}
+	}
+	return false
 }

@@ -12,14 +12,15 @@ import (
 	"versive-ingress/schema"
 )
 
-// ensureDeadLetters creates the dead-letter stream if there is none, as safe
-// as the event stream. What an operator has made of it stays. One that another
-// ingress uses for something else is an error.
-func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
-	name, events := s.stream(schema.KindDead), s.stream(schema.KindEvent)
+// ensureDeadLetters creates the dead-letter stream if there is none, with the
+// replicas and the maximum age of the event stream. The ingress shortens the age
+// of an existing one, if that is longer; a consumer may not have the right. One
+// that another ingress uses for something else is an error.
+func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamConfig) error {
+	name := s.stream(schema.KindDead)
 	stream, err := s.JetStream.Stream(ctx, name)
 	if err == nil {
-		err = schema.KindDead.CheckOwner(events, stream.CachedInfo().Config.Metadata)
+		err = schema.KindDead.CheckOwner(events.Name, stream.CachedInfo().Config.Metadata)
 	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		_, err = s.JetStream.CreateStream(ctx, jetstream.StreamConfig{
@@ -28,9 +29,10 @@ func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
 			Subjects:    []string{schema.KindDead.Prefix(s.subject()) + ".>"},
 			Storage:     jetstream.FileStorage,
 			Discard:     jetstream.DiscardNew,
-			Replicas:    replicas,
+			Replicas:    events.Replicas,
+			MaxAge:      events.MaxAge,
 			AllowDirect: true,
-			Metadata:    schema.KindDead.Metadata(events),
+			Metadata:    schema.KindDead.Metadata(events.Name),
 		})
 	}
 	if err != nil {
@@ -39,8 +41,8 @@ func (s Source) ensureDeadLetters(ctx context.Context, replicas int) error {
 	return nil
 }
 
-// bury keeps a message as a dead letter, once, before it is acknowledged.
-func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
+// deadLetter stores a message as a dead letter, once, before it is acknowledged.
+func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	dead, err := d.source.open(ctx, schema.KindDead)
@@ -48,7 +50,7 @@ func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
 		return err
 	}
 	letter := schema.DeadLetter(schema.Dead{
-		Consumer:   d.Durable,
+		Consumer:   d.cfg.Durable,
 		Reason:     reason.Error(),
 		ID:         m.ID,
 		Subject:    m.Subject,
@@ -56,11 +58,12 @@ func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
 		Deliveries: m.Deliveries,
 	}, m.Header, m.Data)
 	header := nats.Header(letter.Header)
-	header.Set(jetstream.MsgIDHeader, letter.ID)
 	msg := &nats.Msg{Subject: letter.Subject(d.source.subject()), Header: header, Data: letter.Data}
 
-	for behind := uint64(0); ; { // the letter that is there already
-		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(behind, 10))
+	// The expected sequence alone keeps a letter from being stored twice. With a
+	// message id, one that somebody has deleted a moment ago would be a duplicate.
+	for last := uint64(0); ; { // sequence of the letter that is there already
+		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
 		ack, err := d.source.JetStream.PublishMsg(ctx, msg)
 		api, _ := errors.AsType[*jetstream.APIError](err)
 		switch name := d.source.stream(schema.KindDead); {
@@ -71,18 +74,18 @@ func (d *dispatcher) bury(ctx context.Context, m Message, reason error) error {
 		}
 		// The event is acknowledged next, so the letter must be seen: another stream
 		// of this name may have answered, across a leaf node connection.
-		last, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
+		stored, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
 		switch {
 		case err != nil:
 			return fmt.Errorf("looking for the dead letter: %w", err)
-		case last.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
-			return d.checkErased(ctx, m, dead, last.Sequence)
-		case schema.IsTombstone(last.Header) && !m.Erased():
+		case stored.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
+			return d.checkErased(ctx, m, dead, stored.Sequence)
+		case schema.IsTombstone(stored.Header) && !m.Erased():
 			return nil // the event was erased
 		case ack != nil:
 			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
 		}
-		behind = last.Sequence // a tombstone that was given up, behind its event
+		last = stored.Sequence // of its event, and this is a tombstone that was given up
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
@@ -149,6 +150,62 @@ func TestConsumeKeepsWhatCannotBeADeadLetter(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A letter that was deleted a moment ago is stored again when its event is given
+// up again.
+func TestConsumeStoresADeletedLetterAgain(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 1)
+	var got record
+	c := got.consumer()
+	c.Event = func(context.Context, schema.Event, subscribe.Message) error { return subscribe.ErrPermanent }
+	for range 2 {
+		stop := start(t, s.source, c)
+		s.awaitDone(t, c.Durable)
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead})
+		if len(letters) != 1 {
+			t.Fatalf("got %d dead letters, want 1", len(letters))
+		}
+		dead, err := s.js.Stream(t.Context(), "VERSIVE_DEAD")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := dead.DeleteMsg(t.Context(), letters[0].Sequence); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.js.DeleteConsumer(t.Context(), "VERSIVE", c.Durable); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// The dead-letter stream keeps nothing for longer than that of the events.
+func TestConsumeDeadLettersAge(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	events, err := s.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := events.CachedInfo().Config
+	config.MaxAge = 90 * 24 * time.Hour
+	if _, err := s.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	var got record
+	start(t, s.source, got.consumer())
+	await(t, "the stream is created", func() bool {
+		dead, err := s.js.Stream(t.Context(), "VERSIVE_DEAD")
+		if err == nil && dead.CachedInfo().Config.MaxAge != config.MaxAge {
+			t.Fatalf("dead letters are kept for %v, want %v", dead.CachedInfo().Config.MaxAge, config.MaxAge)
+		}
+		return err == nil
+	})
 }
 
 func TestConsumeHandsErasuresOver(t *testing.T) {

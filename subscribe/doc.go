@@ -7,10 +7,31 @@
 // Its part of the promise (see package ingest): an event that is in the stream
 // reaches the handler. It counts as handled only when the handler has returned
 // nil and the broker has confirmed the acknowledgement; whatever happens
-// before that, it is delivered again. What the handler gives up on is kept in
+// before that, it is redelivered. What the handler gives up on is kept in
 // the dead-letter stream, never dropped.
 //
 // So an event is delivered at least once, and again after a crash between the
 // handler's work and the acknowledgement. To process it exactly once, commit
 // its ID in one transaction with the work, as the example does.
+//
+// # What makes a dead letter
+//
+// An event is dead-lettered for what its own handling did, and for nothing else:
+//
+//   - The handler returned [ErrPermanent], or the message is not an event.
+//   - The handler returned an error or panicked Attempts times.
+//   - The process ended (os.Exit, out of memory, a fatal error) each of 3 times
+//     that the event was handled alone.
+//
+// A delivery is not an attempt. The broker counts an event as delivered that
+// was lost with a connection, or that was in flight beside the one that ended
+// the process. An event that was delivered 5 times (or Attempts times, if that is
+// less) without its handler having returned is a suspect: it is handled when
+// nothing else is in flight in this process, and before, that is recorded among
+// the metadata of the durable consumer. When the handler returns, whatever it
+// returns, the record is removed.
+//
+// An event must arrive within 30 seconds, from its sending by the broker: 8 MiB
+// need 280 kB/s. On a slower connection it is redelivered without being handled,
+// which the log reports, and is not given up.
 package subscribe

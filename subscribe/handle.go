@@ -4,6 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"runtime"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,57 +15,103 @@ import (
 )
 
 // handle calls the handler for a message, and acknowledges it, dead-letters it,
-// or leaves it to be delivered again.
-func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message) {
-	err := d.attempt(ctx, m)
-	if err == nil {
-		d.confirm(ctx, msg, m)
-		return
-	}
-	log := d.Logger.With("consumer", d.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries, "error", err)
-	pause := d.pause(m.Deliveries)
-	if m.Deliveries >= uint64(d.Attempts) || errors.Is(err, ErrPermanent) {
-		buried := d.bury(ctx, m, err)
-		if buried == nil {
-			log.Error("event is given up; it is kept as a dead letter")
-			d.confirm(ctx, msg, m)
+// or leaves it to be redelivered.
+func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, suspect bool) {
+	log := d.cfg.Logger.With("consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries)
+	var err error
+	if suspect {
+		log.Warn("event was often delivered, and no handler has returned; it is handled alone")
+		if err = d.beginAlone(ctx, m); err != nil && !errors.Is(err, ErrPermanent) {
+			log.Warn("handling the event alone cannot be recorded at the broker; it is redelivered", "error", err)
+			_ = msg.NakWithDelay(d.cfg.pause(1))
 			return
 		}
-		log.Error("event cannot be kept as a dead letter; it comes again", "why", buried, "after", pause)
-	} else {
-		log.Warn("event was not handled; it comes again", "after", pause)
 	}
-	_ = msg.NakWithDelay(pause) // if it is lost, AckWait sees to it
+	if err == nil {
+		err = d.attempt(ctx, m, log)
+	}
+	if err == nil {
+		d.confirm(ctx, msg, m)
+		d.forget(m.Sequence)
+	} else {
+		d.fail(ctx, msg, m, err, log)
+	}
+	if suspect {
+		if err := d.endAlone(context.WithoutCancel(ctx), m); err != nil {
+			log.Warn("that handling the event alone has returned cannot be recorded at the broker; a crash may be charged to it", "error", err)
+		}
+	}
 }
 
-// attempt calls the handler once. What is no event never will be one, and what
-// has come too often may be what ends the process each time.
-func (d *dispatcher) attempt(ctx context.Context, m Message) (err error) {
+// fail dead-letters a message whose handling has failed for good or often
+// enough, and else asks for its redelivery.
+func (d *dispatcher) fail(ctx context.Context, msg jetstream.Msg, m Message, err error, log *slog.Logger) {
+	if ctx.Err() != nil { // the handler was interrupted
+		_ = msg.Nak()
+		return
+	}
+	attempts := d.failed(m)
+	pause := d.cfg.pause(attempts)
+	log = log.With("attempt", attempts, "error", err)
+	if attempts < d.cfg.Attempts && !errors.Is(err, ErrPermanent) {
+		log.Warn("event was not handled; it is redelivered", "after", pause)
+	} else if reason := d.deadLetter(ctx, m, err); reason != nil {
+		log.Error("event cannot be stored as a dead letter; it is redelivered", "why", reason, "after", pause)
+	} else {
+		log.Error("event is given up; it is kept as a dead letter")
+		d.confirm(ctx, msg, m)
+		d.forget(m.Sequence)
+		return
+	}
+	_ = msg.NakWithDelay(pause) // if it is lost, the event is redelivered after AckWait
+}
+
+// attempt calls the handler once. A panic is a failure of this event alone.
+func (d *dispatcher) attempt(ctx context.Context, m Message, log *slog.Logger) (err error) {
 	ctx, span := d.startSpan(ctx, m)
 	defer func() { endSpan(span, err) }()
-	if m.Deliveries > uint64(d.Attempts) {
-		return fmt.Errorf("was delivered %d times without being handled: %w", m.Deliveries, ErrPermanent)
-	}
+	defer func() {
+		if value := recover(); value != nil {
+			// The value is not shown: it may hold an interview's content.
+			err = fmt.Errorf("handler panicked with a value of type %T", value)
+			log.Error("handler panicked", "type", fmt.Sprintf("%T", value), "stack", panicStack())
+		}
+	}()
 	if m.Erased() {
 		s, err := schema.ParseSubject(m.Subject)
 		if err != nil {
 			return fmt.Errorf("%w: %w", err, ErrPermanent)
 		}
-		return d.Erasure(ctx, s, m)
+		return d.cfg.Erasure(ctx, s, m)
 	}
 	event, err := m.Event()
-	if err != nil {
+	if err != nil { // no attempt will decode it
 		return fmt.Errorf("%w: %w", err, ErrPermanent)
 	}
-	return d.Event(ctx, event, m)
+	return d.cfg.Event(ctx, event, m)
+}
+
+// panicStack returns the calls that led to a panic, for a deferred function
+// that recovers from it. Unlike debug.Stack it shows no arguments.
+func panicStack() string {
+	var counters [64]uintptr
+	frames := runtime.CallersFrames(counters[:runtime.Callers(3, counters[:])])
+	var stack strings.Builder
+	for {
+		frame, more := frames.Next()
+		fmt.Fprintf(&stack, "%s (%s:%d)\n", frame.Function, frame.File, frame.Line)
+		if !more {
+			return stack.String()
+		}
+	}
 }
 
 // confirmTimeout bounds one try to acknowledge a message.
 const confirmTimeout = 5 * time.Second
 
-// confirm acknowledges a message and waits for the broker's word that it has
-// noted it. Without that word the message is delivered again, and the handler
-// knows it by its ID.
+// confirm acknowledges a message and waits until the broker confirms that it
+// has stored the acknowledgement. Without the confirmation the message may be
+// redelivered; the handler then recognizes it by its ID.
 func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) {
 	var err error
 	for range 3 {
@@ -74,6 +123,6 @@ func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) 
 		}
 	}
 	if err != nil {
-		d.Logger.Warn("acknowledgement was not confirmed; the event may come again", "consumer", d.Durable, "id", m.ID, "sequence", m.Sequence, "error", err)
+		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "error", err)
 	}
 }

@@ -1,0 +1,196 @@
+package subscribe_test
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func TestConsumeFilters(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.store(t, "msg_1", "a", "i1")
+	s.store(t, "msg_2", "b", "i2")
+	s.store(t, "msg_3", "a", "i2")
+	second := read(t, s.source, subscribe.Selection{First: 2, Last: 2})[0].Time
+	for name, test := range map[string]struct {
+		set  func(*subscribe.Consumer)
+		want []string
+	}{
+		"study":     {func(c *subscribe.Consumer) { c.Filter.StudyID = "a" }, []string{"msg_1", "msg_3"}},
+		"interview": {func(c *subscribe.Consumer) { c.Filter.InterviewID = "i2" }, []string{"msg_2", "msg_3"}},
+		"type":      {func(c *subscribe.Consumer) { c.Filter.Type = "interview.completed" }, []string{"msg_1", "msg_2", "msg_3"}},
+		"subject":   {func(c *subscribe.Consumer) { c.Subject = "versive.*.*.b.>" }, []string{"msg_2"}},
+		"since":     {func(c *subscribe.Consumer) { c.Since = second }, []string{"msg_2", "msg_3"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got record
+			c := got.consumer()
+			c.Durable = name
+			test.set(&c)
+			start(t, s.source, c)
+			s.awaitDone(t, name)
+			if diff := cmp.Diff(test.want, got.list()); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+// Settings of the durable consumer that were made by hand lose no event.
+func TestConsumeRepairsItsConsumer(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	c := got.consumer()
+	c.Concurrency = 2
+	if _, err := s.js.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{
+		Durable: c.Durable, AckPolicy: jetstream.AckExplicitPolicy,
+		HeadersOnly: true, MaxDeliver: 1, MaxRequestBatch: 1,
+	}); err != nil {
+		t.Fatal(err)
+	}
+	handle := c.Event
+	var failed atomic.Bool
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if failed.CompareAndSwap(false, true) {
+			return errors.New("not now")
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	ids := got.list()
+	slices.Sort(ids)
+	if want := []string{"msg_0", "msg_1", "msg_2"}; !slices.Equal(ids, want) {
+		t.Errorf("handled %v, want %v", ids, want)
+	}
+}
+
+// A durable consumer that exists is not made to skip events: what it would not
+// deliver any more is an error, which names the way out.
+func TestConsumeRefusesToSkip(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	second := read(t, s.source, subscribe.Selection{First: 2, Last: 2})[0].Time
+	for name, test := range map[string]struct {
+		before, after func(*subscribe.Consumer)
+		want          string // of the error; empty: it goes on
+		logged        string
+	}{
+		"nothing changed": {
+			func(c *subscribe.Consumer) { c.Filter.StudyID, c.Since = "study", second },
+			func(c *subscribe.Consumer) { c.Filter.StudyID, c.Since = "study", second }, "", "",
+		},
+		"wider filter": {
+			func(c *subscribe.Consumer) { c.Filter.StudyID = "a" },
+			func(*subscribe.Consumer) {}, "exists and reads versive.*.*.a.*.*, not versive.>", "",
+		},
+		"other filter": {
+			func(c *subscribe.Consumer) { c.Filter.StudyID = "study" },
+			func(c *subscribe.Consumer) { c.Subject = "versive.*.*.other.>" }, "choose another Durable, or delete this one (nats consumer rm VERSIVE ", "",
+		},
+		"earlier since": {
+			func(c *subscribe.Consumer) { c.Since = second },
+			func(c *subscribe.Consumer) { c.Since = second.Add(-time.Nanosecond) }, "it would skip what was stored between", "",
+		},
+		"later since": {
+			func(c *subscribe.Consumer) { c.Since = second },
+			func(c *subscribe.Consumer) { c.Since = second.Add(time.Hour) }, "", "Since is ignored",
+		},
+		"since on a consumer from the first": {
+			func(*subscribe.Consumer) {},
+			func(c *subscribe.Consumer) { c.Since = second }, "", "Since is ignored",
+		},
+		"filter that matches nothing": {
+			func(c *subscribe.Consumer) { c.Filter.Type = "interview.complete" },
+			func(c *subscribe.Consumer) { c.Filter.Type = "interview.complete" }, "", "no stored event matches",
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var got record
+			c := got.consumer()
+			c.Durable = strings.ReplaceAll(name, " ", "_")
+			test.before(&c)
+			stop := start(t, s.source, c)
+			await(t, "the consumer exists", func() bool {
+				_, err := s.js.Consumer(t.Context(), "VERSIVE", c.Durable)
+				return err == nil
+			})
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+
+			log := new(logBuffer)
+			again := got.consumer()
+			again.Durable, again.Logger = c.Durable, log.logger()
+			test.after(&again)
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			ended := make(chan error, 1)
+			go func() { ended <- s.source.Consume(ctx, again) }()
+			if test.want != "" {
+				select {
+				case err := <-ended:
+					if err == nil || !strings.Contains(err.Error(), test.want) {
+						t.Errorf("got %v, want %q", err, test.want)
+					}
+				case <-time.After(patience):
+					t.Errorf("it goes on, want %q", test.want)
+				}
+				return
+			}
+			await(t, "it is reported", func() bool { return strings.Contains(log.String(), test.logged) })
+			cancel()
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+			if test.logged == "" && log.String() != "" {
+				t.Errorf("logged %s", log)
+			}
+		})
+	}
+}
+
+// Of two processes that begin under one name with different filters, one is
+// refused.
+func TestConsumeRefusesASecondFilter(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var got record
+	ended := make(chan error, 2)
+	for _, study := range []string{"study", "other"} {
+		c := got.consumer()
+		c.Filter.StudyID = study
+		go func() { ended <- s.source.Consume(ctx, c) }()
+	}
+	select {
+	case err := <-ended:
+		if err == nil || !strings.Contains(err.Error(), "exists and reads") {
+			t.Errorf("the first to end: %v", err)
+		}
+	case <-time.After(patience):
+		t.Fatal("both go on")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("the other one: %v", err)
+	}
+}

@@ -1,0 +1,257 @@
+package subscribe_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func TestConsumeLivesThroughARestart(t *testing.T) {
+	t.Parallel()
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
+	s := newSystemIn(t, cfg)
+	s.storeMany(t, 30)
+	var got record
+	c := got.consumer()
+	c.AckWait = time.Second
+	handle := c.Event
+	half, goOn := make(chan struct{}), make(chan struct{})
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if event.ID == "msg_15" && m.Deliveries == 1 {
+			close(half)
+			<-goOn
+		}
+		return handle(ctx, event, m)
+	}
+	stop := start(t, s.source, c)
+	<-half
+	s.Stop()
+	close(goOn)
+	startBroker(t, cfg)
+	s.awaitDone(t, c.Durable)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	ids := got.list()
+	for i := range 30 {
+		if got.count(fmt.Sprint("msg_", i)) == 0 {
+			t.Errorf("msg_%d is missing", i)
+		}
+	}
+	if len(ids) > 31 { // msg_15 may have come twice
+		t.Errorf("got %d events: %v", len(ids), ids)
+	}
+}
+
+// A broker that is away when Consume begins is waited for.
+func TestConsumeWaitsForTheBroker(t *testing.T) {
+	t.Parallel()
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
+	s := newSystemIn(t, cfg)
+	s.storeMany(t, 3)
+	s.Stop()
+	var got record
+	log := new(logBuffer)
+	c := got.consumer()
+	c.Logger = log.logger()
+	ended := make(chan error, 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	go func() { ended <- s.source.Consume(ctx, c) }()
+	await(t, "it waits", func() bool {
+		select {
+		case err := <-ended:
+			t.Fatalf("ended: %v", err)
+		default:
+		}
+		return strings.Contains(log.String(), "waiting for it")
+	})
+	startBroker(t, cfg)
+	await(t, "everything is handled", func() bool { return len(got.list()) == 3 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// A context that ends soon does not keep events from being handled until then.
+func TestConsumeUntilADeadline(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 1)
+	go func() { ended <- s.source.Consume(soon{ctx}, got.consumer()) }()
+	await(t, "everything is handled", func() bool { return len(got.list()) == 3 })
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+}
+
+// soon is a context whose deadline always seems to be near, so that a slow
+// machine does not reach it.
+type soon struct{ context.Context }
+
+func (soon) Deadline() (time.Time, bool) { return time.Now().Add(3 * time.Second), true }
+
+// However many large events there are hands for, the broker does not drop the
+// client over them: each would count as delivered.
+func TestConsumeLargeEvents(t *testing.T) {
+	t.Parallel()
+	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
+	// In memory, for it takes long to sync that much.
+	if _, err := s.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}, Storage: jetstream.MemoryStorage}); err != nil {
+		t.Fatal(err)
+	}
+	const n = 12
+	transcript := strings.Repeat("x", 8<<20)
+	for i := range n {
+		m, err := schema.Normalize(fmt.Sprint("msg_", i), fmt.Appendf(nil,
+			`{"event_type":"interview.completed","interview":{"id":"i","transcript":"%s"},"study":{"id":"s"}}`, transcript))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("large"), Header: m.Header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got record
+	c := got.consumer()
+	c.Concurrency = 64
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if m.Deliveries > 1 {
+			t.Errorf("%s came again", event.ID)
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, subscribe.Source{JetStream: s.js, Stream: "LARGE", Subject: "large"}, c)
+	await(t, "everything is handled", func() bool { return len(got.list()) >= n })
+}
+
+// A large event arrives on a slow connection.
+func TestConsumeOnASlowLink(t *testing.T) {
+	t.Parallel()
+	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
+	s.storeLarge(t, 8<<20)
+	// 8 MiB in some 7 seconds.
+	address := proxy(t, s.URL(), func(client io.Writer, broker io.Reader) {
+		const chunk, rate = 64 << 10, 1200 << 10
+		ticker := time.NewTicker(time.Second * chunk / rate)
+		defer ticker.Stop()
+		for range ticker.C {
+			if _, err := io.CopyN(client, broker, chunk); err != nil {
+				return
+			}
+		}
+	})
+	var got record
+	c := got.consumer()
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if m.Deliveries > 2 {
+			t.Errorf("it was handled at delivery %d", m.Deliveries)
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, subscribe.Source{JetStream: connect(t, address)}, c)
+	s.awaitDone(t, c.Durable)
+	if got.count("msg_large") == 0 {
+		t.Error("it was not handled")
+	}
+}
+
+// Deliveries that do not arrive are no attempts: an event is not given up before
+// its handler was called.
+func TestConsumeCountsNoDeliveries(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeLarge(t, 512<<10)
+	const cuts = 8
+	var connections atomic.Int64
+	address := proxy(t, s.URL(), func(client io.Writer, broker io.Reader) {
+		if connections.Add(1) <= cuts { // in the middle of the event
+			broker = io.LimitReader(broker, 256<<10)
+		}
+		_, _ = io.Copy(client, broker)
+	})
+	var got record
+	c := got.consumer()
+	c.Attempts, c.AckWait = 2, 100*time.Millisecond
+	deliveries := make(chan uint64, 10)
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		deliveries <- m.Deliveries
+		return handle(ctx, event, m)
+	}
+	start(t, subscribe.Source{JetStream: connect(t, address)}, c)
+	s.awaitDone(t, c.Durable)
+	if letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead}); len(letters) != 0 {
+		t.Fatalf("got %d dead letters", len(letters))
+	}
+	if n := <-deliveries; n <= cuts {
+		t.Errorf("it was handled at delivery %d, although %d were cut off", n, cuts)
+	}
+}
+
+// storeLarge stores msg_large, with a transcript of the given size.
+func (s *system) storeLarge(t testing.TB, size int) {
+	t.Helper()
+	m, err := schema.Normalize("msg_large", fmt.Appendf(nil,
+		`{"event_type":"interview.completed","interview":{"id":"i","transcript":"%s"},"study":{"id":"s"}}`, strings.Repeat("x", size)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.publisher.Publish(t.Context(), m); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// proxy returns the address of a way to the broker on which forward passes on
+// what the broker sends. The connection ends with forward.
+func proxy(t testing.TB, url string, forward func(client io.Writer, broker io.Reader)) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			broker, err := net.Dial("tcp", strings.TrimPrefix(url, "nats://"))
+			if err != nil {
+				client.Close()
+				continue
+			}
+			go func() {
+				_, _ = io.Copy(broker, client)
+				broker.Close()
+			}()
+			go func() {
+				forward(client, broker)
+				client.Close()
+				broker.Close()
+			}()
+		}
+	}()
+	return "nats://" + listener.Addr().String()
+}
