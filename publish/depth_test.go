@@ -3,8 +3,11 @@ package publish_test
 import (
 	"fmt"
 	"testing"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -16,12 +19,15 @@ import (
 func TestDepth(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
-	p := openPublisher(t, config(broker.URL()))
+	registry := prometheus.NewRegistry()
+	cfg := config(broker.URL())
+	cfg.Metrics = registry
+	p := openPublisher(t, cfg)
 	js := connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
-	depth := func(kind schema.Kind, want int64) {
+	depth := func(kind schema.Kind, want float64) {
 		t.Helper()
-		await(t, fmt.Sprintf("depth %d, which is %d", want, p.Depth(kind)), func() bool { return p.Depth(kind) == want })
+		awaitDepth(t, registry, kind, want)
 	}
 
 	var copies []publish.Copy
@@ -41,8 +47,10 @@ func TestDepth(t *testing.T) {
 		t.Fatal(err)
 	}
 	depth(schema.KindQuarantine, 3)
-	again := openPublisher(t, config(broker.URL())) // it has seen nothing of that
-	await(t, "depth 3 after a restart", func() bool { return again.Depth(schema.KindQuarantine) == 3 })
+	again := prometheus.NewRegistry() // of one that has seen nothing of that
+	cfg.Metrics = again
+	openPublisher(t, cfg)
+	awaitDepth(t, again, schema.KindQuarantine, 3)
 	for _, c := range copies {
 		if err := eraser.Delete(t.Context(), c); err != nil {
 			t.Fatal(err)
@@ -65,8 +73,59 @@ func TestDepth(t *testing.T) {
 		t.Fatal(err)
 	}
 	depth(schema.KindDead, 1)
+	// An erasure that a consumer has given up on waits for somebody as well.
+	tombstone, err := schema.Tombstone(schema.KindEvent, "versive.interview.completed.s.i.msg_7", 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	letter := schema.DeadLetter(schema.Dead{Consumer: "reports", Reason: "no", ID: "msg_7", Sequence: 8}, tombstone.Header, nil)
+	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: letter.Subject("versive"), Header: letter.Header}); err != nil {
+		t.Fatal(err)
+	}
+	depth(schema.KindDead, 2)
 	if err := stream.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	depth(schema.KindDead, 0)
+}
+
+func awaitDepth(t *testing.T, registry *prometheus.Registry, kind schema.Kind, want float64) {
+	t.Helper()
+	name := map[schema.Kind]string{schema.KindQuarantine: "quarantine_events", schema.KindDead: "dead_letter_events"}[kind]
+	await(t, fmt.Sprintf("%s %v", name, want), func() bool {
+		got, ok := gather(t, registry)[name]
+		return ok && got == want
+	})
+}
+
+// Dead letters are not kept for longer than events, whoever has made their
+// stream, and whenever the events' maximum age was set.
+func TestDeadLettersAge(t *testing.T) {
+	t.Parallel()
+	const day = 24 * time.Hour
+	for name, test := range map[string]struct{ events, dead, want time.Duration }{
+		"kept indefinitely": {90 * day, 0, 90 * day},
+		"kept for longer":   {90 * day, 91 * day, 90 * day},
+		"kept for less":     {90 * day, 30 * day, 30 * day},
+		"as the events":     {0, 0, 0},
+		"below the window":  {time.Minute, day, time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			broker := startBroker(t, embedded.Config{})
+			js := connect(t, broker.URL())
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, MaxAge: test.dead}); err != nil {
+				t.Fatal(err)
+			}
+			cfg := config(broker.URL())
+			cfg.MaxAge = test.events
+			cfg.Metrics = prometheus.NewRegistry()
+			openPublisher(t, cfg)
+			awaitDepth(t, cfg.Metrics.(*prometheus.Registry), schema.KindDead, 0) // it was looked at
+			await(t, "the wanted age", func() bool {
+				stream, err := js.Stream(t.Context(), "VERSIVE_DEAD")
+				return err == nil && stream.CachedInfo().Config.MaxAge == test.want
+			})
+		})
+	}
 }

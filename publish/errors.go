@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -95,4 +96,14 @@ type ConflictError struct {
 
 func (e *ConflictError) Error() string {
 	return "stream " + e.Stream + ": " + e.Problem
+}
+
+// denial returns what a permission violation denies, without the last token of a
+// consumer's or an inbox's subject, which is a different one each time.
+func denial(err error) string {
+	text := err.Error()
+	if i := strings.LastIndexByte(text, '.'); i >= 0 && !strings.Contains(text, ".STREAM.") {
+		return text[:i]
+	}
+	return text
 }

@@ -7,6 +7,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"versive-ingress/schema"
 )
 
 // metrics tells Prometheus of the broker and its streams. It reads what the
@@ -15,6 +17,7 @@ import (
 type metrics struct {
 	conn    atomic.Pointer[nats.Conn] // nil until there was one
 	streams [3]atomic.Pointer[jetstream.StreamInfo]
+	depths  [3]depth     // of the quarantine and of the dead letters
 	waiting atomic.Int64 // messages that wait for a commit
 	commits prometheus.Histogram
 	marks   *marks
@@ -33,6 +36,11 @@ var (
 	lostAcknowledgedDesc  = newDesc("stream_lost_events_acknowledged_total", "Those of them that were acknowledged by audit --acknowledge.", "stream")
 	recreatedDesc         = newDesc("stream_recreated_total", "How often the stream was deleted, or found to be another one.", "stream")
 	recreatedAcknowledged = newDesc("stream_recreated_acknowledged_total", "How many of these were acknowledged by audit --acknowledge.", "stream")
+
+	depthDescs = [...]*prometheus.Desc{
+		schema.KindQuarantine: newDesc("quarantine_events", "Webhooks in the quarantine: authentic, not understood, kept for somebody to look at. Absent while that is not known."),
+		schema.KindDead:       newDesc("dead_letter_events", "Events and erasures that a consumer has given up on, kept for somebody to look at. Absent while that is not known."),
+	}
 )
 
 func newDesc(name, help string, labels ...string) *prometheus.Desc {
@@ -40,16 +48,23 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 }
 
 func newMetrics(marks *marks) *metrics {
-	return &metrics{marks: marks, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+	m := &metrics{marks: marks, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "versive_ingress_publish_batch_events",
 		Help:    "Events that were stored by one commit.",
 		Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to maxBatch
 	})}
+	for kind := range m.depths {
+		m.depths[kind].count.Store(-1)
+	}
+	return m
 }
 
 // Describe implements [prometheus.Collector].
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range [...]*prometheus.Desc{connectedDesc, queueDesc, messagesDesc, bytesDesc, maxBytesDesc, oldestDesc, lastDesc, lostDesc, lostAcknowledgedDesc, recreatedDesc, recreatedAcknowledged} {
+	for _, desc := range [...]*prometheus.Desc{
+		connectedDesc, queueDesc, messagesDesc, bytesDesc, maxBytesDesc, oldestDesc, lastDesc, lostDesc, lostAcknowledgedDesc,
+		recreatedDesc, recreatedAcknowledged, depthDescs[schema.KindQuarantine], depthDescs[schema.KindDead],
+	} {
 		ch <- desc
 	}
 	m.commits.Describe(ch)
@@ -68,6 +83,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(queueDesc, float64(m.waiting.Load()))
 	m.commits.Collect(ch)
 	m.collectLosses(ch)
+	for kind, desc := range depthDescs {
+		if n := m.depths[kind].count.Load(); desc != nil && n >= 0 {
+			gauge(desc, float64(n))
+		}
+	}
 	for kind := range m.streams {
 		info := m.streams[kind].Load()
 		if info == nil { // the dead letters' is created by the first consumer

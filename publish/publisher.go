@@ -76,9 +76,9 @@ type Publisher struct {
 	// ready holds nil or why the streams cannot be written; see monitor.
 	ready    atomic.Pointer[error]
 	troubled atomic.Pointer[trouble]
-	depths   [3]depth // by Kind; see Depth
 	marks    *marks
 	metrics  *metrics
+	denied   sync.Map      // the permission violations that were logged; see denial
 	closed   chan struct{} // closed by the connection's own goroutine
 	stop     context.CancelFunc
 	stopped  sync.WaitGroup
@@ -193,6 +193,11 @@ func (p *Publisher) open(ctx context.Context) error {
 			close(closed)
 		}),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) { // each time that the same is asked for
+				if _, logged := p.denied.LoadOrStore(denial(err), true); logged {
+					return
+				}
+			}
 			log.Error("broker reported an error", "error", err)
 		}),
 	}, p.cfg.Options...)

@@ -19,6 +19,13 @@ const TypeErased = "versive-ingress.interview.erased"
 // IsTombstone reports whether header is that of a tombstone.
 func IsTombstone(header map[string][]string) bool { return len(header[HeaderErased]) > 0 }
 
+// IsSettled reports whether nothing is left to be done about a message of the
+// quarantine or of the dead letters: it is the tombstone of one. A tombstone that
+// a consumer has given up on has a reason, and is a dead letter like any other.
+func IsSettled(header map[string][]string) bool {
+	return IsTombstone(header) && len(header[HeaderReason]) == 0
+}
+
 // Tombstone makes the message that takes the place of the copy stored under
 // subject, a subject of the given kind, at sequence. Its ID is its own: with
 // the copy's, a broker would take it for a duplicate. In the event stream it is

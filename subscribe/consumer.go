@@ -65,8 +65,8 @@ type Consumer struct {
 	// Attempts is how often the handler may fail on an event before the event is
 	// dead-lettered; 0 is 20. An attempt counts when the handler has returned an
 	// error or panicked. Each process counts its own, and leaves its counts to
-	// the next one when it ends in order. The package documentation says what
-	// becomes of an event that ends the process.
+	// the next one when it stops gracefully. The package documentation describes
+	// what becomes of an event that ends the process.
 	Attempts int
 	// Backoff is the time between an event's attempts; the last one repeats. nil is
 	// 1 s, 5 s, 30 s, 2 min, 10 min.

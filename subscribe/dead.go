@@ -34,6 +34,9 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 			AllowDirect: true,
 			Metadata:    schema.KindDead.Metadata(events.Name),
 		})
+		if errors.Is(err, nats.ErrNoResponders) { // to this request alone, so that waiting is of no use
+			return fmt.Errorf("dead-letter stream %s does not exist, and this user cannot create it; have the operator do it", name)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("dead-letter stream %s: %w", name, err)

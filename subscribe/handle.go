@@ -18,52 +18,57 @@ import (
 // or leaves it to be redelivered.
 func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, suspect bool) {
 	log := d.cfg.Logger.With("consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries)
-	var err error
 	if suspect {
 		log.Warn("event was often delivered, and no handler has returned; it is handled alone")
-		if err = d.beginAlone(ctx, m); err != nil && !errors.Is(err, ErrPermanent) {
+		ended, err := d.beginAlone(ctx, m)
+		switch {
+		case err != nil:
 			log.Warn("handling the event alone cannot be recorded at the broker; it is redelivered", "error", err)
 			_ = msg.NakWithDelay(d.cfg.pause(1))
 			return
+		case ended >= d.fatalAttempts():
+			d.giveUp(ctx, msg, m, fmt.Errorf("the process ended each of the %d times that the event was handled alone", ended), d.cfg.pause(ended), log)
+			return
 		}
+		defer func() {
+			if err := d.endAlone(context.WithoutCancel(ctx), m); err != nil {
+				log.Warn("that handling the event alone has returned cannot be recorded at the broker; a crash may be charged to it", "error", err)
+			}
+		}()
 	}
-	if err == nil {
-		err = d.attempt(ctx, m, log)
-	}
-	if err == nil {
+	err := d.attempt(ctx, m, log)
+	switch {
+	case err == nil:
 		d.confirm(ctx, msg, m)
 		d.forget(m.Sequence)
-	} else {
-		d.fail(ctx, msg, m, err, log)
-	}
-	if suspect {
-		if err := d.endAlone(context.WithoutCancel(ctx), m); err != nil {
-			log.Warn("that handling the event alone has returned cannot be recorded at the broker; a crash may be charged to it", "error", err)
-		}
-	}
-}
-
-// fail dead-letters a message whose handling has failed for good or often
-// enough, and else asks for its redelivery.
-func (d *dispatcher) fail(ctx context.Context, msg jetstream.Msg, m Message, err error, log *slog.Logger) {
-	if ctx.Err() != nil { // the handler was interrupted
+		return
+	case ctx.Err() != nil: // the handler was interrupted
 		_ = msg.Nak()
 		return
 	}
 	attempts := d.failed(m)
 	pause := d.cfg.pause(attempts)
-	log = log.With("attempt", attempts, "error", err)
-	if attempts < d.cfg.Attempts && !errors.Is(err, ErrPermanent) {
-		log.Warn("event was not handled; it is redelivered", "after", pause)
-	} else if reason := d.deadLetter(ctx, m, err); reason != nil {
-		log.Error("event cannot be stored as a dead letter; it is redelivered", "why", reason, "after", pause)
-	} else {
-		log.Error("event is given up; it is kept as a dead letter")
-		d.confirm(ctx, msg, m)
-		d.forget(m.Sequence)
+	log = log.With("attempt", attempts)
+	if attempts >= d.cfg.Attempts || errors.Is(err, ErrPermanent) {
+		d.giveUp(ctx, msg, m, err, pause, log)
 		return
 	}
+	log.Warn("event was not handled; it is redelivered", "error", err, "after", pause)
 	_ = msg.NakWithDelay(pause) // if it is lost, the event is redelivered after AckWait
+}
+
+// giveUp dead-letters a message. If that fails, the message is redelivered after
+// the pause.
+func (d *dispatcher) giveUp(ctx context.Context, msg jetstream.Msg, m Message, reason error, pause time.Duration, log *slog.Logger) {
+	log = log.With("error", reason)
+	if err := d.deadLetter(ctx, m, reason); err != nil {
+		log.Error("event cannot be stored as a dead letter; it is redelivered", "why", err, "after", pause)
+		_ = msg.NakWithDelay(pause)
+		return
+	}
+	log.Error("event is given up; it is kept as a dead letter")
+	d.confirm(ctx, msg, m)
+	d.forget(m.Sequence)
 }
 
 // attempt calls the handler once. A panic is a failure of this event alone.

@@ -48,7 +48,7 @@ type Message struct {
 	Size       int       // of the data in the stream, in bytes
 	Sequence   uint64    // in the stream
 	Time       time.Time // when it was stored, in UTC
-	Deliveries uint64    // how often it was delivered to this consumer, now included
+	Deliveries uint64    // how often the broker has sent it to this consumer, now included; not how often it was handled
 
 	delivery uint64 // its number among what the consumer was delivered
 	pending  uint64 // matching messages behind it

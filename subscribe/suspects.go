@@ -3,8 +3,6 @@ package subscribe
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"maps"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -23,10 +21,6 @@ const (
 	// suspect. One process may cause several: each time that it crashes beside
 	// the event, and each time that the event is lost on its way.
 	suspectDeliveries = 5
-	// fatalAttempts is how often the handling of an event alone must have ended a
-	// process before the event becomes a dead letter. Once may be a coincidence.
-	fatalAttempts = 3
-
 	// recordsKey is where the records are among the metadata of the durable
 	// consumer. They can be written by whoever may create the consumer, and are
 	// deleted with it.
@@ -102,20 +96,21 @@ func (d *dispatcher) forget(sequence uint64) {
 	delete(d.histories, sequence)
 }
 
-// beginAlone records that a suspect is about to be handled alone. Its error
-// wraps ErrPermanent if that has ended a process too often already.
-func (d *dispatcher) beginAlone(ctx context.Context, m Message) error {
-	limit := min(fatalAttempts, d.cfg.Attempts)
-	var record record
-	err := d.updateRecords(ctx, func(r records) {
-		record = r[m.Sequence]
-		record.Alone++
-		r[m.Sequence] = record
+// fatalAttempts returns how often the handling of an event alone must have ended
+// a process before the event becomes a dead letter. Once may be a coincidence.
+func (d *dispatcher) fatalAttempts() int { return min(3, d.cfg.Attempts) }
+
+// beginAlone records that a suspect is about to be handled alone, and returns how
+// often that has ended a process before.
+func (d *dispatcher) beginAlone(ctx context.Context, m Message) (ended int, err error) {
+	err = d.updateRecords(ctx, func(r records) {
+		record := r[m.Sequence]
+		if ended = record.Alone; ended < d.fatalAttempts() {
+			record.Alone++
+			r[m.Sequence] = record
+		}
 	})
-	if record.Alone > limit {
-		return fmt.Errorf("the process ended each of the %d times that the event was handled alone: %w", limit, ErrPermanent)
-	}
-	return err
+	return ended, err
 }
 
 // endAlone records that the handling of a suspect has returned.
@@ -143,7 +138,8 @@ func (d *dispatcher) saveHistories(ctx context.Context) {
 }
 
 // updateRecords changes the records at the broker. If two processes do so at the
-// same moment, one of the changes may be lost; fatalAttempts leaves room for it.
+// same moment, one of the changes may be lost; that one crash is not enough to
+// convict an event leaves room for it.
 func (d *dispatcher) updateRecords(ctx context.Context, change func(records)) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
@@ -163,8 +159,12 @@ func (d *dispatcher) updateRecords(ctx context.Context, change func(records)) er
 		return err
 	}
 	config := info.Config
-	config.Metadata = maps.Clone(config.Metadata)
-	config.Metadata[recordsKey] = string(text)
+	config.Metadata = map[string]string{recordsKey: string(text)}
+	for key, value := range info.Config.Metadata {
+		if key != recordsKey {
+			config.Metadata[key] = value
+		}
+	}
 	_, err = d.source.JetStream.UpdateConsumer(ctx, d.source.stream(schema.KindEvent), config)
 	return err
 }

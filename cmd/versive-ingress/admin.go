@@ -16,8 +16,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
-
-	"versive-ingress/schema"
 )
 
 // adminRoutes serves the probes and the metrics.
@@ -60,22 +58,6 @@ func (i *ingress) newRegistry() *prometheus.Registry {
 		}
 		return 1
 	})
-	depth := func(kind schema.Kind) func() float64 {
-		return func() float64 {
-			if i.handler.Load() == nil { // still starting
-				return 0
-			}
-			return float64(i.publisher.Depth(kind))
-		}
-	}
-	factory.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "versive_ingress_quarantine_events",
-		Help: "Webhooks in the quarantine: authentic, not understood, kept for somebody to look at.",
-	}, depth(schema.KindQuarantine))
-	factory.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "versive_ingress_dead_letter_events",
-		Help: "Events that a consumer has given up on, kept for somebody to look at.",
-	}, depth(schema.KindDead))
 	return registry
 }
 

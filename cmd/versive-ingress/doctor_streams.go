@@ -168,12 +168,18 @@ func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []
 	if stream, err := d.broker.js.Stream(ctx, schema.KindDead.Stream(d.settings.Stream)); err == nil { // else Range says why
 		c := stream.CachedInfo().Config
 		for _, gap := range d.settings.streams().Inspect(schema.KindDead, c) {
-			if gap.Name == "owner" {
+			switch {
+			case gap.Name == "owner":
 				findings = append(findings, Finding{"stream_owner", Problem, fmt.Sprintf("stream %s %s", c.Name, gap.Problem), gap.Why, gap.Remedy})
+			case gap.Name == "max_age" && gap.Weight == publish.Kept: // the ingress shortens it, if it may
+				findings = append(findings, Finding{
+					"stream_max_age", Warning, fmt.Sprintf("stream %s %s", c.Name, gap.Problem),
+					"a dead letter holds a whole interview; the ingress may lack the permission to change that", gap.Remedy,
+				})
 			}
 		}
 	}
-	letters := 0
+	letters, erasures := 0, 0
 	var oldest time.Time
 	for m, err := range d.broker.source.Range(ctx, subscribe.Selection{Kind: schema.KindDead, Subject: anySubject, HeadersOnly: true}) {
 		switch {
@@ -181,17 +187,24 @@ func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []
 			return "none: no consumer has given up on anything", nil
 		case err != nil:
 			return "", append(findings, unanswered("the dead letters", err, "nats stream info "+schema.KindDead.Stream(d.settings.Stream)))
-		case m.Erased():
+		case schema.IsSettled(m.Header):
 			continue
 		case letters == 0:
 			oldest = m.Time
 		}
 		letters++
+		if m.Erased() {
+			erasures++
+		}
 	}
 	if letters > 0 {
+		why := "somebody downstream lacks them"
+		if erasures > 0 {
+			why = fmt.Sprintf("somebody downstream lacks them, or has not erased what belongs to %s", counted(erasures, "erased interview"))
+		}
 		findings = append(findings, Finding{
 			"dead_letters", Warning, fmt.Sprintf("consumers have given up on %s, the oldest %s ago", counted(letters, "event"), age(time.Since(oldest))),
-			"somebody downstream lacks them", fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.settings.Stream), schema.HeaderReason),
+			why, fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.settings.Stream), schema.HeaderReason),
 		})
 	}
 	return fmt.Sprint(letters), findings

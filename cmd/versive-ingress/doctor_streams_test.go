@@ -40,15 +40,18 @@ func TestDoctorOnStreams(t *testing.T) {
 			}
 		}
 	}
-	keep := func(kind schema.Kind) func(*testing.T, Settings, *doctor) {
+	keep := func(kind schema.Kind, headers ...string) func(*testing.T, Settings, *doctor) {
 		return func(t *testing.T, s Settings, _ *doctor) {
 			if kind == schema.KindDead {
 				if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: kind.Stream(s.Stream), Subjects: []string{kind.Prefix(s.Subject) + ".>"}}); err != nil {
 					t.Fatal(err)
 				}
 			}
-			reason := nats.Header{schema.HeaderReason: {"malformed"}}
-			if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: kind.Prefix(s.Subject) + ".msg_1", Header: reason, Data: []byte("x")}); err != nil {
+			msg := nats.NewMsg(kind.Prefix(s.Subject) + ".msg_1")
+			for _, header := range headers {
+				msg.Header.Set(header, "true")
+			}
+			if _, err := js.PublishMsg(t.Context(), msg); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -99,8 +102,11 @@ func TestDoctorOnStreams(t *testing.T) {
 		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 4000 }, nil, []string{"problem stream_full: nats stream edit $ --max-bytes 8000"}},
 		"nearlyfull": {func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, fill(9), []string{"warning stream_full: nats stream edit $ --max-msgs 20"}},
 
-		"quarantine": {asCreated, keep(schema.KindQuarantine), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
-		"dead":       {asCreated, keep(schema.KindDead), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
+		"quarantine": {asCreated, keep(schema.KindQuarantine, schema.HeaderReason), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
+		"dead":       {asCreated, keep(schema.KindDead, schema.HeaderReason), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
+
+		"erasure": {asCreated, keep(schema.KindDead, schema.HeaderErased, schema.HeaderReason), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
+		"settled": {asCreated, keep(schema.KindDead, schema.HeaderErased), nil},
 
 		"givesup":  {asCreated, consumer(jetstream.ConsumerConfig{MaxDeliver: 3, AckPolicy: jetstream.AckExplicitPolicy}), []string{"warning consumer_gives_up: nats consumer edit $ reports --max-deliver=-1"}},
 		"consnack": {asCreated, consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}), []string{"warning consumer_no_ack: nats consumer copy $ reports reports_2 --ack explicit"}},

@@ -21,10 +21,17 @@ import (
 // users are those of the configuration that is shipped, by NKey files.
 type users struct{ config, ingress, operator, subscriber string }
 
-// shippedUsers returns deploy/nats/users.conf with keys of its own.
-func shippedUsers(t *testing.T) users {
+// shippedUsers returns deploy/nats/users.conf with keys of its own, and without
+// what is denied.
+func shippedUsers(t *testing.T, denied ...string) users {
 	t.Helper()
 	text := readText(t, filepath.Join("..", "..", "deploy", "nats", "users.conf"))
+	for _, permission := range denied {
+		if !strings.Contains(text, permission) {
+			t.Fatalf("users.conf does not have %s", permission)
+		}
+		text = strings.ReplaceAll(text, permission, `"nothing"`)
+	}
 	var u users
 	for variable, file := range map[string]*string{
 		"$NATS_INGRESS_NKEY": &u.ingress, "$NATS_OPERATOR_NKEY": &u.operator, "$NATS_SUBSCRIBER_NKEY": &u.subscriber,
@@ -60,10 +67,11 @@ func (u users) connect(t *testing.T, url, seed string) (*nats.Conn, jetstream.Je
 }
 
 // runWithUsers starts an ingress on a broker that is open to the network.
-func runWithUsers(t *testing.T) (*system, users) {
+func runWithUsers(t *testing.T, denied ...string) (*system, users) {
 	t.Helper()
-	u := shippedUsers(t)
+	u := shippedUsers(t, denied...)
 	s := newSettings(t)
+	s.MaxAge = 90 * 24 * time.Hour
 	s.NATSListen = strings.Replace(s.NATSListen, "127.0.0.1", "0.0.0.0", 1)
 	s.NATSConfig, s.NATSNKey = u.config, u.ingress
 	return run(t, s), u
@@ -76,8 +84,18 @@ func TestShippedUsersCan(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
-	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	_, js := u.connect(t, sys.broker.URL(), u.subscriber)
+	source := subscribe.Source{JetStream: js}
+	reports := subscribe.Consumer{
+		Durable: "reports",
+		Event:   func(context.Context, schema.Event, subscribe.Message) error { return nil },
+		Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
+	}
 	// As users.conf says: subscribers do not create streams.
+	if err := source.Consume(ctx, reports); err == nil || !strings.Contains(err.Error(), "VERSIVE_DEAD does not exist") {
+		t.Errorf("a subscriber before the dead letters' stream: %v", err)
+	}
+	_, operator := u.connect(t, sys.broker.URL(), u.operator)
 	if _, err := operator.CreateStream(ctx, jetstream.StreamConfig{
 		Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, Discard: jetstream.DiscardNew, AllowDirect: true,
 	}); err != nil {
@@ -101,24 +119,19 @@ func TestShippedUsersCan(t *testing.T) {
 	}
 
 	// A subscriber consumes, acknowledges, gives up and reads a range.
-	_, js := u.connect(t, sys.broker.URL(), u.subscriber)
-	source := subscribe.Source{JetStream: js}
 	consuming, done := context.WithCancel(ctx)
 	seen := map[string]int{}
-	err := source.Consume(consuming, subscribe.Consumer{
-		Durable: "reports",
-		Event: func(_ context.Context, e schema.Event, _ subscribe.Message) error {
-			seen[e.ID]++
-			if len(seen) == 31 {
-				done()
-			}
-			if e.ID == "msg_1" {
-				return fmt.Errorf("refused: %w", subscribe.ErrPermanent)
-			}
-			return nil
-		},
-		Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
-	})
+	reports.Event = func(_ context.Context, e schema.Event, _ subscribe.Message) error {
+		seen[e.ID]++
+		if len(seen) == 31 {
+			done()
+		}
+		if e.ID == "msg_1" {
+			return fmt.Errorf("refused: %w", subscribe.ErrPermanent)
+		}
+		return nil
+	}
+	err := source.Consume(consuming, reports)
 	if err != nil || len(seen) != 31 || ctx.Err() != nil {
 		t.Errorf("consumed %d of 31: %v", len(seen), err)
 	}
@@ -158,6 +171,56 @@ func TestShippedUsersCan(t *testing.T) {
 	}
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "duplicate" {
 		t.Errorf("the erased event, sent again: %v", a)
+	}
+}
+
+// The ingress of the shipped users counts what waits for somebody, and keeps dead
+// letters for no longer than events.
+func TestShippedUsersSeeTheBacklog(t *testing.T) {
+	t.Parallel()
+	sys, u := runWithUsers(t)
+	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	if _, err := operator.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.Publish(t.Context(), "versive-dead.reports.msg_1", []byte("{}")); err != nil {
+		t.Fatal(err)
+	}
+	sys.post(t, "msg_raw", []byte("{}"))
+	eventually(t, "both are counted", func() bool {
+		text := scrape(t, sys.settings, "text/plain")
+		return strings.Contains(text, "\nversive_ingress_quarantine_events 1\n") && strings.Contains(text, "\nversive_ingress_dead_letter_events 1\n")
+	})
+	eventually(t, "the maximum age is that of the events", func() bool {
+		stream, err := operator.Stream(t.Context(), "VERSIVE_DEAD")
+		return err == nil && stream.CachedInfo().Config.MaxAge == sys.settings.MaxAge
+	})
+	if text := sys.log.String(); strings.Contains(text, "ermission") {
+		t.Errorf("it asks for more than it may:\n%s", text)
+	}
+}
+
+// Without the permission to see the dead letters their metric is absent, and not
+// 0, and the log has one line on it.
+func TestDeadLettersThatCannotBeSeen(t *testing.T) {
+	t.Parallel()
+	sys, u := runWithUsers(t, `"$JS.API.STREAM.INFO.VERSIVE_DEAD"`)
+	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	const denied = "Permissions Violation for Publish to"
+	eventually(t, "it was denied", func() bool { return strings.Contains(sys.log.String(), denied) })
+	for i := range int64(3) { // which takes as many looks at the quarantine
+		if _, err := operator.Publish(t.Context(), fmt.Sprint("versive-quarantine.msg_", i), []byte("{}")); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "the quarantine is counted", func() bool {
+			return strings.Contains(scrape(t, sys.settings, "text/plain"), fmt.Sprintf("\nversive_ingress_quarantine_events %d\n", i+1))
+		})
+	}
+	if strings.Contains(scrape(t, sys.settings, "text/plain"), "\nversive_ingress_dead_letter_events ") {
+		t.Error("the dead letters are counted")
+	}
+	if n := strings.Count(sys.log.String(), denied); n != 1 {
+		t.Errorf("the log has %d lines on it, want 1", n)
 	}
 }
 
