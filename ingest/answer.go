@@ -175,8 +175,9 @@ func writeProblem(w http.ResponseWriter, r *refusal) {
 }
 
 // Unavailable answers a request by 503 while there is no Handler to serve it.
-func Unavailable(w http.ResponseWriter, _ *http.Request) {
+func Unavailable(w http.ResponseWriter, r *http.Request) {
 	limitBody(w)
+	discardBody(r)
 	writeProblem(w, unavailable.because("starting"))
 }
 

@@ -230,7 +230,7 @@ func TestBudget(t *testing.T) {
 		case 0:
 			hold(large)
 			continue
-		case 1: // its length is not known, so it counts as the largest
+		case 1: // its length is not announced
 			large = large.chunked()
 		}
 		answers = append(answers, start(t, r, large)) // waits for the first
@@ -241,8 +241,8 @@ func TestBudget(t *testing.T) {
 	refused("one of unknown length", signed(t, "msg_refused", eventOf(small+1)).chunked())
 	for i := range maxInflight / 4 / small {
 		request := signed(t, "msg_small_"+itoa(i), eventOf(small))
-		if i == 1 { // its length is not known, and it is small all the same
-			request = signed(t, "msg_small_"+itoa(i), event("")).chunked()
+		if i == 1 { // its length is not announced
+			request = signed(t, "msg_small_"+itoa(i), eventOf(small-1)).chunked()
 		}
 		hold(request)
 	}

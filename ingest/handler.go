@@ -1,14 +1,11 @@
 package ingest
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,8 +44,12 @@ type Config struct {
 	Secrets     []string      // see CheckSecret; every one is accepted; see also Handler.SetSecrets
 	Tolerance   time.Duration // accepted distance of the signed timestamp from the clock
 	MaxBody     int64         // bytes
-	MaxInflight int64         // bytes of all bodies held at once; at least 4/3 of MaxBody
+	MaxInflight int64         // bytes of all bodies held concurrently; at least 4/3 of MaxBody
 	Publisher   Publisher
+
+	// Verified is called with a request's context when its signature has proved
+	// right, before anything is stored. nil is not called.
+	Verified func(context.Context)
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing
@@ -118,6 +119,9 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	limitBody(w)
 	r = h.startSpan(r)
 	result, err := h.handleSafely(w, r, time.Now().Add(BodyTimeout))
+	if err != nil {
+		discardBody(r)
+	}
 	if refused, ok := errors.AsType[*refusal](err); ok && refused.outcome != unavailable {
 		h.brake.wait(r.Context())
 	}
@@ -152,11 +156,9 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		return result{}, tooLarge.because("content_length")
 	}
 
-	var held int64
-	defer func() { h.inflight.give(held) }()
-	buffer := buffers.Get().(*[]byte)
-	defer buffers.Put(buffer) // nothing refers to the body once it is stored or refused
-	body, err := h.readBody(w, r, &held, buffer)
+	upload := h.inflight.begin(w)
+	defer h.inflight.release(upload) // nothing refers to the body once it is stored or refused
+	body, err := h.readBody(w, r, upload)
 	if err != nil {
 		return result{}, err
 	}
@@ -170,6 +172,9 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 	}
 	if err := h.verify(r.Context(), claim, body); err != nil {
 		return result{}, err
+	}
+	if h.cfg.Verified != nil {
+		h.cfg.Verified(r.Context())
 	}
 	linkCaller(r)
 	return h.store(r, claim, body)
@@ -195,84 +200,6 @@ func isIdentity(encodings []string) bool {
 			return false
 		}
 	}
-	return true
-}
-
-// limitBody bounds how long the body may take. Refused requests need it too:
-// net/http reads what is left of a body before it sends the answer.
-func limitBody(w http.ResponseWriter) {
-	setBodyDeadline(w, time.Now().Add(BodyTimeout))
-}
-
-func setBodyDeadline(w http.ResponseWriter, at time.Time) {
-	// Not supported by a ResponseWriter of a test, say: then its own rules hold.
-	_ = http.NewResponseController(w).SetReadDeadline(at)
-}
-
-// buffers keeps the memory of small bodies from one request to the next.
-var buffers = sync.Pool{New: func() any { return new([]byte) }}
-
-// readBody reads the whole body, no longer than MaxBody and the deadline allow.
-// What it takes of the budget for it is held, whatever it returns. A small body
-// that says how long it is lies in buffer, which may be replaced by a larger one.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, held *int64, buffer *[]byte) (body []byte, err error) {
-	defer h.begin(r.Context(), stageRead).end(&err)
-	limited := http.MaxBytesReader(w, r.Body, h.cfg.MaxBody)
-	if r.ContentLength >= 0 {
-		if !h.hold(held, r.ContentLength) {
-			return nil, unavailable.because("too_much_in_flight")
-		}
-		if n := int(r.ContentLength); n <= smallBody {
-			*buffer = slices.Grow((*buffer)[:0], n)
-			body = (*buffer)[:n]
-		} else {
-			body = make([]byte, n)
-		}
-		_, err = io.ReadFull(limited, body)
-	} else {
-		body, err = h.readUnsized(limited, held)
-	}
-	if err != nil {
-		if refusal, ok := errors.AsType[*refusal](err); ok {
-			return nil, refusal
-		}
-		if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-			return nil, tooLarge.because("body")
-		}
-		return nil, badRequest.because("body_cut_short").telling("the body did not arrive whole and in time")
-	}
-	// Or net/http would take the connection for dead while the event is stored.
-	setBodyDeadline(w, time.Time{})
-	return body, nil
-}
-
-// readUnsized reads a body that does not say how long it is. It counts as a
-// small one until it proves to be larger.
-func (h *Handler) readUnsized(r io.Reader, held *int64) ([]byte, error) {
-	if !h.hold(held, smallBody) {
-		return nil, unavailable.because("too_much_in_flight")
-	}
-	body, err := io.ReadAll(io.LimitReader(r, smallBody+1))
-	if err != nil || len(body) <= smallBody {
-		return body, err
-	}
-	if !h.hold(held, h.cfg.MaxBody) {
-		return nil, unavailable.because("too_much_in_flight")
-	}
-	whole := bytes.NewBuffer(make([]byte, 0, h.cfg.MaxBody+bytes.MinRead))
-	whole.Write(body)
-	_, err = whole.ReadFrom(r)
-	return whole.Bytes(), err
-}
-
-// hold takes n bytes of the budget in place of what is held, or reports that
-// there is no room for them now.
-func (h *Handler) hold(held *int64, n int64) bool {
-	if !h.inflight.take(n) {
-		return false
-	}
-	h.inflight.give(*held)
-	*held = n
 	return true
 }
 

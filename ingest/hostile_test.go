@@ -10,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"versive-ingress/ingest"
 )
 
 // Every hostile request gets its answer and leaves no trace in the streams,
@@ -56,10 +54,6 @@ func TestRefusedUnread(t *testing.T) {
 		r := newRoom(t, nobody)
 		r.handler.Drain()
 		refusedUnread(t, r, signed(t, "msg_1", event("")), "503 unavailable shutting_down")
-	})
-	t.Run("too much in flight", func(t *testing.T) {
-		r := newRoom(t, nobody, func(c *ingest.Config) { c.MaxInflight = 10 })
-		refusedUnread(t, r, signed(t, "msg_1", event("")), "503 unavailable too_much_in_flight")
 	})
 }
 

@@ -23,11 +23,11 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 	factory := promauto.With(r)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "versive_ingress_inflight_bytes",
-		Help: "Bytes of bodies held at the moment, by the length that was announced.",
+		Help: "Bytes of the buffers that hold bodies at the moment.",
 	}, func() float64 { return float64(inflight.inUse()) })
 	factory.NewGauge(prometheus.GaugeOpts{
 		Name: "versive_ingress_inflight_max_bytes",
-		Help: "What inflight_bytes may reach; beyond it requests are answered 503.",
+		Help: "What inflight_bytes may reach; beyond it the slowest uploads are answered 503.",
 	}).Set(float64(inflight.max))
 	stages := factory.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "versive_ingress_stage_duration_seconds",

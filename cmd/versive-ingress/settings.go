@@ -32,7 +32,7 @@ type Settings struct {
 	SecretsFile string        `envconfig:"INGRESS_SECRETS_FILE" desc:"file with more of them, one a line; # begins a comment; read again when it changes"`
 	Tolerance   time.Duration `envconfig:"INGRESS_TOLERANCE" default:"5m" desc:"accepted distance between a webhook's timestamp and the clock"`
 	MaxBody     Size          `envconfig:"INGRESS_MAX_BODY" shown:"8MiB, or what the broker's max_payload leaves room for" desc:"largest accepted body"`
-	MaxInflight Size          `envconfig:"INGRESS_MAX_INFLIGHT" default:"256MiB" desc:"bytes of all bodies held at once; beyond it 503; a quarter is kept for bodies up to 64 KiB"`
+	MaxInflight Size          `envconfig:"INGRESS_MAX_INFLIGHT" default:"256MiB" desc:"memory in bytes for bodies that arrive or wait to be stored; beyond it the slowest uploads get 503; a quarter is kept for bodies up to 64 KiB"`
 	TLSCert     string        `envconfig:"INGRESS_TLS_CERT" desc:"certificate file, PEM; with TLS_KEY serves HTTPS; read again when it changes"`
 	TLSKey      string        `envconfig:"INGRESS_TLS_KEY" desc:"its private key file, PEM"`
 

@@ -1,0 +1,71 @@
+package ingest_test
+
+import (
+	"io"
+	"testing"
+
+	"versive-ingress/ingest"
+)
+
+// announce sends the head of r and the first n bytes of its body.
+func announce(t *testing.T, room *room, r request, n int) (io.Writer, func() answer) {
+	t.Helper()
+	conn, from := dial(t, room.address)
+	write(t, conn, r.head()+r.body[:n])
+	return conn, func() answer { return readAnswer(t, from, r) }
+}
+
+// A length that is announced takes no room: only what has arrived does.
+func TestAnnouncedBodies(t *testing.T) {
+	t.Parallel()
+	const small, many = 64 << 10, 64
+	s := newStore(t)
+	r := newRoom(t, s)
+	for i := range many {
+		announce(t, r, signed(t, "msg_large_"+itoa(i), eventOf(maxBody)), 0)
+		announce(t, r, signed(t, "msg_small_"+itoa(i), eventOf(small)), 1)
+	}
+	await(t, "a byte of each small one has arrived", func() bool { return r.inflight(t) >= many*4<<10 })
+	for name, size := range map[string]int{"1 KB": 1000, "64 KiB": small, "100 KB": 100_000, "the largest": maxBody} {
+		if a := exchange(t, r.address, signed(t, "msg_"+itoa(size), eventOf(size))); a.status != 200 {
+			t.Errorf("%s: got %d %s", name, a.status, a.body)
+		}
+	}
+}
+
+// When there is no more room, the slowest upload is shed, not one that is
+// quicker and not one that has arrived.
+func TestSlowestIsShed(t *testing.T) {
+	t.Parallel()
+	const (
+		part  = 64<<10 + 1 // of a body, for which 128 KiB are held
+		count = maxInflight / 4 * 3 / (128 << 10)
+	)
+	release, entered := make(chan struct{}), make(chan string, 100)
+	r := newRoom(t, held(release, entered), func(c *ingest.Config) { c.MaxBody = 128 << 10 })
+	var rest []io.Writer
+	var answers []func() answer
+	request := func(i int) request { return signed(t, "msg_"+itoa(i), eventOf(128<<10)) }
+	for i := range count {
+		conn, read := announce(t, r, request(i), part)
+		rest, answers = append(rest, conn), append(answers, read)
+		await(t, "it is held", func() bool { return r.inflight(t) == float64((i+1)*128<<10) })
+	}
+	quick := signed(t, "msg_quick", eventOf(100_000))
+	readQuick := start(t, r, quick)
+	if a := answers[0](); a.status != 503 || a.header.Get("Retry-After") == "" {
+		t.Errorf("the first and slowest got %d with %v", a.status, a.header)
+	}
+	receive(t, entered)
+	close(release)
+	if a := readQuick(); a.status != 200 {
+		t.Errorf("the quick one got %d %s", a.status, a.body)
+	}
+	for i := 1; i < count; i++ {
+		write(t, rest[i], request(i).body[part:])
+		if a := answers[i](); a.status != 200 {
+			t.Errorf("slow one %d got %d %s", i, a.status, a.body)
+		}
+	}
+	await(t, "all is given back", func() bool { return r.inflight(t) == 0 })
+}
