@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/net/http2"
 )
 
 // talk sends raw bytes and returns all that comes back until the other end
@@ -129,24 +130,38 @@ func TestSlowClients(t *testing.T) {
 	s.TLSCert, s.TLSKey, _ = writeCertificate(t)
 	secure := run(t, s)
 	sys := run(t, newSettings(t))
+	const (
+		http2Begin = http2.ClientPreface + "\x00\x00\x00\x04\x00\x00\x00\x00\x00" // settings, none
+		http2Half  = "\x00\x00\x01\x01\x00\x00\x00\x00\x03\x82"                   // the begin of a header block
+		http2Get   = "\x00\x00\x06\x01\x05\x00\x00\x00\x01\x82\x84\x86\x41\x01x"  // GET http://x/
+		http2Ping  = "\x00\x00\x08\x06\x00\x00\x00\x00\x00--------"
+	)
 	var waiting sync.WaitGroup
-	for name, c := range map[string]struct{ address, begin string }{
-		"dripping headers":         {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nSvix-Id: m"},
-		"dripping headers, admin":  {sys.settings.AdminListen, "GET /livez HTTP/1.1\r\nX: x"},
-		"dripping bodies":          {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"},
-		"dripping bodies, admin":   {sys.settings.AdminListen, "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"},
-		"silent":                   {sys.settings.Listen, ""},
-		"silent, admin":            {sys.settings.AdminListen, ""},
-		"half a line":              {sys.settings.Listen, "POST /webh"},
-		"no end of headers":        {sys.settings.Listen, "GET / HTTP/1.1\r\nHost: x\r\n"},
-		"the preface of HTTP/2":    {sys.settings.Listen, "PRI * HTTP/2.0\r\n\r\nSM"},
-		"HTTP/2 without settings":  {sys.settings.Listen, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"},
-		"no handshake":             {secure.settings.Listen, ""},
-		"half a handshake":         {secure.settings.Listen, "\x16\x03\x01\x02\x00\x01"},
-		"a body, admin":            {sys.settings.AdminListen, "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"},
-		"a chunked body, admin":    {sys.settings.AdminListen, "POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n"},
-		"headers after an answer":  {sys.settings.Listen, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nX"},
-		"unsigned, never the body": {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n"},
+	for name, c := range map[string]struct{ address, begin, drip string }{
+		"dripping headers":         {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nSvix-Id: m", "x"},
+		"dripping headers, admin":  {sys.settings.AdminListen, "GET /livez HTTP/1.1\r\nX: x", "x"},
+		"dripping bodies":          {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", "x"},
+		"dripping bodies, admin":   {sys.settings.AdminListen, "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", "x"},
+		"silent":                   {sys.settings.Listen, "", ""},
+		"silent, admin":            {sys.settings.AdminListen, "", ""},
+		"half a line":              {sys.settings.Listen, "POST /webh", ""},
+		"no end of headers":        {sys.settings.Listen, "GET / HTTP/1.1\r\nHost: x\r\n", ""},
+		"the preface of HTTP/2":    {sys.settings.Listen, "PRI * HTTP/2.0\r\n\r\nSM", ""},
+		"HTTP/2 without settings":  {sys.settings.Listen, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", ""},
+		"no handshake":             {secure.settings.Listen, "", ""},
+		"half a handshake":         {secure.settings.Listen, "\x16\x03\x01\x02\x00\x01", ""},
+		"a body, admin":            {sys.settings.AdminListen, "GET /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", ""},
+		"a chunked body, admin":    {sys.settings.AdminListen, "POST /metrics HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\n", ""},
+		"headers after an answer":  {sys.settings.Listen, "GET / HTTP/1.1\r\nHost: x\r\n\r\nGET / HTTP/1.1\r\nX", ""},
+		"unsigned, never the body": {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", ""},
+		"HTTP/2, silent":           {sys.settings.Listen, http2Begin, ""},
+		"HTTP/2, silent, admin":    {sys.settings.AdminListen, http2Begin, ""},
+		"HTTP/2, pings":            {sys.settings.Listen, http2Begin, http2Ping},
+		"HTTP/2, half a frame":     {sys.settings.Listen, http2Begin + "\x00\x40\x00", ""},
+		"HTTP/2, half the headers": {sys.settings.Listen, http2Begin + http2Half, ""},
+		"HTTP/2, dripping headers": {sys.settings.Listen, http2Begin + http2Half, "\x00\x00\x00\x09\x00\x00\x00\x00\x03"},
+		"HTTP/2, after an answer":  {sys.settings.Listen, http2Begin + http2Get + http2Half, ""},
+		"HTTP/2, more of a frame":  {sys.settings.Listen, http2Begin + http2Get + "\x00\x40\x00\x00", "x"},
 	} {
 		waiting.Go(func() { // all at once, for each takes its time
 			conn, err := net.Dial("tcp", c.address)
@@ -160,10 +175,10 @@ func TestSlowClients(t *testing.T) {
 			if _, err := io.WriteString(conn, c.begin); err != nil {
 				t.Error(err)
 			}
-			if strings.HasPrefix(name, "dripping") {
+			if c.drip != "" {
 				waiting.Go(func() { // until the other end has had enough
 					for tick := time.Tick(headerTimeout / 25); ; <-tick {
-						if _, err := conn.Write([]byte("x")); err != nil {
+						if _, err := io.WriteString(conn, c.drip); err != nil {
 							return
 						}
 					}

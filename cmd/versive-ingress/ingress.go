@@ -65,9 +65,10 @@ func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err e
 	}
 	i.admin = i.newServer(i.adminRoutes(metrics))
 	i.admin.ReadTimeout = headerTimeout // its requests have no body, and net/http waits for one that is announced
-	go i.serve(i.admin, adminListener)
+	shed := newShedMetric(metrics)
+	go i.serve(i.admin, adminListener, shed.WithLabelValues("admin"))
 
-	if err := i.listen(metrics); err != nil {
+	if err := i.listen(metrics, shed.WithLabelValues("webhook")); err != nil {
 		return nil, err
 	}
 	if err := i.credentials.load(); err != nil {
@@ -96,6 +97,7 @@ func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err e
 		MaxBody:     maxBody,
 		MaxInflight: int64(s.MaxInflight),
 		Publisher:   publisher{i.publisher},
+		Verified:    trustConn,
 		Logger:      log,
 		Metrics:     metrics,
 		Tracer:      i.tracing.tracer(),
@@ -232,74 +234,6 @@ func (i *ingress) ready() error {
 		}
 	}
 	return i.publisher.Ready()
-}
-
-// Limits of the servers. The body has a deadline of its own; see package
-// ingest.
-const (
-	headerTimeout = 5 * time.Second
-	// answerTimeout is from the end of the headers: longer than the body's
-	// deadline and INGRESS_PUBLISH_TIMEOUT can be together.
-	answerTimeout = 20 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 16 << 10
-)
-
-func (i *ingress) newServer(h http.Handler) *http.Server {
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true) // for proxies that speak it
-	return &http.Server{
-		Handler:           h,
-		Protocols:         protocols,
-		ReadHeaderTimeout: headerTimeout,
-		WriteTimeout:      answerTimeout,
-		IdleTimeout:       idleTimeout,
-		MaxHeaderBytes:    maxHeader,
-		// Or net/http answers "OPTIONS *" by 200 itself.
-		DisableGeneralOptionsHandler: true,
-		// What a client does wrong on the wire; forgers must not fill the log.
-		ErrorLog: slog.NewLogLogger(i.log.Handler(), slog.LevelDebug),
-	}
-}
-
-func (i *ingress) serve(server *http.Server, listener net.Listener) {
-	serve := server.Serve
-	if server.TLSConfig != nil {
-		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
-	}
-	if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		i.failed <- fmt.Errorf("listener %s: %w", listener.Addr(), err)
-	}
-}
-
-// listen opens the webhook listener, with TLS if it is configured.
-func (i *ingress) listen(metrics prometheus.Registerer) error {
-	s := i.settings
-	server := i.newServer(http.HandlerFunc(i.serveWebhook))
-	scheme := "http"
-	if s.TLSCert != "" {
-		var err error
-		if i.certificate, err = newCertificate(s.TLSCert, s.TLSKey); err != nil {
-			return err
-		}
-		i.certificate.register(metrics)
-		server.TLSConfig = i.certificate.tlsConfig()
-		scheme = "https"
-	}
-	listener, err := net.Listen("tcp", s.Listen)
-	if err != nil {
-		return fmt.Errorf("INGRESS_LISTEN: %w", err)
-	}
-	address := listener.Addr().(*net.TCPAddr)
-	if address.IP.IsUnspecified() {
-		address = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: address.Port}
-	}
-	i.url = scheme + "://" + address.String() + s.Path
-	i.webhook = server
-	go i.serve(server, listener)
-	return nil
 }
 
 // headerRoom is what is left for a message's headers beside its data, in

@@ -1,0 +1,163 @@
+package main
+
+import (
+	"container/list"
+	"context"
+	"crypto/tls"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// Limits of a listener's connections, by class. One that is new holds some
+// 50 KiB at most, with HTTP/2 about 1 MiB: maxStreams requests with large
+// headers, and window.
+const (
+	maxNewConns     = 2048
+	maxNewHTTP2     = 256
+	maxTrustedConns = 4096
+)
+
+// A connLimiter is a listener that bounds how many connections are open, and
+// so what all requests in progress can hold. A connection is new until a
+// webhook that came on it is verified; then it is trusted. When a class has one
+// too many, its first is closed: of the new ones the oldest, which a sender's
+// is not, for its webhook is verified as soon as it has arrived; of the trusted
+// ones that whose last webhook is the oldest.
+type connLimiter struct {
+	net.Listener
+	shed prometheus.Counter
+
+	mu                          sync.Mutex
+	newConns, newHTTP2, trusted connClass // guarded by mu
+}
+
+// A connClass is a list of *limitedConn.
+type connClass struct {
+	list.List
+	limit int
+}
+
+func limitConns(l net.Listener, shed prometheus.Counter) *connLimiter {
+	return &connLimiter{
+		Listener: l,
+		shed:     shed,
+		newConns: connClass{limit: maxNewConns},
+		newHTTP2: connClass{limit: maxNewHTTP2},
+		trusted:  connClass{limit: maxTrustedConns},
+	}
+}
+
+// A limitedConn is a connection that a connLimiter has accepted.
+type limitedConn struct {
+	*net.TCPConn
+	limiter *connLimiter
+	served  atomic.Bool // whether a request has reached the handler
+	http2   bool        // whether it is known to speak HTTP/2; owned by trackConn
+
+	// Guarded by limiter.mu.
+	class  *connClass
+	place  *list.Element
+	closed bool
+}
+
+// Accept waits for the next connection.
+func (l *connLimiter) Accept() (net.Conn, error) {
+	accepted, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &limitedConn{TCPConn: accepted.(*net.TCPConn), limiter: l}
+	c.enter(&l.newConns)
+	return c, nil
+}
+
+// enter makes c the last of a class.
+func (c *limitedConn) enter(class *connClass) {
+	c.limiter.mu.Lock()
+	defer c.limiter.mu.Unlock()
+	switch {
+	case c.closed:
+		return
+	case c.class == class:
+		class.MoveToBack(c.place)
+		return
+	case c.class != nil:
+		c.class.Remove(c.place)
+	}
+	c.class, c.place = class, class.PushBack(c)
+	if class.Len() > class.limit {
+		first := class.Remove(class.Front()).(*limitedConn)
+		first.closed = true
+		first.TCPConn.Close()
+		c.limiter.shed.Inc()
+	}
+}
+
+// Close closes the connection and gives its place to others.
+func (c *limitedConn) Close() error {
+	c.limiter.mu.Lock()
+	if !c.closed {
+		c.closed = true
+		c.class.Remove(c.place)
+	}
+	c.limiter.mu.Unlock()
+	return c.TCPConn.Close()
+}
+
+type connKey struct{}
+
+// withConn is the hook by which requests know their connection.
+func withConn(ctx context.Context, c net.Conn) context.Context {
+	return context.WithValue(ctx, connKey{}, limited(c))
+}
+
+func connOf(ctx context.Context) *limitedConn { return ctx.Value(connKey{}).(*limitedConn) }
+
+func limited(c net.Conn) *limitedConn {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	return c.(*limitedConn)
+}
+
+// trustConn is called when a webhook has been verified.
+func trustConn(ctx context.Context) {
+	c := connOf(ctx)
+	c.enter(&c.limiter.trusted)
+}
+
+// markServed notes that a connection has brought a request.
+func markServed(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if c := connOf(r.Context()); !c.served.Load() {
+			c.served.Store(true)
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// trackConn is the hook for a connection's states. One that is idle before the
+// handler had a request from it speaks HTTP/2: net/http has read the preface or
+// has refused all requests by itself. Only over HTTP/1 does net/http bound how
+// long the first one may take.
+func trackConn(nc net.Conn, state http.ConnState) {
+	c := limited(nc)
+	if c.served.Load() {
+		return
+	}
+	switch {
+	case state == http.StateIdle:
+		if !c.http2 {
+			c.http2 = true
+			c.enter(&c.limiter.newHTTP2)
+		}
+		_ = c.SetReadDeadline(time.Now().Add(headerTimeout))
+	case state == http.StateActive && c.http2:
+		_ = c.SetReadDeadline(time.Time{})
+	}
+}
