@@ -72,11 +72,11 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 			giveBuffer(smaller)
 		}
 		read, err := from.Read((*u.buffer)[n:min(size, most)])
+		u.arrived.Add(int64(read))
 		if n == 0 && read > 0 && !h.inflight.grow(u, firstBuffer) {
 			return nil, errShed
 		}
 		n += int64(read)
-		u.arrived.Store(n)
 		switch {
 		case err == io.EOF && length < 0:
 			return (*u.buffer)[:n], nil

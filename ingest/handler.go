@@ -156,7 +156,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		return result{}, tooLarge.because("content_length")
 	}
 
-	upload := h.inflight.begin(w)
+	upload := h.inflight.begin(w, r.ContentLength)
 	defer h.inflight.release(upload) // nothing refers to the body once it is stored or refused
 	body, err := h.readBody(w, r, upload)
 	if err != nil {

@@ -27,9 +27,9 @@ func init() {
 }
 
 // floodBodies opens many connections that each send a large body, forged or
-// signed, whole or not, while small webhooks come in. The ingress keeps within
-// its memory, tells the surplus at once to come again, and goes on storing
-// small events.
+// signed, whole or not, while small webhooks come in; then the slow floods
+// follow. The ingress keeps within its memory, answers 503 to the surplus, and
+// goes on storing small events.
 func floodBodies(r *round) {
 	s := r.settings()
 	s.PublishTimeout = 8 * time.Second
@@ -51,10 +51,13 @@ func floodBodies(r *round) {
 	f.sign(s.Secrets[0])
 	f.run(r, s)
 	r.storm.awaitAccepted(r, 1)
+	peak := peakMemory(r, cmd.Process.Pid)
+	for _, slow := range slowFloods {
+		r.floodSlowly(s, slow, cmd.Process.Pid, f.bound)
+	}
 	r.settle()
 	f.settle(r, s)
 
-	peak := peakMemory(r, cmd.Process.Pid)
 	r.staged = f.sent
 	if len(f.refusals) == 0 {
 		r.Fatal("no surplus: the flood was too small to show anything")

@@ -18,22 +18,29 @@ import (
 // headers, and window.
 const (
 	maxNewConns     = 2048
-	maxNewHTTP2     = 256
+	maxNewHTTP2     = 128
 	maxTrustedConns = 4096
+
+	// The socket of a connection that was shed stays open, and holds nothing
+	// else: a client that waits does not connect again.
+	parkTime  = 30 * time.Second
+	maxParked = 4096
 )
 
 // A connLimiter is a listener that bounds how many connections are open, and
 // so what all requests in progress can hold. A connection is new until a
 // webhook that came on it is verified; then it is trusted. When a class has one
-// too many, its first is closed: of the new ones the oldest, which a sender's
-// is not, for its webhook is verified as soon as it has arrived; of the trusted
+// too many, its first is shed: of the new ones the oldest, which a sender's is
+// not, for its webhook is verified as soon as it has arrived; of the trusted
 // ones that whose last webhook is the oldest.
 type connLimiter struct {
 	net.Listener
-	shed prometheus.Counter
+	shed     prometheus.Counter
+	parkTime time.Duration
 
-	mu                          sync.Mutex
-	newConns, newHTTP2, trusted connClass // guarded by mu
+	mu                          sync.Mutex // guards what follows
+	newConns, newHTTP2, trusted connClass
+	parked                      int
 }
 
 // A connClass is a list of *limitedConn.
@@ -46,6 +53,7 @@ func limitConns(l net.Listener, shed prometheus.Counter) *connLimiter {
 	return &connLimiter{
 		Listener: l,
 		shed:     shed,
+		parkTime: parkTime,
 		newConns: connClass{limit: maxNewConns},
 		newHTTP2: connClass{limit: maxNewHTTP2},
 		trusted:  connClass{limit: maxTrustedConns},
@@ -78,24 +86,54 @@ func (l *connLimiter) Accept() (net.Conn, error) {
 
 // enter makes c the last of a class.
 func (c *limitedConn) enter(class *connClass) {
+	if first := c.take(class); first != nil {
+		c.limiter.park(first.TCPConn)
+		first.TCPConn.Close()
+		c.limiter.shed.Inc()
+	}
+}
+
+// take makes c the last of a class and returns the first if it has to go.
+func (c *limitedConn) take(class *connClass) (first *limitedConn) {
 	c.limiter.mu.Lock()
 	defer c.limiter.mu.Unlock()
 	switch {
 	case c.closed:
-		return
+		return nil
 	case c.class == class:
 		class.MoveToBack(c.place)
-		return
+		return nil
 	case c.class != nil:
 		c.class.Remove(c.place)
 	}
 	c.class, c.place = class, class.PushBack(c)
-	if class.Len() > class.limit {
-		first := class.Remove(class.Front()).(*limitedConn)
-		first.closed = true
-		first.TCPConn.Close()
-		c.limiter.shed.Inc()
+	if class.Len() <= class.limit {
+		return nil
 	}
+	first = class.Remove(class.Front()).(*limitedConn)
+	first.closed = true
+	return first
+}
+
+// park keeps a connection's socket open for parkTime after c is closed, unless
+// too many are parked.
+func (l *connLimiter) park(c *net.TCPConn) {
+	socket, err := c.File()
+	if err != nil {
+		return // the client has gone, or too many files are open
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	wait := l.parkTime
+	if l.parked++; l.parked > maxParked {
+		wait = 0
+	}
+	time.AfterFunc(wait, func() {
+		socket.Close()
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.parked--
+	})
 }
 
 // Close closes the connection and gives its place to others.

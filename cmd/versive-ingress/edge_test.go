@@ -156,6 +156,7 @@ func TestSlowClients(t *testing.T) {
 		"unsigned, never the body": {sys.settings.Listen, "POST /webhooks/versive HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", ""},
 		"HTTP/2, silent":           {sys.settings.Listen, http2Begin, ""},
 		"HTTP/2, silent, admin":    {sys.settings.AdminListen, http2Begin, ""},
+		"HTTP/2, silent, TLS":      {secure.settings.Listen, http2Begin, ""},
 		"HTTP/2, pings":            {sys.settings.Listen, http2Begin, http2Ping},
 		"HTTP/2, half a frame":     {sys.settings.Listen, http2Begin + "\x00\x40\x00", ""},
 		"HTTP/2, half the headers": {sys.settings.Listen, http2Begin + http2Half, ""},
@@ -170,6 +171,9 @@ func TestSlowClients(t *testing.T) {
 				return
 			}
 			defer conn.Close()
+			if c.address == secure.settings.Listen && strings.HasPrefix(name, "HTTP/2") {
+				conn = tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h2"}})
+			}
 			started := time.Now()
 			_ = conn.SetDeadline(started.Add(4 * headerTimeout))
 			if _, err := io.WriteString(conn, c.begin); err != nil {
