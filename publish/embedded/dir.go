@@ -167,6 +167,19 @@ func writeFile(path string, data []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
+// overwriteFile writes the content of a file over itself, durably. That needs no
+// free space unless the file system copies on write, but a power cut meanwhile
+// can damage the sector that is being written.
+func overwriteFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	_ = f.Sync() // reports the failure of an earlier write, if there was one
+	_, err = f.WriteAt(data, 0)
+	return cmp.Or(err, f.Sync(), f.Close())
+}
+
 func syncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

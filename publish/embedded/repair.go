@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/minio/highwayhash"
 	"github.com/nats-io/nats-server/v2/server"
@@ -188,6 +189,9 @@ func rewriteLastBlocks(store string) error {
 			data, err := os.ReadFile(block)
 			if err == nil {
 				err = writeFile(block, data)
+			}
+			if errors.Is(err, syscall.ENOSPC) {
+				err = overwriteFile(block, data)
 			}
 			if err != nil {
 				return fmt.Errorf("rewriting the last blocks of the store, so that the disk has what the server reads: %w", err)

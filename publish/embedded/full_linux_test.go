@@ -1,0 +1,56 @@
+package embedded_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
+)
+
+// On a disk with less space than a block takes the broker starts, so that what
+// is stored can be read. Btrfs never writes in place, so it needs that space.
+func TestStartOnFullDisk(t *testing.T) {
+	for _, kind := range []faultdisk.Kind{faultdisk.Ext4, faultdisk.XFS} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			disk := faultdisk.New(t, kind)
+			dir := filepath.Join(disk.Dir, "data")
+			newStore(t, dir)
+			broker := start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+			js := inProcess(t, broker)
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large"}}); err != nil {
+				t.Fatal(err)
+			}
+			for range 6 {
+				if _, err := js.Publish(t.Context(), "large", make([]byte, 1<<20-1<<10)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			broker.Stop()
+			filler, err := os.Create(filepath.Join(disk.Dir, "filler"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer filler.Close()
+			var used int64
+			for size := int64(faultdisk.Size); size >= 2<<20; {
+				err := unix.Fallocate(int(filler.Fd()), 0, used, size)
+				switch {
+				case err == nil:
+					used += size
+				case errors.Is(err, unix.ENOSPC):
+					size /= 2
+				default:
+					t.Fatal(err)
+				}
+			}
+			requireStore(t, inProcess(t, start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})))
+		})
+	}
+}
