@@ -3,210 +3,151 @@ package main
 import (
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
-	"time"
 )
 
-// A testCase is one row of the table.
+// A testCase is one row of the report.
 type testCase struct {
-	Target      string  `json:"target"` // see parseTarget
-	Size        int     `json:"size"`   // of a body, bytes
+	Target      string  `json:"target"`      // see parseTarget
+	Other       bool    `json:"other_build"` // the second of bench.ingress
+	Size        int     `json:"size"`        // of a body, in bytes
 	Connections int     `json:"connections"`
-	Duplicates  float64 `json:"duplicates"` // share of requests that are resends
+	Duplicates  float64 `json:"duplicates"` // share of the requests that are resends
 	Rate        int     `json:"rate"`       // requests a second; 0 is a closed loop
-	Stored      int     `json:"stored"`     // events in the stream beforehand
-	Flood       string  `json:"flood"`      // one of floodKinds, or none
+	Stored      int     `json:"stored"`     // events that the stream holds beforehand
+	Forged      int     `json:"forged"`     // forged requests beside each signed one
 }
 
-// A matrix is the cases that all combinations of its members make.
+// A matrix stands for all combinations of its values.
 type matrix struct {
-	targets     []string
-	sizes       []int // KiB
-	connections []int
-	duplicates  []float64
-	stored      []int
-	floods      []string // "": none
-	rate        int
+	targets                            []string
+	sizes, connections, stored, forged []int // sizes in KiB
+	duplicates                         []float64
+	rate                               int
 }
 
-// cases returns the combinations that make sense, in the order of the table.
-func (m matrix) cases() ([]testCase, error) {
-	var cases []testCase
-	for _, size := range m.sizes {
-		for _, name := range m.targets {
-			t, err := parseTarget(name)
-			if err != nil {
-				return nil, err
-			}
-			connections := m.connections
-			if t.batch > 1 {
-				// Batches of several publishers on one stream are not faster.
-				connections = []int{1}
-			}
-			for _, n := range connections {
-				for _, duplicates := range m.duplicates {
-					for _, stored := range m.stored {
-						for _, flood := range m.floods {
-							cases = append(cases, testCase{name, size << 10, n, duplicates, m.rate, stored, flood})
-						}
-					}
-				}
-			}
-		}
-	}
-	return cases, check(cases)
-}
-
-// check bounds what a case may ask of the machine.
-func check(cases []testCase) error {
-	for _, c := range cases {
-		t, err := parseTarget(c.Target)
-		if err != nil {
-			return err
-		}
-		switch {
-		case c.Size < 2<<10 || c.Size > 8<<20:
-			return errors.New("--sizes: want 2 to 8192 KiB")
-		case c.Connections < 1 || c.Connections > 4096:
-			return errors.New("--connections: want 1 to 4096")
-		case c.Duplicates < 0 || c.Duplicates > 0.9:
-			return errors.New("--duplicates: want 0 to 0.9")
-		case c.Duplicates > 0 && (t.handler == "singles" || t.handler == "batches"):
-			return fmt.Errorf("--duplicates: target %s sends none", c.Target)
-		case c.Rate < 0 || c.Rate > 200_000:
-			return errors.New("--rate: want at most 200000 a second")
-		case c.Stored < 0 || c.Stored > 5_000_000:
-			return errors.New("--stored: want at most 5000000")
-		case c.Stored > 0 && c.Target != "ingress/embedded":
-			return fmt.Errorf("--stored: only ingress/embedded starts with stored events, not %s", c.Target)
-		case c.Flood != "" && !slices.Contains(floodKinds, c.Flood):
-			return fmt.Errorf("--floods: want some of %s", strings.Join(floodKinds, ", "))
-		case c.Flood != "" && t.handler != "ingress":
-			return fmt.Errorf("--floods: only an ingress withstands them, not %s", c.Target)
-		}
-	}
-	return nil
-}
-
-// presets are the matrices that show one thing each.
-var presets = map[string]matrix{
+// presets are values of flags. A flag that the user gives takes precedence.
+var presets = map[string]map[string]string{
 	"default": {
-		targets:     []string{"ingress/embedded", "naive/always", "naive/lazy", "plain", "singles/always", "batches-64/always", "batches-256/always", "batches-500/always"},
-		connections: []int{1, 64, 256},
+		"targets":     "ingress/embedded,naive/always,naive/lazy,plain,singles/always,batches-64/always,batches-256/always,batches-500/always",
+		"connections": "1,64,256",
 	},
-	"fsync":      {targets: []string{"ingress/embedded", "naive/always", "naive/lazy", "batches-256/always"}, connections: []int{1, 16, 64, 256}},
-	"duplicates": {targets: []string{"ingress/embedded", "naive/always"}, duplicates: []float64{0, 0.1}},
-	"lazy":       {targets: []string{"ingress/lazy", "naive/lazy"}},
-	"cluster":    {targets: []string{"ingress/cluster", "naive/cluster"}},
-	"sizes":      {targets: []string{"ingress/embedded", "naive/always", "plain"}, sizes: []int{2, 8, 64, 1024}, connections: []int{64}},
-	"stored":     {targets: []string{"ingress/embedded"}, connections: []int{64}, stored: []int{0, 10_000, 100_000, 1_000_000}},
-	"overload":   {targets: []string{"ingress/embedded"}, connections: []int{64}, floods: []string{"", ninefold}},
-	"memory":     {targets: []string{"ingress/embedded"}, connections: []int{16}, floods: []string{"", "forged", "signed", "stalled"}},
+	"fsync":      {"targets": "ingress/embedded,naive/always,naive/lazy,batches-256/always", "connections": "1,16,64,256"},
+	"duplicates": {"targets": "ingress/embedded,naive/always", "duplicates": "0,0.1"},
+	"lazy":       {"targets": "ingress/lazy,naive/lazy"},
+	"cluster":    {"targets": "ingress/cluster,naive/cluster"},
+	"sizes":      {"targets": "ingress/embedded,naive/always,plain", "connections": "64", "sizes": "2,8,64,1024"},
+	"stored":     {"targets": "ingress/embedded", "connections": "64", "stored": "0,10000,100000,1000000"},
+	"overload":   {"targets": "ingress/embedded", "connections": "64", "forged": "0,9"},
 }
 
-// withDefaults fills in what a preset leaves open.
-func (m matrix) withDefaults() matrix {
-	if m.sizes == nil {
-		m.sizes = []int{8}
-	}
-	if m.connections == nil {
-		m.connections = []int{64, 256}
-	}
-	if m.duplicates == nil {
-		m.duplicates = []float64{0}
-	}
-	if m.stored == nil {
-		m.stored = []int{0}
-	}
-	if m.floods == nil {
-		m.floods = []string{""}
-	}
-	return m
-}
+// cases returns the combinations in the order in which they are measured. Those
+// that are compared with each other are next to each other, so that a busy moment
+// of the machine affects all of them.
+func (m matrix) cases(withOther bool) ([]testCase, error) {
+	all := []testCase{{Rate: m.rate}}
+	all = combine(all, m.sizes, func(c *testCase, kib int) { c.Size = kib << 10 })
+	all = combine(all, m.connections, func(c *testCase, n int) { c.Connections = n })
+	all = combine(all, m.stored, func(c *testCase, n int) { c.Stored = n })
+	all = combine(all, m.targets, func(c *testCase, name string) { c.Target = name })
+	all = combine(all, m.duplicates, func(c *testCase, share float64) { c.Duplicates = share })
+	all = combine(all, m.forged, func(c *testCase, n int) { c.Forged = n })
 
-func presetNames() string {
-	var names []string
-	for name := range presets {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	return strings.Join(names, ", ")
-}
-
-// A baseline is what other cases are compared with: for each case, another one
-// that differs from it in one thing. A case that it does not fit is its own.
-type baseline struct {
-	name string
-	of   func(testCase) testCase
-}
-
-func withTarget(name string) baseline {
-	return baseline{name, func(c testCase) testCase {
-		if !strings.HasPrefix(c.Target, "batches-") { // whose connections mean something else
-			c.Target = name
+	var distinct []testCase
+	for _, c := range all {
+		t, err := parseTarget(c.Target)
+		if err = errors.Join(err, c.check(t)); err != nil {
+			return nil, err
 		}
-		return c
-	}}
-}
-
-var noFlood = baseline{"no flood", func(c testCase) testCase {
-	if c.Flood == ninefold { // the others leave little
-		c.Flood = ""
-	}
-	return c
-}}
-
-var baselines = []baseline{
-	withTarget("naive/always"),
-	withTarget("naive/lazy"),
-	withTarget("naive/cluster"),
-	withTarget("naive/cluster-lazy"),
-	{"batches-256/always", func(c testCase) testCase { // what the broker can do at best
-		if c.Target == "ingress/embedded" {
-			c.Target, c.Connections = "batches-256/always", 1
+		if t.batch > 1 {
+			c.Connections = 1 // several publishers of batches on one stream are not faster
 		}
-		return c
-	}},
-	{"no resends", func(c testCase) testCase { c.Duplicates = 0; return c }},
-	noFlood,
-	{"empty stream", func(c testCase) testCase { c.Stored = 0; return c }},
+		if slices.Contains(distinct, c) {
+			continue
+		}
+		distinct = append(distinct, c)
+		if c.Other = true; withOther && t.handler == "ingress" {
+			distinct = append(distinct, c)
+		}
+	}
+	return distinct, nil
 }
 
-// A claim is what the project says of itself, as a ratio to a baseline with
-// bodies of 8 KiB.
-type claim struct {
-	target      string
-	connections int
-	duplicates  float64
-	what        string
-	figure      func(*measurement) *float64
-	baseline    string
-	atLeast     float64 // or 0
-	atMost      float64 // or 0
+// combine returns each case with each of the values.
+func combine[T any](cases []testCase, values []T, set func(*testCase, T)) []testCase {
+	var all []testCase
+	for _, c := range cases {
+		for _, v := range values {
+			set(&c, v)
+			all = append(all, c)
+		}
+	}
+	return all
 }
 
-var (
-	rate = func(m *measurement) *float64 { return &m.Rate }
-	p99  = func(m *measurement) *float64 { return &m.P99 }
-	cpu  = func(m *measurement) *float64 { return &m.CPU }
-)
-
-var claims = []claim{
-	{"ingress/embedded", 1, 0, "requests/s", rate, "naive/always", 1.15, 0},
-	{"ingress/embedded", 64, 0, "requests/s", rate, "naive/always", 2.2, 0},
-	{"ingress/embedded", 256, 0, "requests/s", rate, "naive/always", 3.4, 0},
-	{"ingress/embedded", 64, 0, "p99", p99, "naive/always", 0, 0.6},
-	{"ingress/embedded", 64, 0, "CPU a request", cpu, "naive/lazy", 0, 0.9},
-	{"ingress/embedded", 64, 0.1, "requests/s", rate, "no resends", 0.7, 0},
-	{"ingress/embedded", 256, 0.1, "requests/s", rate, "no resends", 0.7, 0},
-	{"ingress/lazy", 64, 0, "requests/s", rate, "naive/lazy", 1, 0},
-	{"ingress/lazy", 64, 0, "CPU a request", cpu, "naive/lazy", 0, 1},
-	{"ingress/lazy", 256, 0, "requests/s", rate, "naive/lazy", 1, 0},
-	{"ingress/lazy", 256, 0, "CPU a request", cpu, "naive/lazy", 0, 1},
-	{"ingress/cluster", 256, 0, "requests/s", rate, "naive/cluster", 1, 0},
+func (c testCase) check(t target) error {
+	switch {
+	case c.Duplicates > 0 && (t.handler == "singles" || t.handler == "batches"):
+		return fmt.Errorf("--duplicates: target %s cannot resend", c.Target)
+	case c.Stored > 0 && c.Target != "ingress/embedded":
+		return fmt.Errorf("--stored: want --targets ingress/embedded, not %s", c.Target)
+	case c.Forged > 0 && t.handler != "ingress":
+		return fmt.Errorf("--forged: want only ingress/... in --targets, not %s", c.Target)
+	}
+	return errors.Join(
+		within("sizes", c.Size>>10, 2, 8192),
+		within("connections", c.Connections, 1, 4096),
+		within("duplicates", c.Duplicates, 0, 0.9),
+		within("rate", c.Rate, 0, 200_000),
+		within("stored", c.Stored, 0, 5_000_000),
+		within("forged", c.Forged, 0, 100),
+	)
 }
 
-// maxDuration keeps signatures valid: they are made before the load begins and
-// hold for five minutes.
-const maxDuration = 2 * time.Minute
+// label describes a case apart from its size and connections.
+func (c testCase) label() string {
+	label := c.Target
+	if c.Other {
+		label += ", other build"
+	}
+	add := func(format string, v float64) {
+		if v > 0 {
+			label += fmt.Sprintf(format, v)
+		}
+	}
+	add(", %.0f %% resends", 100*c.Duplicates)
+	add(", %.0f stored", float64(c.Stored))
+	add(", %.0f× forged", float64(c.Forged))
+	add(", %.0f/s", float64(c.Rate))
+	return label
+}
+
+// String describes a case in full.
+func (c testCase) String() string {
+	return fmt.Sprintf("%s, %d KiB, connections=%d", c.label(), c.Size>>10, c.Connections)
+}
+
+// A target names what is measured: a handler, and after a slash the broker that
+// it stores events in.
+type target struct {
+	handler string // ingress, naive, plain, singles or batches
+	broker  string // embedded, always, lazy, cluster or cluster-lazy; "" for plain
+	batch   int    // events in one publish
+}
+
+const targetNames = "ingress/embedded, {ingress,naive,singles,batches-N}/{always,lazy,cluster,cluster-lazy}, plain"
+
+var targetForm = regexp.MustCompile(`^(plain|ingress/embedded|(ingress|naive|singles|batches-[1-9]\d{1,2})/(always|lazy|cluster|cluster-lazy))$`)
+
+func parseTarget(name string) (target, error) {
+	if !targetForm.MatchString(name) {
+		return target{}, fmt.Errorf("--targets: there is no target %q; want %s, N from 10 to 999", name, targetNames)
+	}
+	handler, broker, _ := strings.Cut(name, "/")
+	handler, size, _ := strings.Cut(handler, "-")
+	batch, _ := strconv.Atoi(size) // digits, or nothing
+	return target{handler, broker, max(batch, 1)}, nil
+}

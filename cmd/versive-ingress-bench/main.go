@@ -1,22 +1,25 @@
-// Command versive-ingress-bench measures the ingress beside what it could be
-// compared with, and proves on the way that the promise of package ingest was
-// held: after every load it reads the whole stream back and compares it with
-// what was answered 2xx.
+// Command versive-ingress-bench measures the ingress beside the references that
+// docs/bench.md describes. After every load it reads the whole stream back and
+// compares it with the events that were answered 2xx.
 //
-// Every system under test is a set of processes of its own on loopback. The
-// load comes from this process, over HTTP, with requests that were signed
-// beforehand. Absolute figures say most about the machine; the ratios to
-// the references of the same run are what counts.
+// Every system under test is a set of processes on loopback. This process sends
+// the load, over HTTP, with requests that it has signed beforehand. Absolute
+// figures depend on the machine; the ratios to references of the same run are
+// what to read.
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -24,7 +27,6 @@ import (
 )
 
 func main() {
-	// A second Ctrl-C changes nothing: all children are ended within seconds.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
@@ -34,101 +36,97 @@ func main() {
 }
 
 func command() *cobra.Command {
-	b := &bench{}
+	var b bench
 	var m matrix
-	var preset, ingress string
+	var preset string
 	cmd := &cobra.Command{
 		Use:   "versive-ingress-bench",
-		Short: "Measure the ingress against its references",
-		Long: `Measure the ingress against its references, and prove that every event that was
-answered 2xx is in the stream, once. Exits non-zero if not.
+		Short: "Measure the ingress beside its references",
+		Long: `Measure the ingress beside its references, and verify that every event that was
+answered 2xx is in the stream exactly once. docs/bench.md explains presets,
+targets and figures. Where a flag takes a list, every combination is measured.
 
-Presets: ` + presetNames() + `.
-Targets: ` + targetNames + `.`,
+Presets: ` + strings.Join(slices.Sorted(maps.Keys(presets)), ", ") + `.
+Targets: ` + targetNames + `.
+
+EXIT STATUS
+  0  everything was measured, and every stream holds what was answered 2xx
+  1  a stream does not, or the run failed`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			chosen, ok := presets[preset]
-			if !ok {
-				return fmt.Errorf("--preset %q: want one of %s", preset, presetNames())
+			if presets[preset] == nil {
+				return fmt.Errorf("--preset: there is no preset %q; see --help", preset)
 			}
-			cases, err := chosen.changedBy(m).withDefaults().cases()
-			if err != nil {
+			for flag, value := range presets[preset] {
+				if cmd.Flags().Changed(flag) {
+					continue
+				}
+				if err := cmd.Flags().Set(flag, value); err != nil {
+					return err
+				}
+			}
+			cases, err := m.cases(len(b.ingress) > 1)
+			if err = errors.Join(err,
+				within("duration", b.duration, 100*time.Millisecond, maxDuration),
+				within("warmup", b.warmup, 10*time.Millisecond, maxDuration),
+				within("rounds", b.rounds, 1, 100),
+				within("ingress", len(b.ingress), 0, 2)); err != nil {
 				return err
-			}
-			if b.duration < 100*time.Millisecond || b.duration > maxDuration || b.warmup > maxDuration || b.rounds < 1 || b.rounds > 100 {
-				return fmt.Errorf("--duration: want 100ms to %v, --warmup at most that, --rounds: want 1 to 100", maxDuration)
 			}
 			b.progress = cmd.ErrOrStderr()
-			if err := b.prepare(cmd.Context(), ingress); err != nil {
+			if err := b.prepare(cmd.Context()); err != nil {
 				return err
 			}
-			defer os.RemoveAll(filepath.Join(b.out, "bin"))
 			r, runErr := b.run(cmd.Context(), cases)
-			r.writeText(cmd.OutOrStdout())
-			return errors.Join(runErr, b.save(r, preset))
+			return errors.Join(runErr, r.writeText(cmd.OutOrStdout()), r.save(filepath.Join(b.out, preset)))
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&preset, "preset", "default", "what to measure")
-	f.StringSliceVar(&m.targets, "targets", nil, "instead of the preset's")
-	f.IntSliceVar(&m.sizes, "sizes", nil, "of bodies, in KiB")
-	f.IntSliceVar(&m.connections, "connections", nil, "at once")
-	f.Float64SliceVar(&m.duplicates, "duplicates", nil, "share of requests that are resends, 0.1 for example")
-	f.IntSliceVar(&m.stored, "stored", nil, "events that are in the stream beforehand")
-	f.StringSliceVar(&m.floods, "floods", nil, "beside the load: 2,000 connections with bodies of 8 MiB that are forged, signed or stalled; or ninefold, nine times the load, small and forged")
-	f.IntVar(&m.rate, "rate", 0, "requests a second, sent when they are due (open loop); 0: each connection as fast as it is answered")
-	f.DurationVar(&b.duration, "duration", 4*time.Second, "of each load")
-	f.DurationVar(&b.warmup, "warmup", time.Second, "before each load")
-	f.IntVar(&b.rounds, "rounds", 3, "how often everything is measured")
-	f.StringVar(&b.out, "out", filepath.Join("dist", "bench"), "folder for the results and meanwhile the data: it must be on a real disk")
-	f.StringVar(&ingress, "ingress", "", "binary of the ingress; built from the current directory's module if not given")
-	cmd.AddCommand(plainCommand(), naiveCommand(), brokerCommand())
+	f.StringVar(&preset, "preset", "default", "values for the flags that are not given")
+	f.StringSliceVar(&m.targets, "targets", nil, "targets to measure")
+	f.IntSliceVar(&m.sizes, "sizes", []int{8}, "sizes of a body, in KiB")
+	f.IntSliceVar(&m.connections, "connections", []int{64, 256}, "numbers of concurrent connections")
+	f.Float64SliceVar(&m.duplicates, "duplicates", []float64{0}, "shares of the requests that are resends, such as 0.1")
+	f.IntSliceVar(&m.stored, "stored", []int{0}, "numbers of events that the stream holds beforehand")
+	f.IntSliceVar(&m.forged, "forged", []int{0}, "numbers of forged requests beside each signed one")
+	f.IntVar(&m.rate, "rate", 0, "requests a second, each sent when it is due; 0: each connection sends as soon as it has its response")
+	f.DurationVar(&b.duration, "duration", 4*time.Second, "duration of each load")
+	f.DurationVar(&b.warmup, "warmup", time.Second, "duration of the unmeasured load before it")
+	f.IntVar(&b.rounds, "rounds", 3, "how often everything is measured; the medians are reported")
+	f.StringVar(&b.out, "out", filepath.Join("dist", "bench"), "folder for the reports and, during the run, the data; it must be on a real disk")
+	f.StringSliceVar(&b.ingress, "ingress", nil, "binary of the ingress; after a comma another one to measure in turns with it (default: built from this module)")
+	for name, run := range references {
+		cmd.AddCommand(&cobra.Command{
+			Use: name, Hidden: true,
+			RunE: func(cmd *cobra.Command, args []string) error { return run(cmd.Context(), args) },
+		})
+	}
 	return cmd
 }
 
-// changedBy returns m with all that is set in flags.
-func (m matrix) changedBy(flags matrix) matrix {
-	if flags.targets != nil {
-		m.targets = flags.targets
+// maxDuration keeps signatures valid: they are made before the load begins, and
+// the handlers accept them for five minutes.
+const maxDuration = 2 * time.Minute
+
+func within[T cmp.Ordered](flag string, v, least, most T) error {
+	if v < least || v > most {
+		return fmt.Errorf("--%s %v: want %v to %v", flag, v, least, most)
 	}
-	if flags.sizes != nil {
-		m.sizes = flags.sizes
-	}
-	if flags.connections != nil {
-		m.connections = flags.connections
-	}
-	if flags.duplicates != nil {
-		m.duplicates = flags.duplicates
-	}
-	if flags.stored != nil {
-		m.stored = flags.stored
-	}
-	if flags.floods != nil {
-		m.floods = flags.floods
-	}
-	m.rate = flags.rate
-	return m
+	return nil
 }
 
-// prepare makes the folder and the programs.
-func (b *bench) prepare(ctx context.Context, ingress string) (err error) {
-	if b.out, err = filepath.Abs(b.out); err != nil {
+// prepare creates the output folder, and builds the ingress there if none was
+// named.
+func (b *bench) prepare(ctx context.Context) error {
+	var err error
+	b.self, err = os.Executable()
+	if err := errors.Join(err, os.MkdirAll(b.out, 0o755)); err != nil || len(b.ingress) > 0 {
 		return err
 	}
-	bin := filepath.Join(b.out, "bin")
-	if err := os.MkdirAll(bin, 0o755); err != nil {
-		return err
-	}
-	if b.programs.bench, err = os.Executable(); err != nil {
-		return err
-	}
-	if b.programs.ingress = ingress; ingress != "" {
-		return nil
-	}
-	b.programs.ingress = filepath.Join(bin, "versive-ingress")
-	build := exec.CommandContext(ctx, "go", "build", "-o", b.programs.ingress, "versive-ingress/cmd/versive-ingress")
+	b.ingress = []string{filepath.Join(b.out, "versive-ingress")}
+	build := exec.CommandContext(ctx, "go", "build", "-o", b.ingress[0], "versive-ingress/cmd/versive-ingress")
 	build.Stderr = b.progress
 	if err := build.Run(); err != nil {
 		return fmt.Errorf("building the ingress: %w", err)

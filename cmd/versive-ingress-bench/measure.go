@@ -4,274 +4,224 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"math"
 	"os"
 	"runtime"
-	"slices"
 	"time"
 )
 
-// A measurement is what one case came to, in one round or in the median.
-type measurement struct {
-	Requests    float64 `json:"requests"` // answered 2xx
-	Failures    float64 `json:"failures"` // answered otherwise, or not at all
-	Rate        float64 `json:"requests_per_second"`
-	P50         float64 `json:"p50_ms"`
-	P99         float64 `json:"p99_ms"`
-	P999        float64 `json:"p999_ms"`
-	Max         float64 `json:"max_ms"`
-	CPU         float64 `json:"cpu_us"`         // service and broker, a request
-	ServiceCPU  float64 `json:"service_cpu_us"` // with the embedded broker in it
-	BrokerCPU   float64 `json:"broker_cpu_us"`
-	LoadCPU     float64 `json:"load_cpu_us"`          // the bench's own; with bare publishing, the publisher's
-	LoadShare   float64 `json:"load_share"`           // of all processors
-	ServicePeak float64 `json:"service_memory_bytes"` // most resident memory, bytes
-	BrokerPeak  float64 `json:"broker_memory_bytes"`  // sum of all brokers
-	LogRate     float64 `json:"service_log_bytes_per_second"`
-	Ready       float64 `json:"ready_s"` // from the service's start until it took webhooks
-	Proof       proof   `json:"proof"`
-	Flood       tally   `json:"flood"`
+// A bench measures cases.
+type bench struct {
+	self     string   // this program's binary, which runs the references
+	ingress  []string // binaries of the ingress
+	warmup   time.Duration
+	duration time.Duration
+	rounds   int
+	out      string    // folder for the report and, during a measurement, the data
+	progress io.Writer // gets a line for each measurement
 }
 
-// figures are the fields that have a median.
-var figures = []func(*measurement) *float64{
-	func(m *measurement) *float64 { return &m.Requests },
-	func(m *measurement) *float64 { return &m.Failures },
-	func(m *measurement) *float64 { return &m.Rate },
-	func(m *measurement) *float64 { return &m.P50 },
-	func(m *measurement) *float64 { return &m.P99 },
-	func(m *measurement) *float64 { return &m.P999 },
-	func(m *measurement) *float64 { return &m.Max },
-	func(m *measurement) *float64 { return &m.CPU },
-	func(m *measurement) *float64 { return &m.ServiceCPU },
-	func(m *measurement) *float64 { return &m.BrokerCPU },
-	func(m *measurement) *float64 { return &m.LoadCPU },
-	func(m *measurement) *float64 { return &m.LoadShare },
-	func(m *measurement) *float64 { return &m.ServicePeak },
-	func(m *measurement) *float64 { return &m.BrokerPeak },
-	func(m *measurement) *float64 { return &m.LogRate },
-	func(m *measurement) *float64 { return &m.Ready },
+// figures are the results of a measurement. The title is the heading in the
+// report's table; a figure without one is in the JSON form only.
+type figures struct {
+	Rate          float64 `json:"requests_per_second" title:"requests/s"` // answered 2xx
+	P50           float64 `json:"p50_ms" title:"p50 ms"`
+	P99           float64 `json:"p99_ms" title:"p99 ms"`
+	P999          float64 `json:"p999_ms" title:"p99.9 ms"`
+	Max           float64 `json:"max_ms" title:"max ms"`
+	CPU           float64 `json:"cpu_us" title:"CPU µs"`             // of service and brokers, a request
+	ServiceCPU    float64 `json:"service_cpu_us" title:"service µs"` // includes an embedded broker
+	BrokerCPU     float64 `json:"broker_cpu_us" title:"broker µs"`
+	LoadCPU       float64 `json:"load_cpu_us" title:"load µs"`     // of the bench itself
+	LoadShare     float64 `json:"load_percent" title:"load %"`     // of all processors
+	ServiceMemory float64 `json:"service_mib" title:"service MiB"` // peak of resident memory
+	BrokerMemory  float64 `json:"broker_mib" title:"broker MiB"`   // sum of all brokers
+	LogRate       float64 `json:"log_kib_per_second" title:"log KiB/s"`
+	Ready         float64 `json:"ready_s" title:"ready s"` // from the service's start until it was ready
+	Forged        float64 `json:"forged_per_second" title:"forged/s"`
+	Failures      float64 `json:"failures" title:"failures"` // answered otherwise than 2xx, or not at all
+	Requests      float64 `json:"requests"`                  // answered 2xx
+	Proven        float64 `json:"proven"`                    // events that were answered 2xx and read back
 }
 
-// median returns the median of each figure by itself, and the sum of the
-// proofs and tallies.
-func median(rounds []measurement) measurement {
-	var m measurement
-	for _, figure := range figures {
-		values := make([]float64, len(rounds))
-		for i := range rounds {
-			values[i] = *figure(&rounds[i])
+// run measures all cases once in every round. When ctx ends or a measurement
+// fails, it returns what was measured before, and the error.
+func (b *bench) run(ctx context.Context, cases []testCase) (*report, error) {
+	r := &report{Started: time.Now(), Machine: thisMachine(), Ingress: b.ingress, Rounds: b.rounds, Duration: b.duration.Seconds()}
+	for _, c := range cases {
+		r.Rows = append(r.Rows, row{testCase: c})
+	}
+	for round := range b.rounds {
+		fsync, err := fsyncTime(b.out)
+		if err != nil {
+			return r, err
 		}
-		slices.Sort(values)
-		if n := len(values); n > 0 {
-			*figure(&m) = (values[n/2] + values[(n-1)/2]) / 2
+		r.Fsync = append(r.Fsync, fsync)
+		for i := range r.Rows {
+			row := &r.Rows[i]
+			m, err := b.measure(ctx, row.testCase)
+			if ctx.Err() != nil {
+				return r, context.Cause(ctx) // any other error follows from it
+			}
+			if err != nil {
+				return r, fmt.Errorf("%v: %w", row.testCase, err)
+			}
+			row.Rounds = append(row.Rounds, m)
+			row.Median = median(row.Rounds)
+			fmt.Fprintf(b.progress, "round %d of %d: %v: %.0f requests/s, p99 %.1f ms, %.0f µs CPU; %.0f events read back\n",
+				round+1, b.rounds, row.testCase, m.Rate, m.P99, m.CPU, m.Proven)
 		}
 	}
-	for _, round := range rounds {
-		m.Proof.add(round.Proof)
-		m.Flood.add(round.Flood)
-	}
-	return m
-}
-
-func (p *proof) add(q proof) {
-	p.Accepted += q.Accepted
-	p.Stored += q.Stored
-	p.Missing += q.Missing
-	p.Doubled += q.Doubled
-	p.Foreign += q.Foreign
+	return r, nil
 }
 
 const (
-	// A warm-up has events for this rate, as far as they have no more than so
-	// many bytes of bodies to sign. If they run out, it just ends early.
+	// A warm-up has events for at most this rate, and for this many bytes of
+	// bodies a second: signing more takes too long. If they run out, it ends early.
 	warmupRate  = 50_000
 	warmupBytes = 256 << 20
 
-	// One measurement has that many events at least and at most; they take half
-	// a KiB of memory each.
-	leastEvents = 1_000
-	maxEvents   = 1_000_000
-
-	// margin is by how much a load may be faster than its warm-up before it
-	// runs out of events.
+	// margin is how much faster than its warm-up a load may be before it runs out
+	// of events.
 	margin = 1.5
 
-	// settleTries is how often an event that was not accepted is sent again.
-	settleTries = 10
+	// A load has at least and at most this many events of half a KiB of memory.
+	leastEvents, mostEvents = 1_000, 1_000_000
 )
 
-// measure runs one case once, on a system of its own, and proves the promise.
-func (b *bench) measure(ctx context.Context, c testCase) (m measurement, err error) {
-	t, err := parseTarget(c.Target)
+// eventsFor returns how many events a load gets at a rate.
+func eventsFor(rate float64, d time.Duration) int {
+	return min(max(int(rate*d.Seconds()), leastEvents), mostEvents)
+}
+
+// measure measures one case once, on a system of its own, and proves that the
+// stream holds what was answered 2xx.
+func (b *bench) measure(ctx context.Context, c testCase) (f figures, err error) {
+	s := newSource(newSecret(), c.Size)
+	dir, err := os.MkdirTemp(b.out, "data-")
 	if err != nil {
-		return m, err
-	}
-	s, err := newSource(newSecret(), c.Size)
-	if err != nil {
-		return m, err
-	}
-	dir, err := newDir(b.out)
-	if err != nil {
-		return m, err
+		return f, err
 	}
 	defer os.RemoveAll(dir)
-	sys, err := start(ctx, b.programs, t, dir, s)
-	if err != nil {
-		return m, err
-	}
-	defer func() { sys.stop() }() // whichever it is then
-
 	if c.Stored > 0 {
-		if err := prefill(ctx, sys, s, c.Stored); err != nil {
-			return m, err
+		if err := b.prefill(ctx, c, dir, s); err != nil {
+			return f, fmt.Errorf("storing events beforehand: %w", err)
 		}
-		sys.stop()
-		again, err := start(ctx, b.programs, t, dir, s)
-		if err != nil {
-			return m, err
-		}
-		sys = again
 	}
+	sys, err := b.start(ctx, c, dir, s.secret)
+	if err != nil {
+		return f, err
+	}
+	defer sys.stop()
+	defer context.AfterFunc(ctx, sys.stop)() // a sender that awaits a response does not watch ctx
 
-	// Whoever waits for an answer does not see ctx end; it sees the end of that.
-	defer context.AfterFunc(ctx, sys.stop)()
-
-	stopFlood, err := startFlood(ctx, sys, c, s)
+	stopForged := startForged(ctx, sys.address, c)
+	defer stopForged()
+	senders := sys.senders(c.Connections, sys.target.batch)
+	defer closeAll(senders)
+	l := load{senders: senders, batch: sys.target.batch, rate: c.Rate, duration: b.warmup}
+	guess := float64(min(warmupRate, warmupBytes/c.Size))
+	warm, err := sys.send(ctx, l, s, eventsFor(guess, b.warmup), c.Duplicates)
 	if err != nil {
-		return m, err
+		return f, err
 	}
-	defer stopFlood()
-	senders, closeSenders, err := sys.open(ctx, c.Connections, t.batch, time.Now().Add(b.warmup+b.duration+2*time.Minute))
-	if err != nil {
-		return m, err
-	}
-	defer closeSenders()
-	l := load{senders: senders, batch: t.batch, rate: c.Rate, duration: b.warmup}
-	warm, err := sys.send(ctx, l, s, max(2*t.batch, min(int(warmupRate*b.warmup.Seconds()), warmupBytes/c.Size)), c.Duplicates)
-	if err != nil {
-		return m, err
-	}
-	if len(warm.latencies) == 0 && c.Flood == "" { // which may well drown the rest
-		return m, errors.New("no event was accepted")
-	}
-	rate := float64(c.Rate)
-	if rate == 0 {
-		rate = float64(len(warm.latencies)) / warm.elapsed.Seconds()
-	}
-	wanted := max(2*t.batch, min(leastEvents, warmupBytes/c.Size), int(margin*rate*b.duration.Seconds()))
 	l.duration = b.duration
-	if m, err = sys.meter(ctx, l, s, wanted, c.Duplicates); err != nil {
-		return m, err
+	rate := max(warm.Rate, float64(c.Rate))
+	if f, err = sys.send(ctx, l, s, eventsFor(margin*rate, b.duration), c.Duplicates); err != nil {
+		return f, err
 	}
-	m.Flood = stopFlood()
-	if sys.stream == "" {
-		return m, nil
-	}
-	m.Proof, err = sys.settleAndProve(ctx, s.events)
-	return m, err
-}
-
-// send makes up to n events and sends them.
-func (sys *system) send(ctx context.Context, l load, s *source, n int, duplicates float64) (result, error) {
-	order, err := sys.prepare(s, n, duplicates)
-	if err != nil {
-		return result{}, err
-	}
-	r, err := l.run(ctx, order)
-	return r, errors.Join(err, sys.failed())
-}
-
-func (sys *system) prepare(s *source, n int, duplicates float64) ([]*event, error) {
-	events := s.next(min(n, maxEvents))
-	if sys.service != nil {
-		if err := s.signAll(events); err != nil {
-			return nil, err
+	f.Ready = sys.ready.Seconds()
+	if forged := stopForged(); c.Forged > 0 {
+		f.Forged = float64(forged.failures) / forged.elapsed.Seconds()
+		if n := len(forged.latencies); n > 0 {
+			return f, fmt.Errorf("%d forged requests were answered 2xx", n)
 		}
 	}
-	runtime.GC() // not while it is measured
-	return withResends(events, duplicates), nil
+	if sys.stream != "" {
+		f.Proven, err = sys.prove(ctx, s)
+	}
+	return f, err
 }
 
-// meter sends up to n events and measures what that costs.
-func (sys *system) meter(ctx context.Context, l load, s *source, n int, duplicates float64) (m measurement, err error) {
-	order, err := sys.prepare(s, n, duplicates)
+// prefill posts c.Stored small events to a system with its data in dir, which it
+// then stops, and adds them to the events of s.
+func (b *bench) prefill(ctx context.Context, c testCase, dir string, s *source) error {
+	const size, connections, part = 2 << 10, 256, 20_000
+	sys, err := b.start(ctx, c, dir, s.secret)
 	if err != nil {
-		return m, err
+		return err
 	}
+	defer sys.stop()
+	small := newSource(s.secret, size)
+	senders := sys.senders(connections, 1)
+	defer closeAll(senders)
+	l := load{senders: senders, batch: 1, duration: math.MaxInt64}
+	for left := c.Stored; left > 0; left -= part {
+		if _, err := sys.send(ctx, l, small, min(left, part), 0); err != nil {
+			return err
+		}
+	}
+	s.events = append(s.events, small.events...)
+	return sys.settle(ctx, small)
+}
+
+// send makes n events, signs them, sends them as l describes, and returns the
+// figures of that.
+func (sys *system) send(ctx context.Context, l load, s *source, n int, duplicates float64) (f figures, err error) {
+	events := s.next(n)
+	if sys.address != "" {
+		s.sign(sys.address, events)
+	}
+	order := withResends(events, duplicates)
+	runtime.GC() // rather than during the load
 	before, err := sys.usage()
 	if err != nil {
-		return m, err
+		return f, err
 	}
-	r, err := l.run(ctx, order)
-	if err = errors.Join(err, sys.failed()); err != nil {
-		return m, err
+	r := l.run(ctx, order)
+	for _, e := range events {
+		e.head = nil // is large, and settle signs anew
+	}
+	if len(r.latencies) == 0 {
+		err = errors.Join(errors.New("no event was accepted"), r.lastErr)
+	}
+	if err := errors.Join(ctx.Err(), sys.failed(), err); err != nil {
+		return f, err
 	}
 	after, err := sys.usage()
-	if err != nil {
-		return m, err
-	}
-	m = summarize(r)
-	each := func(used time.Duration) float64 {
-		if m.Requests == 0 {
-			return 0
-		}
-		return used.Seconds() * 1e6 / m.Requests
-	}
-	m.ServiceCPU = each(after.service - before.service)
-	m.BrokerCPU = each(after.brokers - before.brokers)
-	m.CPU = m.ServiceCPU + m.BrokerCPU
-	m.LoadCPU = each(after.bench - before.bench)
-	m.LoadShare = (after.bench - before.bench).Seconds() / r.elapsed.Seconds() / float64(runtime.NumCPU())
-	m.ServicePeak, m.BrokerPeak = float64(after.servicePeak), float64(after.brokersPeak)
-	m.LogRate = float64(after.log-before.log) / r.elapsed.Seconds()
-	m.Ready = sys.ready.Seconds()
-	return m, nil
+	return summarize(r, before, after), err
 }
 
-func summarize(r result) measurement {
-	slices.Sort(r.latencies)
+// A snapshot holds what service, brokers and bench have used so far.
+type snapshot struct{ service, brokers, bench usage }
+
+func (sys *system) usage() (s snapshot, err error) {
+	var err1, err2, err3 error
+	s.service, err1 = usageOf(sys.services...)
+	s.brokers, err2 = usageOf(sys.brokers...)
+	s.bench, err3 = usageOf(self)
+	return s, errors.Join(err1, err2, err3)
+}
+
+// summarize returns the figures of a load with at least one accepted event.
+func summarize(r result, before, after snapshot) figures {
 	ms := func(p float64) float64 { return percentile(r.latencies, p).Seconds() * 1e3 }
-	return measurement{
-		Requests: float64(len(r.latencies)),
+	requests, elapsed := float64(len(r.latencies)), r.elapsed.Seconds()
+	each := func(before, after usage) float64 { return (after.cpu - before.cpu) * 1e6 / requests }
+	f := figures{
+		Requests: requests,
 		Failures: float64(r.failures),
-		Rate:     float64(len(r.latencies)) / r.elapsed.Seconds(),
+		Rate:     requests / elapsed,
 		P50:      ms(50), P99: ms(99), P999: ms(99.9), Max: ms(100),
+		ServiceCPU:    each(before.service, after.service),
+		BrokerCPU:     each(before.brokers, after.brokers),
+		LoadCPU:       each(before.bench, after.bench),
+		LoadShare:     100 * (after.bench.cpu - before.bench.cpu) / elapsed / float64(runtime.NumCPU()),
+		ServiceMemory: after.service.memory,
+		BrokerMemory:  after.brokers.memory,
+		LogRate:       (after.service.log - before.service.log) / elapsed,
 	}
-}
-
-// settleAndProve sends what was not accepted again, as the real sender does,
-// and then compares with the stream.
-func (sys *system) settleAndProve(ctx context.Context, events []*event) (proof, error) {
-	senders, closeSenders, err := sys.open(ctx, 1, 1, time.Now().Add(time.Minute))
-	if err != nil {
-		return proof{}, err
-	}
-	defer closeSenders()
-	for _, e := range events {
-		if !e.sent.Load() || e.accepted.Load() {
-			continue
-		}
-		for try := 1; !e.accepted.Load(); try++ {
-			accepted, err := senders[0]([]*event{e})
-			e.accepted.Store(accepted)
-			if !accepted && try == settleTries {
-				return proof{}, errors.Join(fmt.Errorf("event %s was sent %d times more and is still not accepted", e.id, try), err, ctx.Err())
-			}
-			if !accepted && !sleepUntil(ctx, time.Now().Add(100*time.Millisecond)) {
-				return proof{}, ctx.Err()
-			}
-		}
-	}
-
-	js, closeConn, err := connect(sys.nats)
-	if err != nil {
-		return proof{}, err
-	}
-	defer closeConn()
-	stored, err := readIDs(ctx, js, sys.stream)
-	if err != nil {
-		return proof{}, err
-	}
-	p := prove(events, stored)
-	return p, p.err()
+	f.CPU = f.ServiceCPU + f.BrokerCPU
+	return f
 }

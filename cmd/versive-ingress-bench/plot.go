@@ -1,76 +1,59 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
-	"html"
-	"io"
+	"slices"
 )
 
-// Sizes of the plot, in pixels.
+// Lengths in the plot, in pixels.
 const (
-	labelWidth = 330
+	labelWidth = 400
 	panelWidth = 250
+	valueWidth = 70 // beside the longest bar
 	barHeight  = 16
 	lineHeight = 22
-	titleSpace = 50
+	top        = 50
 )
 
-var panels = []struct {
-	title, color string
-	figure       func(*measurement) *float64
-}{
-	{"requests/s", "#2f6fab", rate},
-	{"p99, ms", "#b5651d", p99},
-	{"CPU, µs a request", "#4b8b3b", cpu},
-}
-
-// writeSVG writes a bar for each row and figure, with a thin line from its
-// lowest to its highest round.
-func (r *report) writeSVG(w io.Writer) error {
-	height := titleSpace + lineHeight*len(r.Rows) + 10
-	width := labelWidth + len(panels)*panelWidth
-	out := &errWriter{w: w}
-	out.printf(`<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n", width, height)
-	out.printf(`<rect width="100%%" height="100%%" fill="white"/>` + "\n")
-	for i, row := range r.Rows {
-		label := fmt.Sprintf("%s, %s, %d conns", row.label(), kib(row.Size), row.Connections)
-		out.printf(`<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", labelWidth-10, titleSpace+i*lineHeight+13, html.EscapeString(label))
+// svg returns a plot with a panel for each of the compared figures and in it a bar
+// for each row: the median, with a line from the lowest to the highest round.
+func (r *report) svg() []byte {
+	rows := slices.DeleteFunc(slices.Clone(r.Rows), func(row row) bool { return len(row.Rounds) == 0 })
+	colors := []string{"#2f6fab", "#b5651d", "#4b8b3b"}
+	var out bytes.Buffer
+	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="12">`+"\n",
+		labelWidth+len(compared)*panelWidth, top+lineHeight*len(rows)+10)
+	fmt.Fprintln(&out, `<rect width="100%" height="100%" fill="white"/>`)
+	for i, row := range rows {
+		fmt.Fprintf(&out, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n",
+			labelWidth-10, top+i*lineHeight+13, row)
 	}
-	for p, panel := range panels {
+	for p, figure := range compared {
 		left := labelWidth + p*panelWidth
-		out.printf(`<text x="%d" y="%d" font-weight="bold">%s</text>`+"\n", left, titleSpace-15, html.EscapeString(panel.title))
-		largest := 0.0
-		for _, row := range r.Rows {
-			for i := range row.Rounds {
-				largest = max(largest, *panel.figure(&row.Rounds[i]))
-			}
+		fmt.Fprintf(&out, `<text x="%d" y="%d" font-weight="bold">%s</text>`+"\n", left, top-15, figure.title)
+		largest := 1e-9
+		for _, row := range rows {
+			largest = max(largest, slices.Max(row.values(figure)))
 		}
-		scale := func(v float64) float64 { return v / max(largest, 1e-9) * (panelWidth - 70) }
-		for i, row := range r.Rows {
-			top := titleSpace + i*lineHeight
-			v := *panel.figure(&row.Median)
-			out.printf(`<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", left, top, scale(v), barHeight, panel.color)
-			var values []float64
-			for n := range row.Rounds {
-				values = append(values, *panel.figure(&row.Rounds[n]))
-			}
-			low, high := extremes(values)
-			out.printf(`<path d="M%.1f %dH%.1f" stroke="black"/>`+"\n", float64(left)+scale(low), top+barHeight/2, float64(left)+scale(high))
-			out.printf(`<text x="%.1f" y="%d">%s</text>`+"\n", float64(left)+scale(high)+5, top+13, number(v))
+		x := func(v float64) float64 { return float64(left) + v/largest*(panelWidth-valueWidth) }
+		for i, row := range rows {
+			y, v, values := top+i*lineHeight, figure.of(row.Median), row.values(figure)
+			high := x(slices.Max(values))
+			fmt.Fprintf(&out, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`+"\n", left, y, x(v)-x(0), barHeight, colors[p])
+			fmt.Fprintf(&out, `<path d="M%.1f %dH%.1f" stroke="black"/>`+"\n", x(slices.Min(values)), y+barHeight/2, high)
+			fmt.Fprintf(&out, `<text x="%.1f" y="%d">%s</text>`+"\n", high+5, y+13, number(v))
 		}
 	}
-	out.printf("</svg>\n")
-	return out.err
+	fmt.Fprintln(&out, "</svg>")
+	return out.Bytes()
 }
 
-// errWriter remembers the first error of its writes.
-type errWriter struct {
-	w   io.Writer
-	err error
-}
-
-func (w *errWriter) printf(format string, args ...any) {
-	if w.err == nil {
-		_, w.err = fmt.Fprintf(w.w, format, args...)
+// values returns a figure of each round.
+func (r row) values(f figure) []float64 {
+	var values []float64
+	for _, round := range r.Rounds {
+		values = append(values, f.of(round))
 	}
+	return values
 }

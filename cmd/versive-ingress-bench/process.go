@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -9,27 +8,31 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/prometheus/procfs"
 )
 
-// stopTimeout is for how long a process may take to end by itself.
-const stopTimeout = 15 * time.Second
-
-// A process is a child of the bench, with a log file of its own.
+// A process is a child of the bench with a log file of its own.
 type process struct {
 	name string
+	pid  int
 	cmd  *exec.Cmd
 	log  string        // file
-	done chan struct{} // closed when it has ended, by its own goroutine
+	done chan struct{} // closed when the process has ended
 }
 
-// startProcess starts a program, in a process group of its own: Ctrl-C in a
-// terminal reaches the bench alone, which then ends its children in order. The
-// log goes to dir.
+// self stands for the bench where its usage is measured.
+var self = &process{pid: os.Getpid(), log: os.DevNull}
+
+// startProcess starts a program in a process group of its own: Ctrl-C in a
+// terminal then reaches the bench alone, which stops its children in order. The
+// log file is in dir.
 func startProcess(dir, name string, env []string, program string, args ...string) (*process, error) {
 	log, err := os.Create(filepath.Join(dir, name+".log"))
 	if err != nil {
@@ -37,37 +40,28 @@ func startProcess(dir, name string, env []string, program string, args ...string
 	}
 	defer log.Close() // the child has it
 	cmd := exec.Command(program, args...)
-	cmd.Env = append(cleanEnviron(), env...)
+	isSetting := func(entry string) bool { return strings.HasPrefix(entry, "INGRESS_") }
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), isSetting), env...)
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	if err := cmd.Start(); err != nil {
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
-	p := &process{name: name, cmd: cmd, log: log.Name(), done: make(chan struct{})}
+	p := &process{name: name, pid: cmd.Process.Pid, cmd: cmd, log: log.Name(), done: make(chan struct{})}
 	go func() {
-		_ = cmd.Wait() // its log says why it ended
+		_ = cmd.Wait() // failed reports it
 		close(p.done)
 	}()
 	return p, nil
 }
 
-// cleanEnviron is the environment without settings of an ingress.
-func cleanEnviron() []string {
-	var env []string
-	for _, entry := range os.Environ() {
-		if !strings.HasPrefix(entry, "INGRESS_") {
-			env = append(env, entry)
-		}
-	}
-	return env
-}
-
-// stop ends the process and returns when it has ended.
+// stop ends the process, by force after 15 s, and waits for its end. It may be
+// called concurrently.
 func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails if it has ended: fine
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
 	select {
 	case <-p.done:
-	case <-time.After(stopTimeout):
+	case <-time.After(15 * time.Second):
 		_ = p.cmd.Process.Kill()
 		<-p.done
 	}
@@ -77,71 +71,58 @@ func (p *process) stop() {
 func (p *process) failed() error {
 	select {
 	case <-p.done:
+		text, _ := os.ReadFile(p.log)
+		return fmt.Errorf("%s has ended: %v\n%s", p.name, p.cmd.ProcessState, text[max(0, len(text)-2000):])
 	default:
 		return nil
 	}
-	text, _ := os.ReadFile(p.log)
-	return fmt.Errorf("%s has ended: %v\n%s", p.name, p.cmd.ProcessState, text[max(0, len(text)-2000):])
 }
 
-// clockTick is the unit of the times in /proc/<pid>/stat: 1/100 s on every
-// Linux that Go runs on.
-const clockTick = 10 * time.Millisecond
+// A usage holds what processes have used so far.
+type usage struct {
+	cpu    float64 // seconds of processor time
+	memory float64 // peak of resident memory, in MiB
+	log    float64 // KiB of log
+}
 
-var errNoProc = errors.New("the bench measures by /proc: run it on Linux")
-
-// cpu returns the processor time that the process has used so far.
-func (p *process) cpu() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, errors.Join(p.failed(), errNoProc, err)
-	}
-	// The second field is the name, which may hold spaces; the numbers begin
-	// behind it with the third. utime and stime are the 14th and the 15th.
-	fields := bytes.Fields(text[bytes.LastIndexByte(text, ')')+1:])
-	var ticks int64
-	for _, field := range fields[14-3 : 16-3] {
-		n, err := strconv.ParseInt(string(field), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("reading /proc/%d/stat: %w", p.cmd.Process.Pid, err)
+func usageOf(processes ...*process) (sum usage, err error) {
+	for _, p := range processes {
+		proc, err1 := procfs.NewProc(p.pid)
+		stat, err2 := proc.Stat()
+		status, err3 := proc.NewStatus()
+		log, err4 := os.Stat(p.log)
+		if err := errors.Join(err1, err2, err3, err4); err != nil {
+			return sum, fmt.Errorf("reading /proc, which only Linux has: %w", err)
 		}
-		ticks += n
+		sum.cpu += stat.CPUTime()
+		sum.memory += float64(status.VmHWM) / (1 << 20)
+		sum.log += float64(log.Size()) / (1 << 10)
 	}
-	return time.Duration(ticks) * clockTick, nil
+	return sum, nil
 }
 
-// memory returns the most memory that the process has held so far, in bytes.
-func (p *process) memory() (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
-	if err != nil {
-		return 0, errors.Join(p.failed(), errNoProc, err)
-	}
-	_, rest, _ := bytes.Cut(text, []byte("VmHWM:"))
-	var kib int64
-	if _, err := fmt.Sscanf(string(rest), "%d kB", &kib); err != nil {
-		return 0, fmt.Errorf("reading /proc/%d/status: %w", p.cmd.Process.Pid, err)
-	}
-	return kib << 10, nil
-}
+// The ports of the children. They are below those that the system gives to
+// outgoing connections, one of which could otherwise take a port before the child
+// does.
+const firstPort, portCount = 32_000, 768
 
 var nextPort atomic.Uint32
 
 func init() { nextPort.Store(rand.Uint32N(portCount)) }
 
-// The ports of the children. They are below those that the system gives to
-// outgoing connections, or one of them could take it before the child does.
-const firstPort, portCount = 32_000, 768
-
-// freeAddress returns a loopback address that nobody listens on, another one
-// each time.
-func freeAddress() (string, error) {
-	var err error
-	for range 100 {
+// freeAddresses returns n distinct loopback addresses that nothing listens on,
+// different ones each time.
+func freeAddresses(n int) (addresses []string, err error) {
+	for range portCount {
 		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+int(nextPort.Add(1)%portCount)))
 		var listener net.Listener
-		if listener, err = net.Listen("tcp", address); err == nil {
-			return address, listener.Close()
+		if listener, err = net.Listen("tcp", address); err != nil {
+			continue
+		}
+		listener.Close()
+		if addresses = append(addresses, address); len(addresses) == n {
+			return addresses, nil
 		}
 	}
-	return "", fmt.Errorf("no free port: %w", err)
+	return nil, fmt.Errorf("no free ports: %w", err)
 }

@@ -4,277 +4,220 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// A system is what is measured: a service that takes webhooks, if there is
-// one, and the brokers behind it, if they are processes of their own.
+// A system is what is measured: a service that takes webhooks, if there is one,
+// and the brokers that it stores them in, if they are processes of their own.
 type system struct {
-	target  target
-	dir     string
-	service *process // nil: the bench itself publishes
-	brokers []*process
+	target   target
+	dir      string
+	services []*process // one; none if the bench itself publishes
+	brokers  []*process
 
-	address string // of the service
-	nats    string // URLs of a broker; "" where nothing is stored
-	stream  string
-	ready   time.Duration // from the service's start until it took webhooks
+	address string // of the service; "" if the bench itself publishes
+	nats    string // URLs of the brokers; "" if nothing is stored
+	js      jetstream.JetStream
+	stream  string        // of the events; "" if nothing is stored
+	ready   time.Duration // from the service's start until it was ready
 }
 
-// programs are the binaries that systems consist of.
-type programs struct {
-	bench   string // this program
-	ingress string
-}
-
-const (
-	naiveStream  = "NAIVE"
-	naiveSubject = "naive.events"
-	bareStream   = "BARE"
-
-	startTimeout = 2 * time.Minute // a stream of a million events has to be read
-)
-
-// start starts what t names, with its data in dir, and returns when it takes
-// events that s signs. A dir with data is taken over.
-func start(ctx context.Context, p programs, t target, dir string, s *source) (_ *system, err error) {
-	sys := &system{target: t, dir: dir}
+// start starts the system of a case with its data in dir, which may hold data
+// already, and returns when it is ready for events that secret signs.
+func (b *bench) start(ctx context.Context, c testCase, dir, secret string) (_ *system, err error) {
+	sys := &system{target: must(parseTarget(c.Target)), dir: dir}
 	defer func() {
 		if err != nil {
 			sys.stop()
 		}
 	}()
-	if err := sys.startBrokers(ctx, p.bench); err != nil {
+	if err := sys.startBrokers(ctx, b.self); err != nil {
 		return nil, err
 	}
-	if sys.address, err = freeAddress(); err != nil {
-		return nil, err
-	}
-	s.host = sys.address
-	started := time.Now()
-	switch t.handler {
-	case "plain":
-		sys.service, err = startProcess(dir, "plain", nil, p.bench, "plain", sys.address)
-	case "naive":
-		sys.stream = naiveStream
-		if err := sys.createStream(ctx, jetstream.StreamConfig{Subjects: []string{naiveSubject}}); err != nil {
-			return nil, err
-		}
-		sys.service, err = startProcess(dir, "naive", nil, p.bench, "naive", sys.address, s.secret, sys.nats)
+	switch sys.target.handler {
+	case "singles", "batches":
+		return sys, nil
 	case "ingress":
-		return sys, sys.startIngress(ctx, p.ingress, s.secret)
-	default: // the bench publishes
-		sys.stream = bareStream
-		return sys, sys.createStream(ctx, jetstream.StreamConfig{
-			Subjects:           []string{"bare.>"},
-			AllowAtomicPublish: t.batch > 1,
-		})
+		sys.stream = "VERSIVE"
 	}
-	if err != nil {
-		return nil, err
+	ingress := b.ingress[0]
+	if c.Other {
+		ingress = b.ingress[1]
 	}
-	err = sys.await(ctx, sys.service, func() error {
-		conn, err := net.Dial("tcp", sys.address)
-		if err == nil {
-			conn.Close()
-		}
-		return err
-	})
-	sys.ready = time.Since(started)
-	return sys, err
+	return sys, sys.startService(ctx, b.self, ingress, secret)
 }
 
-// startIngress starts the real program with its defaults, logging included.
-func (sys *system) startIngress(ctx context.Context, program, secret string) error {
-	sys.stream = "VERSIVE"
-	admin, err := freeAddress()
+// startService starts the HTTP service and awaits that it is ready.
+func (sys *system) startService(ctx context.Context, bench, ingress, secret string) error {
+	addresses, err := freeAddresses(3)
 	if err != nil {
 		return err
 	}
-	env := []string{
-		"INGRESS_LISTEN=" + sys.address,
-		"INGRESS_ADMIN_LISTEN=" + admin,
-		"INGRESS_SECRETS=" + secret,
-	}
-	if sys.target.broker == "embedded" {
-		listen, err := freeAddress()
-		if err != nil {
-			return err
+	admin, broker := addresses[1], addresses[2]
+	sys.address = addresses[0]
+	program, args, probe := bench, []string{sys.target.handler, sys.address, secret, sys.nats}, "http://"+sys.address
+	var env []string
+	if sys.target.handler == "ingress" {
+		program, args, probe = ingress, []string{"serve"}, "http://"+admin+"/readyz"
+		env = []string{"INGRESS_LISTEN=" + sys.address, "INGRESS_ADMIN_LISTEN=" + admin, "INGRESS_SECRETS=" + secret}
+		if sys.target.broker == "embedded" {
+			sys.nats = "nats://" + broker
+			env = append(env, "INGRESS_NATS_LISTEN="+broker, "INGRESS_DATA_DIR="+filepath.Join(sys.dir, "embedded"))
+		} else {
+			env = append(env, "INGRESS_NATS_URL="+sys.nats, "INGRESS_REPLICAS="+strconv.Itoa(len(sys.brokers)))
 		}
-		sys.nats = "nats://" + listen
-		env = append(env, "INGRESS_NATS_LISTEN="+listen, "INGRESS_DATA_DIR="+filepath.Join(sys.dir, "embedded"))
-	} else {
-		env = append(env, "INGRESS_NATS_URL="+sys.nats, "INGRESS_REPLICAS="+strconv.Itoa(len(sys.brokers)))
 	}
 	started := time.Now()
-	if sys.service, err = startProcess(sys.dir, "ingress", env, program, "serve"); err != nil {
+	p, err := startProcess(sys.dir, sys.target.handler, env, program, args...)
+	if err != nil {
 		return err
 	}
-	err = sys.await(ctx, sys.service, func() error {
-		answer, err := http.Get("http://" + admin + "/readyz")
+	sys.services = []*process{p}
+	err = await(ctx, p, func() error {
+		response, err := http.Get(probe)
 		if err != nil {
 			return err
 		}
-		defer answer.Body.Close()
-		if answer.StatusCode != http.StatusOK {
-			return errors.New("readyz: " + answer.Status)
+		defer response.Body.Close()
+		if response.StatusCode >= 500 { // a reference refuses a GET, which shows that it serves
+			return errors.New(response.Status)
 		}
 		return nil
 	})
 	sys.ready = time.Since(started)
+	if err == nil && sys.js == nil && sys.nats != "" {
+		sys.js, err = connect(sys.nats)
+	}
 	return err
 }
 
-// startBrokers starts one broker, or three as a cluster.
-func (sys *system) startBrokers(ctx context.Context, program string) error {
-	count := 1
-	switch sys.target.broker {
-	case "", "embedded":
+// startBrokers starts one broker, or three as a cluster, and awaits that they have
+// created the stream of the references: the defaults, on file, on all of them.
+func (sys *system) startBrokers(ctx context.Context, bench string) error {
+	kind := sys.target.broker
+	if kind == "" || kind == "embedded" {
 		return nil
-	case "cluster", "cluster-lazy":
+	}
+	count, sync := 1, "always"
+	if strings.HasPrefix(kind, "cluster") {
 		count = 3
 	}
-	dirs, clients, cluster := make([]string, count), make([]string, count), make([]string, count)
+	if strings.HasSuffix(kind, "lazy") {
+		sync = "2m" // the server's default
+	}
+	addresses, err := freeAddresses(2 * count)
+	if err != nil {
+		return err
+	}
+	clients, routes := addresses[:count], addresses[count:]
 	for n := range count {
-		dirs[n] = filepath.Join(sys.dir, "broker-"+strconv.Itoa(n+1))
-		var err1, err2 error
-		clients[n], err1 = freeAddress()
-		cluster[n], err2 = freeAddress()
-		if err := errors.Join(err1, err2); err != nil {
+		name := "broker-" + strconv.Itoa(n+1)
+		// max_payload is that of deploy/nats: room for a body of 8 MiB.
+		config := fmt.Sprintf("server_name: %s\nlisten: %q\nmax_payload: 9MB\njetstream { store_dir: %q, sync_interval: %q }\n",
+			name, clients[n], filepath.Join(sys.dir, name), sync)
+		if count > 1 {
+			config += fmt.Sprintf("cluster { name: bench, listen: %q, routes: [nats://%s] }\n", routes[n], strings.Join(routes, ", nats://"))
+		}
+		file := filepath.Join(sys.dir, name+".conf")
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 			return err
 		}
-	}
-	always := !strings.HasSuffix(sys.target.broker, "lazy")
-	for n, args := range brokerArgs(dirs, clients, cluster, always) {
-		p, err := startProcess(sys.dir, "broker-"+strconv.Itoa(n+1), nil, program, args...)
+		p, err := startProcess(sys.dir, name, nil, bench, "broker", file)
 		if err != nil {
 			return err
 		}
 		sys.brokers = append(sys.brokers, p)
 	}
 	sys.nats = "nats://" + strings.Join(clients, ",nats://")
-	return sys.await(ctx, sys.brokers[0], func() error {
-		js, closeConn, err := connect(sys.nats)
-		if err != nil {
-			return err
+	sys.stream = "BENCH"
+	return await(ctx, sys.brokers[0], func() (err error) {
+		if sys.js == nil {
+			if sys.js, err = connect(sys.nats); err != nil {
+				return err
+			}
 		}
-		defer closeConn()
-		_, err = js.AccountInfo(ctx) // on a cluster: there is a leader
+		_, err = sys.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+			Name: sys.stream, Subjects: []string{"bench.>"}, Replicas: count, AllowAtomicPublish: sys.target.batch > 1,
+		})
 		return err
 	})
 }
 
-// createStream creates the stream of a reference: the defaults, on file, on
-// all brokers.
-func (sys *system) createStream(ctx context.Context, config jetstream.StreamConfig) error {
-	js, closeConn, err := connect(sys.nats)
-	if err != nil {
-		return err
-	}
-	defer closeConn()
-	config.Name, config.Storage, config.Replicas = sys.stream, jetstream.FileStorage, len(sys.brokers)
-	return sys.await(ctx, sys.brokers[0], func() error {
-		_, err := js.CreateOrUpdateStream(ctx, config)
-		return err
-	})
-}
-
-// await polls until ready returns nil, p has ended or the time is over.
-func (sys *system) await(ctx context.Context, p *process, ready func() error) error {
-	ctx, cancel := context.WithTimeout(ctx, startTimeout)
-	defer cancel()
+// await retries do until it succeeds, p has ended, or two minutes have passed,
+// which is enough to recover a stream of a million events.
+func await(ctx context.Context, p *process, do func() error) error {
+	deadline := time.Now().Add(2 * time.Minute)
 	for {
-		err := ready()
+		err := do()
 		if err == nil {
 			return nil
 		}
 		if failed := p.failed(); failed != nil {
 			return failed
 		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%s is not ready: %w (last: %v)", p.name, context.Cause(ctx), err)
-		case <-time.After(5 * time.Millisecond):
+		if time.Now().After(deadline) || !sleepUntil(ctx, time.Now().Add(5*time.Millisecond)) {
+			return fmt.Errorf("%s is not ready: %w", p.name, errors.Join(ctx.Err(), err))
 		}
 	}
 }
 
-// services returns the service as a list, which may be empty.
-func (sys *system) services() []*process {
-	if sys.service == nil {
-		return nil
+func (sys *system) processes() []*process { return slices.Concat(sys.services, sys.brokers) }
+
+// failed returns an error if a process has ended.
+func (sys *system) failed() (err error) {
+	for _, p := range sys.processes() {
+		err = errors.Join(err, p.failed())
 	}
-	return []*process{sys.service}
+	return err
 }
 
-// failed returns an error if a process has ended that should not have.
-func (sys *system) failed() error {
-	for _, p := range append(sys.services(), sys.brokers...) {
-		if err := p.failed(); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// stop ends all processes. The data stays.
+// stop ends all processes. The data stays. It may be called concurrently.
 func (sys *system) stop() {
-	for _, p := range append(sys.services(), sys.brokers...) {
+	for _, p := range sys.processes() {
 		p.stop()
 	}
-}
-
-// A target names a system: a handler, and after a slash the broker behind it.
-type target struct {
-	handler string // ingress, naive, plain, singles or batches
-	broker  string // embedded, always, lazy, cluster, cluster-lazy; "" with plain
-	batch   int    // events in one publish
-}
-
-// targetNames tells people what there is.
-const targetNames = "ingress/embedded, {ingress,naive,singles,batches-N}/{always,lazy,cluster,cluster-lazy}, plain"
-
-func parseTarget(name string) (target, error) {
-	handler, broker, _ := strings.Cut(name, "/")
-	t := target{handler, broker, 1}
-	unknown := fmt.Errorf("target %q: want one of %s", name, targetNames)
-	if size, ok := strings.CutPrefix(handler, "batches-"); ok {
-		n, err := strconv.Atoi(size)
-		if err != nil || n < 2 || n > 1000 {
-			return target{}, unknown
-		}
-		t.handler, t.batch = "batches", n
+	if sys.js != nil {
+		sys.js.Conn().Close()
 	}
-	switch t.handler {
-	case "plain":
-		if broker == "" {
-			return t, nil
-		}
-	case "ingress", "naive", "singles", "batches":
-		switch broker {
-		case "embedded":
-			if handler == "ingress" {
-				return t, nil
-			}
-		case "always", "lazy", "cluster", "cluster-lazy":
-			return t, nil
-		}
-	}
-	return target{}, unknown
 }
 
-// newDir returns a new directory below parent for the data of one system.
-func newDir(parent string) (string, error) {
-	if err := os.MkdirAll(parent, 0o755); err != nil {
-		return "", err
+// senders returns n senders: HTTP connections to the service, or, without one,
+// publishers of batches. They share one connection, as in a service.
+func (sys *system) senders(n, batch int) []sender {
+	if sys.address != "" {
+		return posts(sys.address, n)
 	}
-	return os.MkdirTemp(parent, "data-")
+	return slices.Repeat([]sender{publisher{sys.js, batch}}, n)
 }
+
+// A publisher publishes events without a service.
+type publisher struct {
+	js    jetstream.JetStream
+	batch int // 1: no atomic batches
+}
+
+func (p publisher) send(events []*event) (accepted bool, err error) {
+	messages := make([]*nats.Msg, len(events))
+	for i, e := range events {
+		messages[i] = &nats.Msg{Subject: "bench." + e.id, Header: nats.Header{jetstream.MsgIDHeader: {e.id}}, Data: e.body}
+	}
+	if p.batch == 1 {
+		_, err = p.js.PublishMsg(context.Background(), messages[0]) // awaits the acknowledgement for 5 s
+	} else { // awaits the commit's acknowledgement; by default the first message's as well
+		flow := jetstreamext.BatchFlowControl{AckTimeout: 10 * time.Second}
+		_, err = jetstreamext.PublishMsgBatch(context.Background(), p.js, messages, flow)
+	}
+	return err == nil, err
+}
+
+func (p publisher) close() {} // the connection is the system's

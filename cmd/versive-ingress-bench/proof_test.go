@@ -1,0 +1,117 @@
+package main
+
+import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Each kind of error is planted in a real stream, and found.
+func TestProve(t *testing.T) {
+	t.Parallel()
+	js := newStream(t, 100*time.Millisecond) // the least that the server accepts
+	publish := func(id string) bool {
+		ack, err := js.Publish(t.Context(), "bench."+id, nil, jetstream.WithMsgID(id))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return !ack.Duplicate
+	}
+	expect := func(events []*event, want proof) {
+		t.Helper()
+		stored, err := readIDs(t.Context(), js, "BENCH")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := prove(events, stored); got != want {
+			t.Errorf("got %+v, want %+v", got, want)
+		}
+	}
+
+	events := newSource(newSecret(), 2<<10).next(100)
+	expect(events, proof{})
+	for _, e := range events[:98] {
+		e.accepted = true
+		publish(e.id)
+	}
+	expect(events, proof{accepted: 98, stored: 98})
+	publish(events[98].id)
+	expect(events, proof{accepted: 98, stored: 99, foreign: 1})
+	events[98].accepted, events[99].accepted = true, true
+	expect(events, proof{accepted: 100, stored: 99, missing: 1})
+	for deadline := time.Now().Add(testTimeout); !publish(events[0].id); {
+		if time.Now().After(deadline) {
+			t.Fatal("the duplicate window does not end")
+		}
+	}
+	expect(events, proof{accepted: 100, stored: 100, missing: 1, doubled: 1})
+
+	if _, err := readIDs(t.Context(), js, "OTHER"); err == nil {
+		t.Error("no error for a stream that does not exist")
+	}
+}
+
+// A service that accepts what it does not store is found out. One that stores
+// without accepting, or fails now and then, gets events again as from the real
+// sender, until both sides agree.
+func TestSettleAndProve(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer func(n int64) (stores bool, status int) // to the nth request
+		err    string                                  // none if empty
+	}{
+		"honest":                  {func(int64) (bool, int) { return true, 204 }, ""},
+		"accepted and not stored": {func(n int64) (bool, int) { return n%50 != 0, 204 }, "missing"},
+		"failed and not stored": {func(n int64) (bool, int) {
+			if n%10 == 0 {
+				return false, 503
+			}
+			return true, 204
+		}, ""},
+		"failed but stored": {func(n int64) (bool, int) {
+			if n%10 == 0 {
+				return true, 503
+			}
+			return true, 204
+		}, ""},
+		"rejects the last": {func(n int64) (bool, int) {
+			if n >= 1000 {
+				return false, 401
+			}
+			return true, 204
+		}, "still not accepted"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			js := newStream(t, 0)
+			var n atomic.Int64
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				stores, status := c.answer(n.Add(1))
+				if stores {
+					id := r.Header.Get("svix-id")
+					if _, err := js.Publish(r.Context(), "bench."+id, nil, jetstream.WithMsgID(id)); err != nil {
+						t.Error(err)
+					}
+				}
+				w.WriteHeader(status)
+			}))
+			defer server.Close()
+			sys := &system{address: server.Listener.Addr().String(), js: js, stream: "BENCH"}
+			s := newSource(newSecret(), 2<<10)
+			senders := sys.senders(4, 1)
+			defer closeAll(senders)
+			if _, err := sys.send(t.Context(), load{senders: senders, batch: 1, duration: testTimeout}, s, 1000, 0); err != nil {
+				t.Fatal(err)
+			}
+			accepted, err := sys.prove(t.Context(), s)
+			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) || err == nil && accepted != 1000 {
+				t.Errorf("%v accepted, %v; want 1000 or an error with %q", accepted, err, c.err)
+			}
+		})
+	}
+}
