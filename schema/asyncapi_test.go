@@ -51,7 +51,7 @@ type ref struct {
 func readAsyncAPI(t *testing.T) asyncAPI {
 	t.Helper()
 	var document asyncAPI
-	if err := json.Unmarshal(schema.AsyncAPI, &document); err != nil {
+	if err := json.Unmarshal(readFile(t, "asyncapi.json"), &document); err != nil {
 		t.Fatal(err)
 	}
 	return document
@@ -65,7 +65,7 @@ func asyncAPISchema(t *testing.T, pointer string) *jsonschema.Schema {
 	compiler := jsonschema.NewCompiler()
 	compiler.DefaultDraft(jsonschema.Draft7)
 	compiler.AssertFormat()
-	for name, text := range map[string][]byte{"asyncapi.json": schema.AsyncAPI, "interview.completed.v1.json": schema.JSONSchema} {
+	for name, text := range map[string][]byte{"asyncapi.json": readFile(t, "asyncapi.json"), "interview.completed.v1.json": readFile(t, schemaFile)} {
 		document, err := jsonschema.UnmarshalJSON(bytes.NewReader(text))
 		if err != nil {
 			t.Fatal(err)
@@ -81,8 +81,9 @@ func asyncAPISchema(t *testing.T, pointer string) *jsonschema.Schema {
 	return compiled
 }
 
-// asStored returns a message's headers as a broker has them: with those that
-// the publisher adds, expecting the subject's last sequence.
+// asStored returns a message's headers as the broker stores them: with those
+// that the publisher adds. The sequence is the one that the publisher expects to
+// be the subject's last.
 func asStored(m schema.Message, sequence string) map[string]any {
 	header := map[string]any{"Nats-Msg-Id": m.ID, "Nats-Expected-Last-Subject-Sequence": sequence}
 	for name, values := range m.Header {
@@ -91,8 +92,8 @@ func asStored(m schema.Message, sequence string) map[string]any {
 	return header
 }
 
-// asyncAPIExamples makes each kind of message from the body as the code makes
-// it, by its name in the document.
+// asyncAPIExamples returns each kind of message that the package makes of a
+// body, by the message's name in the document.
 func asyncAPIExamples(t *testing.T, body []byte) map[string]schema.Message {
 	t.Helper()
 	event := normalize(t, body)
@@ -118,9 +119,9 @@ func asyncAPIExamples(t *testing.T, body []byte) map[string]schema.Message {
 	return made
 }
 
-// TestAsyncAPI holds the document to messages that the code makes: their
-// headers are described, all of them and no others, and each message is what
-// one description says, and one only.
+// TestAsyncAPI compares the document with messages that the package makes: the
+// document describes their headers and no others, and each message matches
+// exactly one description.
 func TestAsyncAPI(t *testing.T) {
 	document := readAsyncAPI(t)
 	if document.AsyncAPI != "3.0.0" {
@@ -140,7 +141,7 @@ func TestAsyncAPI(t *testing.T) {
 		for want, message := range asyncAPIExamples(t, body) {
 			t.Run(name+"/"+want, func(t *testing.T) {
 				header := asStored(message, "0")
-				var data any = "" // how the document has no data
+				var data any = "" // the document's form of no data
 				if len(message.Data) > 0 {
 					var err error
 					if data, err = jsonschema.UnmarshalJSON(bytes.NewReader(message.Data)); err != nil {
@@ -181,7 +182,7 @@ func TestAsyncAPI(t *testing.T) {
 	}
 }
 
-// sameChannel returns the messages of the channel that the message is in.
+// sameChannel returns the messages of the channel that a message belongs to.
 func sameChannel(document asyncAPI, message string) map[string]ref {
 	for _, channel := range document.Channels {
 		if _, ok := channel.Messages[message]; ok {
@@ -191,7 +192,8 @@ func sameChannel(document asyncAPI, message string) map[string]ref {
 	return nil
 }
 
-// TestAsyncAPIRefuses shows that the descriptions of headers can fail.
+// TestAsyncAPIRefuses checks that the descriptions refuse headers that no
+// message has.
 func TestAsyncAPIRefuses(t *testing.T) {
 	event := normalize(t, readFile(t, "testdata/golden/2-types-and-members/documented.json"))
 	validate := asyncAPISchema(t, "/components/messages/InterviewCompleted/headers").Validate
@@ -219,8 +221,8 @@ func TestAsyncAPIRefuses(t *testing.T) {
 	}
 }
 
-// TestAsyncAPIExamples compares the examples with what the code makes of the
-// vendor's documented sample.
+// TestAsyncAPIExamples compares the examples with the messages that the package
+// makes of the vendor's documented sample.
 func TestAsyncAPIExamples(t *testing.T) {
 	document := readAsyncAPI(t)
 	made := asyncAPIExamples(t, readFile(t, "testdata/golden/2-types-and-members/documented.json"))
@@ -230,7 +232,7 @@ func TestAsyncAPIExamples(t *testing.T) {
 	for name, described := range document.Components.Messages {
 		want := made[name]
 		sequence := "0"
-		if strings.HasPrefix(want.ID, "erased:") { // expects the copy
+		if strings.HasPrefix(want.ID, "erased:") { // a tombstone expects its copy
 			sequence = "1"
 		}
 		if len(described.Examples) != 1 {
@@ -276,17 +278,17 @@ func TestAsyncAPIAddresses(t *testing.T) {
 		}
 		for message := range channel.Messages {
 			if got := made[message].Subject("versive"); got != subject {
-				t.Errorf("%s: %s is under %s, and the address says %s", name, message, got, subject)
+				t.Errorf("%s: %s has the subject %s, and the address is %s", name, message, got, subject)
 			}
 		}
 	}
 }
 
-// TestAsyncAPIReferences: every reference leads somewhere, within the document
-// or to the file of the JSON Schema, and nothing is left that none leads to.
+// TestAsyncAPIReferences: every reference has a target, in the document or in
+// the file of the JSON Schema, and every component is referred to.
 func TestAsyncAPIReferences(t *testing.T) {
 	var document any
-	if err := json.Unmarshal(schema.AsyncAPI, &document); err != nil {
+	if err := json.Unmarshal(readFile(t, "asyncapi.json"), &document); err != nil {
 		t.Fatal(err)
 	}
 	used := make(map[string]bool)
@@ -310,7 +312,7 @@ func TestAsyncAPIReferences(t *testing.T) {
 	for target := range used {
 		pointer, local := strings.CutPrefix(target, "#/")
 		if !local {
-			if text := readFile(t, target); !bytes.Equal(text, schema.JSONSchema) {
+			if text := readFile(t, target); !bytes.Equal(text, readFile(t, schemaFile)) {
 				t.Errorf("%s is not the JSON Schema", target)
 			}
 			continue

@@ -13,8 +13,8 @@ func BenchmarkNormalize(b *testing.B) {
 	benchmarkNormalize(b, conversation(`{"role":"assistant","content":"`+strings.Repeat("Thanks, go on. ", 11)+`"}`, 40))
 }
 
-// BenchmarkNormalizeSparse is a hostile one: turns without members cost the
-// most for each byte that was sent.
+// BenchmarkNormalizeSparse is a hostile case: turns without members cost the
+// most for each byte of the body.
 func BenchmarkNormalizeSparse(b *testing.B) {
 	benchmarkNormalize(b, conversation(`{}`, 2_700))
 }

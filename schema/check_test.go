@@ -9,11 +9,11 @@ import (
 	"time"
 )
 
-// This file states the rules of the canonical form a second time, with another
-// JSON library and without an eye to speed, so that the fuzzer can compare.
+// This file implements the rules of the canonical form a second time, with
+// another JSON library and without regard to speed, for the fuzzer to compare.
 
-// A rule says whether out may be written for in, which is nil where a member is
-// absent.
+// A rule reports whether out is the canonical form of in. It is nil for a member
+// that is absent.
 type rule func(t *testing.T, in, out json.RawMessage) bool
 
 type rules []struct {
@@ -59,8 +59,8 @@ var studyRules = rules{
 	{"created_at", timestamp},
 }
 
-// object checks the known members by their rules, that the unknown ones have
-// kept their bytes, and the order of all of them.
+// object checks the known members by their rules, that the unknown members have
+// kept their bytes, and the order of all members.
 func (rs rules) object(t *testing.T, in, out json.RawMessage) bool {
 	t.Helper()
 	inNames, inValues := members(t, in)
@@ -86,15 +86,15 @@ func (rs rules) object(t *testing.T, in, out json.RawMessage) bool {
 	if !slices.Equal(want, outNames) {
 		t.Errorf("members are %q, want %q", outNames, want)
 	}
-	return true // what is wrong has been said where it is
+	return true // problems were reported where they are
 }
 
 func same(_ *testing.T, in, out json.RawMessage) bool {
 	return in != nil && bytes.Equal(in, out)
 }
 
-// orDefault is the rule of a member that may be absent. Only where null is the
-// default does an empty text count as absent, or both come to the same.
+// orDefault is the rule of a member that may be absent. An empty text counts as
+// absent if the default is null; if it is "", both have the same result.
 func orDefault(value string) rule {
 	return func(t *testing.T, in, out json.RawMessage) bool {
 		if isAbsent(in) {
@@ -144,8 +144,8 @@ func isAbsent(value json.RawMessage) bool {
 	return value == nil || string(value) == "null" || string(value) == `""`
 }
 
-// members returns an object's names in their order, and its values as they
-// stand.
+// members returns an object's names in their order, and the bytes of its
+// values.
 func members(t *testing.T, object json.RawMessage) ([]string, map[string]json.RawMessage) {
 	t.Helper()
 	dec := json.NewDecoder(bytes.NewReader(object))

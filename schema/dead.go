@@ -6,7 +6,8 @@ import (
 	"strings"
 )
 
-// Headers of a dead letter, beside those of the event and [HeaderReason].
+// Headers of a dead letter, in addition to those of the event and
+// [HeaderReason].
 const (
 	HeaderDeadSubject    = "Ingress-Dead-Subject"    // the event's own subject
 	HeaderDeadSequence   = "Ingress-Dead-Sequence"   // its sequence in the event stream
@@ -17,7 +18,7 @@ const (
 // all headers of a message share 64 KiB.
 const maxDeadReason = 1 << 10
 
-// Dead says which event a consumer has given up on, and why.
+// Dead describes the event that a consumer has given up on, and the reason.
 type Dead struct {
 	Consumer   string // the durable consumer's name
 	Reason     string // cut after 1 KiB; must not hold content of an interview
@@ -27,15 +28,17 @@ type Dead struct {
 	Deliveries uint64
 }
 
-// DeadLetter makes the message that keeps an event which a consumer has given
-// up on, with the event's own header and data, so that [Decode] reads it. Its
-// ID names the consumer as well, for several may give up on one event, and the
-// sequence, for one may give up on an event and on its tombstone. The message
-// aliases data.
+// DeadLetter returns the message that keeps an event that a consumer has given
+// up on. It has the event's own header, without the broker's, so that [Decode]
+// reads it, and its Data is data itself.
+//
+// Its ID names the consumer too, because several may give up on one event, and
+// the sequence, because one consumer may give up on an event and then on its
+// tombstone.
 func DeadLetter(d Dead, header map[string][]string, data []byte) Message {
 	kept := maps.Clone(header)
 	maps.DeleteFunc(kept, func(name string, _ []string) bool {
-		return strings.HasPrefix(name, "Nats-") // commands to a broker, or notes of one
+		return strings.HasPrefix(name, "Nats-") // commands to a broker, or its annotations
 	})
 	if kept == nil {
 		kept = make(map[string][]string)
@@ -48,10 +51,8 @@ func DeadLetter(d Dead, header map[string][]string, data []byte) Message {
 	return Message{Kind: KindDead, ID: tokens + ":" + strconv.FormatUint(d.Sequence, 10), Header: kept, Data: data, tokens: tokens}
 }
 
-// DecodeReason returns the reason that a header of a dead letter gives.
+// DecodeReason returns the reason in the header of a dead letter, or "" if
+// there is none.
 func DecodeReason(header map[string][]string) string {
-	if values := header[HeaderReason]; len(values) > 0 {
-		return decodeHeader(values[0])
-	}
-	return ""
+	return decodeHeader(first(header, HeaderReason))
 }

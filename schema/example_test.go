@@ -25,7 +25,7 @@ func ExampleNormalize() {
 	// {"event_type":"interview.completed","interview":{"id":"3fa85f64","title":"","status":"","is_mock":false,"is_archived":false,"created_at":null,"started_at":null,"ended_at":"2024-01-01T00:09:41.5Z","type":"","metadata":{},"active_time":null,"recording_url":null,"transcript":"","parsed_conversation_json":[],"vid":null,"language":"en"},"study":{"id":"study_123","title":"","metadata":{},"type":"","mode":"","created_at":null}}
 }
 
-// What is authentic but not understood is kept raw.
+// A body that is authentic but cannot be normalized is kept raw.
 func ExampleQuarantine() {
 	body := []byte(`{"event_type": "interview.started"}`)
 	_, err := schema.Normalize("msg_1", body)
@@ -58,12 +58,16 @@ func ExampleDecode() {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println(event.ID, event.Type, event.Study.Title)
-	fmt.Println(event.Interview.ActiveTime.Float64(), event.Interview.EndedAt.IsZero())
-	for _, turn := range event.Interview.Conversation {
+	completed, err := schema.DecodeAs[schema.InterviewCompleted](event)
+	if err != nil {
+		panic(err)
+	}
+	fmt.Println(event.ID, event.Type, completed.Study.Title)
+	fmt.Println(completed.Interview.ActiveTime.Float64(), completed.Interview.EndedAt.IsZero())
+	for _, turn := range completed.Interview.Conversation {
 		fmt.Println(turn.Role+":", turn.Content)
 	}
-	fmt.Println(event.Interview.Unknown)
+	fmt.Println(completed.Interview.Unknown)
 	// Output:
 	// msg_1 interview.completed My Study
 	// 569 true

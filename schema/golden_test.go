@@ -19,8 +19,8 @@ import (
 var update = flag.Bool("update", false, "rewrite the .golden files")
 
 // TestGolden normalizes testdata/golden/<rule>/<case>.json, whose bytes are the
-// body, and compares what is stored, or why the body is refused, with
-// <case>.golden. The folders are the rules by which an event is made.
+// body, and compares the message or the error with <case>.golden. The folders
+// are the rules of normalization.
 func TestGolden(t *testing.T) {
 	for _, path := range goldenInputs(t) {
 		t.Run(caseName(path), func(t *testing.T) {
@@ -39,8 +39,8 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestGoldenHasNoStrays keeps a misnamed or orphaned file from passing for a
-// test.
+// TestGoldenHasNoStrays finds files that are misnamed, and so belong to no
+// case.
 func TestGoldenHasNoStrays(t *testing.T) {
 	known := map[string]bool{}
 	for _, path := range goldenInputs(t) {
@@ -54,8 +54,8 @@ func TestGoldenHasNoStrays(t *testing.T) {
 	}
 }
 
-// TestGoldenIsCanonical says of every accepted case what is true of all of
-// them.
+// TestGoldenIsCanonical checks each accepted case for what holds for all
+// events.
 func TestGoldenIsCanonical(t *testing.T) {
 	validate := jsonSchema(t)
 	for _, path := range accepted(t) {
@@ -78,7 +78,7 @@ func TestGoldenIsCanonical(t *testing.T) {
 	}
 }
 
-// TestNormalizeKeepsNothingOfTheBody writes over the body once it is
+// TestNormalizeKeepsNothingOfTheBody overwrites the body after it was
 // normalized, as a server that reuses its buffers does.
 func TestNormalizeKeepsNothingOfTheBody(t *testing.T) {
 	for _, path := range accepted(t) {
@@ -94,7 +94,7 @@ func TestNormalizeKeepsNothingOfTheBody(t *testing.T) {
 	}
 }
 
-// render writes a message, or an error, as a .golden file shows it.
+// render returns a message or an error in the form of a .golden file.
 func render(t *testing.T, m schema.Message, err error) string {
 	t.Helper()
 	if err != nil {

@@ -1,10 +1,6 @@
 package schema
 
-import (
-	"net/url"
-
-	"github.com/go-json-experiment/json/jsontext"
-)
+import "net/url"
 
 // CloudEvents 1.0 attributes, as headers of a message in binary mode. The
 // names are case-sensitive.
@@ -21,37 +17,35 @@ const (
 
 const (
 	typePrefix   = "com.getversive."
-	sourcePrefix = "https://getversive.com/studies/"
+	sourcePrefix = "https://getversive.com/"
 )
 
-// SchemaURN names version 1 of the canonical event, in the ce-dataschema
-// header and as the $id of [JSONSchema].
-const SchemaURN = "urn:versive-ingress:interview.completed:1"
-
-// HeaderOriginalID keeps the svix-id of an event that was published again
-// under a message id of its own.
+// HeaderOriginalID names the header that keeps the svix-id of an event that
+// was published again under a message id of its own.
 const HeaderOriginalID = "Ingress-Original-Id"
 
-// cloudEvent returns the headers of an event. endedAt is a canonical
-// timestamp or null.
-func cloudEvent(s Subject, endedAt jsontext.Value) map[string][]string {
-	header := map[string][]string{
-		headerSpecVersion:     {"1.0"},
-		headerID:              {encodeHeader(s.ID)},
-		headerType:            {typePrefix + s.Type},
-		headerSource:          {sourcePrefix + url.PathEscape(s.StudyID)},
-		headerSubject:         {encodeHeader(s.InterviewID)},
-		headerDataContentType: {"application/json"},
-		headerDataSchema:      {SchemaURN},
+// newHeader returns a header of pairs of a name and a value, without the pairs
+// whose value is "".
+func newHeader(pairs ...string) map[string][]string {
+	h := make(map[string][]string, len(pairs)/2)
+	for i := 0; i < len(pairs); i += 2 {
+		if pairs[i+1] != "" {
+			h[pairs[i]] = pairs[i+1 : i+2 : i+2]
+		}
 	}
-	if endedAt.Kind() == '"' {
-		header[headerTime] = []string{unquote(endedAt)}
+	return h
+}
+
+// source returns the ce-source of what a subject names: the study's URI.
+func (s Subject) source() string {
+	if s.StudyID == "" {
+		return sourcePrefix
 	}
-	return header
+	return sourcePrefix + "studies/" + url.PathEscape(s.StudyID)
 }
 
 // encodeHeader percent-encodes a header value by the rule of CloudEvents'
-// HTTP binding (section 3.1.3.2): everything but printable ASCII, and space,
+// HTTP binding (section 3.1.3.2): all bytes but printable ASCII, and space,
 // double quote and percent.
 func encodeHeader(value string) string {
 	var b []byte
@@ -71,10 +65,19 @@ func encodeHeader(value string) string {
 	return string(b)
 }
 
-// decodeHeader is the inverse of [encodeHeader].
+// decodeHeader is the inverse of [encodeHeader]. A value that is not
+// percent-encoded is returned as it is.
 func decodeHeader(value string) string {
 	if s, err := url.PathUnescape(value); err == nil {
 		return s
 	}
 	return value
+}
+
+// first returns the first value of a header, or "".
+func first(header map[string][]string, name string) string {
+	if values := header[name]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
 }

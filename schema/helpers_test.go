@@ -12,7 +12,13 @@ import (
 	"versive-ingress/schema"
 )
 
-// svixID is the id under which the tests normalize.
+// schemaFile and schemaURN are those of interview.completed, version 1.
+const (
+	schemaFile = "interview.completed.v1.json"
+	schemaURN  = "urn:versive-ingress:interview.completed:1"
+)
+
+// svixID is the svix-id of the tests' webhooks.
 const svixID = "msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa"
 
 // body returns the smallest body that is accepted, with more members for the
@@ -28,7 +34,7 @@ func conversation(turn string, n int) []byte {
 	return body("", `,"parsed_conversation_json":[`+turns+`]`, "")
 }
 
-// normalize is for bodies that must be accepted.
+// normalize normalizes a body that must be accepted.
 func normalize(tb testing.TB, body []byte) schema.Message {
 	tb.Helper()
 	message, err := schema.Normalize(svixID, body)
@@ -38,7 +44,7 @@ func normalize(tb testing.TB, body []byte) schema.Message {
 	return message
 }
 
-// refusal returns an error of Normalize as what it always is.
+// refusal returns an error of Normalize as an *Error, which it must be.
 func refusal(tb testing.TB, err error) *schema.Error {
 	tb.Helper()
 	e, ok := errors.AsType[*schema.Error](err)
@@ -48,20 +54,20 @@ func refusal(tb testing.TB, err error) *schema.Error {
 	return e
 }
 
-// jsonSchema compiles the published schema and returns a function that
-// validates a document.
+// jsonSchema compiles the JSON Schema and returns a function that validates a
+// document.
 func jsonSchema(tb testing.TB) func(data []byte) error {
 	tb.Helper()
-	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(schema.JSONSchema))
+	document, err := jsonschema.UnmarshalJSON(bytes.NewReader(readFile(tb, schemaFile)))
 	if err != nil {
 		tb.Fatal(err)
 	}
 	compiler := jsonschema.NewCompiler()
 	compiler.AssertFormat()
-	if err := compiler.AddResource(schema.SchemaURN, document); err != nil {
+	if err := compiler.AddResource(schemaURN, document); err != nil {
 		tb.Fatal(err)
 	}
-	compiled, err := compiler.Compile(schema.SchemaURN)
+	compiled, err := compiler.Compile(schemaURN)
 	if err != nil {
 		tb.Fatal(err)
 	}

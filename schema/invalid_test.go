@@ -10,8 +10,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// samples holds a value of every JSON type, with a word in it that no error
-// may repeat.
+// samples holds a value of each JSON type. No error may repeat the word
+// "confidential".
 var samples = map[string]string{
 	"null":      `null`,
 	"a boolean": `true`,
@@ -21,9 +21,9 @@ var samples = map[string]string{
 	"an object": `{"confidential":1}`,
 }
 
-// TestWrongTypes gives every known member a value of every JSON type.
+// TestWrongTypes sets each known member to a value of each JSON type.
 func TestWrongTypes(t *testing.T) {
-	members := map[string]string{ // the one type that is accepted beside null
+	members := map[string]string{ // the only type that is accepted except null
 		"/event_type":                                   "a string",
 		"/interview":                                    "an object",
 		"/interview/id":                                 "a string",
@@ -64,7 +64,7 @@ func TestWrongTypes(t *testing.T) {
 	}
 }
 
-// TestWrongTurns does the same with the elements of the conversation.
+// TestWrongTurns does the same to an element of the conversation.
 func TestWrongTurns(t *testing.T) {
 	for got, sample := range samples {
 		if got == "an object" {
@@ -75,7 +75,8 @@ func TestWrongTurns(t *testing.T) {
 	}
 }
 
-// TestErrorsNameNoContent looks into the error of every body that is refused.
+// TestErrorsNameNoContent checks the errors of all golden bodies that are
+// refused.
 func TestErrorsNameNoContent(t *testing.T) {
 	for _, path := range goldenInputs(t) {
 		if _, err := schema.Normalize(svixID, readFile(t, path)); err != nil {
@@ -84,7 +85,7 @@ func TestErrorsNameNoContent(t *testing.T) {
 	}
 }
 
-// TestErrorText fixes the three ways in which an error is shown.
+// TestErrorText checks the three texts of an error.
 func TestErrorText(t *testing.T) {
 	_, err := schema.Normalize(svixID, body("", `,"vid":7`, ""))
 	e := refusal(t, err)
@@ -100,7 +101,7 @@ func TestErrorText(t *testing.T) {
 	}
 }
 
-// vocabulary is everything that an error may say.
+// vocabulary matches every description that an error may have.
 var vocabulary = regexp.MustCompile(`^(` + strings.Join([]string{
 	`body is (empty|(null|a boolean|a number|a string|an array), want an object)`,
 	`body (is not valid JSON|has a duplicate member name|ends in the middle of the JSON object) \(byte [0-9]+\)`,
@@ -131,7 +132,7 @@ func checkRefusal(t *testing.T, err error, reason schema.Reason, description str
 	checkVocabulary(t, e)
 }
 
-// replace returns the documented body with another value at pointer.
+// replace returns the documented body with another value at a JSON Pointer.
 func replace(t *testing.T, pointer, value string) []byte {
 	t.Helper()
 	var document any
@@ -145,7 +146,7 @@ func replace(t *testing.T, pointer, value string) []byte {
 	return data
 }
 
-// with returns a tree with another leaf at path.
+// with returns a tree in which the value at path is leaf.
 func with(tree any, path []string, leaf json.RawMessage) any {
 	if len(path) == 0 {
 		return leaf

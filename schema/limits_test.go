@@ -13,7 +13,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// TestNesting accepts 10,000 levels and not one more, whatever is nested.
+// TestNesting: 10,000 levels are accepted and 10,001 are not, of arrays and of
+// objects.
 func TestNesting(t *testing.T) {
 	const inInterview = 2 // the levels around a member of the interview
 	nested := func(opening, closing string, levels int) []byte {
@@ -32,7 +33,7 @@ func TestNesting(t *testing.T) {
 	}
 }
 
-// TestNestingWithoutEnd is what a hostile sender would rather send.
+// TestNestingWithoutEnd: deep nesting is refused without exhausting the stack.
 func TestNestingWithoutEnd(t *testing.T) {
 	for _, opening := range []string{"[", `{"x":`, `{"interview":`, `{"interview":{"parsed_conversation_json":[`} {
 		_, err := schema.Normalize(svixID, []byte(strings.Repeat(opening, 1<<20)))
@@ -42,7 +43,7 @@ func TestNestingWithoutEnd(t *testing.T) {
 	}
 }
 
-// TestGrowth looks for the first number of turns that lack too much.
+// TestGrowth finds the smallest number of empty turns that is refused.
 func TestGrowth(t *testing.T) {
 	refused := func(n int) bool {
 		_, err := schema.Normalize(svixID, conversation(`{}`, n))
@@ -59,15 +60,15 @@ func TestGrowth(t *testing.T) {
 	const problem = " lacks so many members that its canonical form is over 65536 bytes longer"
 	_, err := schema.Normalize(svixID, conversation(`{}`, first))
 	checkRefusal(t, err, schema.Invalid, "body"+problem)
-	// More of them are refused before the rest of the body is written.
+	// Larger numbers are refused before the rest of the body is written.
 	for _, n := range []int{first + 100, 2 * first, 10 * first, 100 * first} {
 		_, err = schema.Normalize(svixID, conversation(`{}`, n))
 		checkRefusal(t, err, schema.Invalid, "/interview/parsed_conversation_json"+problem)
 	}
 }
 
-// TestGrowthIsTheLeastOfProblems: what else is wrong with a body that would
-// grow too much decides.
+// TestGrowthIsTheLeastOfProblems: if a body that would grow too much has another
+// problem, the other one is reported.
 func TestGrowthIsTheLeastOfProblems(t *testing.T) {
 	sparse := conversation(`{}`, 10_000)
 	_, err := schema.Normalize(svixID, sparse[:len(sparse)-1])
@@ -82,9 +83,8 @@ func TestGrowthIsTheLeastOfProblems(t *testing.T) {
 	checkRefusal(t, err, schema.Invalid, "/interview/parsed_conversation_json/0 is a number, want an object")
 }
 
-// TestGrowthCostsLittle: what is refused for its growth is not written first.
-// 24 bytes for each 3 that were sent would be eight times the body, and more
-// while the buffer grows.
+// TestGrowthCostsLittle: a body that is refused for its growth is not written
+// first. It would be eight times as long, and need more while the buffer grows.
 func TestGrowthCostsLittle(t *testing.T) {
 	sparse := conversation(`{}`, 1<<20)
 	var before, after runtime.MemStats
@@ -99,7 +99,7 @@ func TestGrowthCostsLittle(t *testing.T) {
 	}
 }
 
-// TestNormalizeLetsGoOfTheBody: what is kept between bodies keeps none alive.
+// TestNormalizeLetsGoOfTheBody: the parsers in the pool refer to no body.
 func TestNormalizeLetsGoOfTheBody(t *testing.T) {
 	input := conversation(`{"role":"user","content":"Hello"}`, 1_000)
 	message, alive := normalize(t, input), weak.Make(&input[0])
@@ -111,7 +111,7 @@ func TestNormalizeLetsGoOfTheBody(t *testing.T) {
 	runtime.KeepAlive(message)
 }
 
-// TestManyMembers keeps the members that do not fit the tables of the parser.
+// TestManyMembers: any number of unknown members is kept.
 func TestManyMembers(t *testing.T) {
 	var unknown strings.Builder
 	for i := range 10_000 {
@@ -123,8 +123,8 @@ func TestManyMembers(t *testing.T) {
 	}
 }
 
-// TestRolesAreLoweredOnce is why a canonical role stays what it is: there is
-// no letter whose lower case has a lower case of its own.
+// TestRolesAreLoweredOnce: no letter's lower case has another lower case, so
+// that a canonical role stays as it is.
 func TestRolesAreLoweredOnce(t *testing.T) {
 	for r := rune(0); r <= unicode.MaxRune; r++ {
 		once := strings.ToLower(string(r))

@@ -1,42 +1,47 @@
 package schema
 
-// Kind says to which stream a message belongs. The streams' names and first
-// subject tokens derive from the two that the operator chooses.
+// Kind is the kind of a message, and with it the stream that the message
+// belongs to. The streams' names and the first tokens of their subjects derive
+// from those of the event stream, which the operator chooses.
 type Kind int
 
 const (
-	// KindEvent: canonical events, for everyone.
+	// KindEvent is the kind of canonical events and of their tombstones.
 	KindEvent Kind = iota
-	// KindQuarantine: raw bodies that were authentic but not understood.
+	// KindQuarantine is the kind of raw bodies that were authentic but could not
+	// be normalized.
 	KindQuarantine
-	// KindDead: events that a consumer has given up on.
+	// KindDead is the kind of dead letters: events that a consumer has given up
+	// on.
 	KindDead
 )
 
-// Stream returns the name of the stream, given that of the event stream.
+// Stream returns the name of the kind's stream, given that of the event
+// stream.
 func (k Kind) Stream(events string) string {
 	return events + [...]string{"", "_QUARANTINE", "_DEAD"}[k]
 }
 
-// Prefix returns the first token of the stream's subjects, given that of the
+// Prefix returns the first token of the kind's subjects, given that of the
 // events.
 func (k Kind) Prefix(events string) string {
 	return events + [...]string{"", "-quarantine", "-dead"}[k]
 }
 
-// Message is an event, a body for the quarantine or a dead letter, as it is
-// stored. [Normalize], [Quarantine] and [DeadLetter] make it; it is not changed
-// afterwards.
+// Message is an event, a quarantined body, a dead letter or a tombstone, as it
+// is stored. [Normalize], [Quarantine], [DeadLetter] and [Tombstone] return
+// messages; nothing changes one afterwards.
 type Message struct {
 	Kind   Kind
-	ID     string              // the idempotency key: the svix-id, but see DeadLetter
-	Header map[string][]string // without those that a broker defines
+	ID     string              // the Nats-Msg-Id: the svix-id, except as DeadLetter and Tombstone document
+	Header map[string][]string // without the headers that a broker defines
 	Data   []byte
 
-	tokens string // the subject below its first token
+	tokens string // the subject without its first token
 }
 
-// Subject returns the message's subject, given the first token of the events'.
+// Subject returns the message's subject, given the first token of the events'
+// subjects.
 func (m Message) Subject(prefix string) string {
 	return m.Kind.Prefix(prefix) + "." + m.tokens
 }
@@ -45,7 +50,8 @@ func (m Message) Subject(prefix string) string {
 const MaxSvixIDLen = 128
 
 // ValidID reports whether id can be a svix-id: 1 to [MaxSvixIDLen] printable
-// ASCII bytes without spaces. It becomes a header and, encoded, a subject token.
+// ASCII bytes without spaces. A svix-id becomes a header and, encoded, a subject
+// token.
 func ValidID(id string) bool {
 	if id == "" || len(id) > MaxSvixIDLen {
 		return false

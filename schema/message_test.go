@@ -56,8 +56,7 @@ func TestQuarantine(t *testing.T) {
 	}
 }
 
-// TestEventMessage: nothing that a broker could take for a command is among an
-// event's headers.
+// TestEventMessage: no header of an event is one that the broker obeys.
 func TestEventMessage(t *testing.T) {
 	message := normalize(t, body(`,"Nats-Rollup":"all"`, "", ""))
 	if message.Kind != schema.KindEvent || message.ID != svixID {

@@ -6,278 +6,144 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// A parser reads a body once, from front to back, and writes its canonical
-// form. A syntax error ends it at once. A member that cannot be accepted does
-// not: whether it matters depends on the event's type, which may come last.
+// A parser makes the canonical event of a body in three steps:
+//
+//  1. check validates the body: one JSON object in valid UTF-8, no duplicate
+//     names. The later steps read it with cursors, which rely on that.
+//  2. Its event_type selects the event type, and so the table of fields.
+//  3. object reads the body once, from front to back, by recursion over pairs
+//     of a name and a raw value, and appends the canonical form to out. The first
+//     value that cannot be accepted, or the end of an object that lacks a
+//     required field, ends it.
+//
+// The caller owns the body, which is never written to, and the event, which
+// refers to neither the body nor the parser. A parser serves one goroutine at a
+// time; between bodies it keeps its buffers in the pool and refers to no body.
 type parser struct {
-	body    []byte
-	dec     jsontext.Decoder
-	invalid *Error // the first member that cannot be accepted
-	kept    [keepCount]jsontext.Value
-
-	// written holds the canonical forms of objects and arrays inside of others,
-	// one after another. Values refer to it, as they do to body.
-	written []byte
+	dec      jsontext.Decoder
+	input    bytes.Buffer // of dec
+	limit    int          // the longest canonical form of this body, in bytes
+	out      []byte       // the canonical form so far
+	spans    []span       // stack: for each object that is being read, see object
+	captured [captureCount]jsontext.Value
 }
 
-// parsers keeps parsers between bodies, for the sake of the tables and buffers
-// in them.
+// A span is the place of members in out, from a comma to the end of a value.
+type span struct{ start, end int }
+
 var parsers = sync.Pool{New: func() any { return new(parser) }}
 
-// maxWritten bounds the buffers that are kept, in bytes.
-const maxWritten = 256 << 10
+// maxKept is the largest buffer that a parser keeps between bodies, in bytes.
+const maxKept = 256 << 10
 
-func newParser(body []byte) *parser {
-	p := parsers.Get().(*parser)
-	p.body = body
-	p.dec.Reset(bytes.NewBuffer(body))
-	// A conversation is written into its interview, and that into the event.
-	p.written = slices.Grow(p.written, 2*len(body)+1024)
-	return p
+// A parsed event is what parse returns.
+type parsed struct {
+	Event     // without ID and Time
+	eventType *eventType
+	time      string // a canonical timestamp, or "" if there is none
 }
 
-// close gives the parser back, without references to the body.
-func (p *parser) close() {
-	p.dec.Reset(new(bytes.Buffer))
-	p.body, p.invalid, p.kept = nil, nil, [keepCount]jsontext.Value{}
-	if p.written = p.written[:0]; cap(p.written) > maxWritten {
-		p.written = nil
+// parse parses a body. The error is nil or an [*Error].
+func parse(body []byte) (parsed, error) {
+	p := parsers.Get().(*parser)
+	defer p.release()
+	root, problem := p.check(body)
+	if problem != nil {
+		return parsed{}, problem
+	}
+	t := typeOf(root)
+	if t == nil {
+		return parsed{}, &Error{Reason: UnsupportedType, Pointer: "/event_type", Detail: "is not a known event type"}
+	}
+	data, problem := p.document(root, t)
+	if problem != nil {
+		return parsed{}, problem
+	}
+	return parsed{Event{
+		Type:        t.name,
+		StudyID:     textOf(p.captured[captureStudyID]),
+		InterviewID: textOf(p.captured[captureInterviewID]),
+		Data:        data,
+	}, t, textOf(p.captured[captureTime])}, nil
+}
+
+// release gives the parser back, without references to the body.
+func (p *parser) release() {
+	p.decode(nil)
+	p.captured = [captureCount]jsontext.Value{}
+	if p.out, p.spans = p.out[:0], p.spans[:0]; cap(p.out) > maxKept {
+		p.out = nil
 	}
 	parsers.Put(p)
 }
 
-// document reads the whole body and returns the canonical event.
-func (p *parser) document() ([]byte, error) {
-	if kind := p.dec.PeekKind(); kind != '{' {
-		if _, err := p.value(); err != nil {
-			return nil, err
-		}
-		return nil, &Error{Reason: Malformed, Detail: mismatch(kind, '{')}
-	}
-	var event object
-	if err := p.object(document, &event); err != nil {
-		return nil, err
-	}
-	if _, err := p.dec.ReadToken(); err != io.EOF {
-		return nil, p.malformed(err)
-	}
-
-	eventType := p.kept[keepType]
-	switch {
-	case eventType == nil: // not a string
-		return nil, p.invalid
-	case unquote(eventType) != typeCompleted:
-		return nil, &Error{Reason: UnsupportedType, Pointer: "/event_type", Detail: "is not a known event type"}
-	case p.invalid != nil:
-		return nil, p.invalid
-	case event.size() > len(p.body)+MaxGrowth:
-		return nil, &Error{Reason: Invalid, Detail: tooLong}
-	}
-	return event.append(make([]byte, 0, event.size())), nil
+// decode sets the decoder to the start of a body.
+func (p *parser) decode(body []byte) {
+	p.input = *bytes.NewBuffer(body)
+	p.dec.Reset(&p.input)
 }
 
-// tooLong refuses a body whose canonical form would not fit where the body
-// does.
-var tooLong = fmt.Sprintf("lacks so many members that its canonical form is over %d bytes longer", MaxGrowth)
-
-// An object is what is written for a JSON object: the known members in their
-// order, then the unknown ones in theirs.
-type object struct {
-	members []member
-	known   [16]jsontext.Value // values of members; no object has more
-	unknown []byte             // `,"name":value` for each
-}
-
-// object reads an object into o, in place of what o was.
-func (p *parser) object(members []member, o *object) error {
-	if _, err := p.dec.ReadToken(); err != nil { // the brace
-		return p.malformed(err)
-	}
-	o.members, o.unknown = members, o.unknown[:0]
-	clear(o.known[:len(members)])
-	for p.dec.PeekKind() != '}' {
-		name, err := p.value()
-		if err != nil {
-			return err
-		}
-		if i := find(members, name); i >= 0 {
-			if o.known[i], err = p.member(&members[i]); err != nil {
-				return err
-			}
-			continue
-		}
-		value, err := p.value()
-		if err != nil {
-			return err
-		}
-		o.unknown = append(o.unknown, ',')
-		o.unknown = append(o.unknown, name...)
-		o.unknown = append(o.unknown, ':')
-		o.unknown = append(o.unknown, value...)
-	}
-	if _, err := p.dec.ReadToken(); err != nil {
-		return p.malformed(err)
-	}
-	for i := range members {
-		if o.known[i] == nil {
-			o.known[i] = p.absent(&members[i], members[i].name)
-		}
-	}
-	return nil
-}
-
-// size returns how many bytes append writes.
-func (o *object) size() int {
-	n := len(o.unknown) + len("}")
-	for i := range o.members {
-		n += len(`,"":`) + len(o.members[i].name) + len(o.known[i])
-	}
-	return n
-}
-
-func (o *object) append(dst []byte) []byte {
-	separator := byte('{')
-	for i := range o.members {
-		dst = append(dst, separator, '"')
-		dst = append(dst, o.members[i].name...)
-		dst = append(dst, '"', ':')
-		dst = append(dst, o.known[i]...)
-		separator = ','
-	}
-	dst = append(dst, o.unknown...)
-	return append(dst, '}')
-}
-
-// member reads the value of a known member and returns what is written for
-// it. The result is not nil.
-func (p *parser) member(m *member) (jsontext.Value, error) {
-	kind := p.dec.PeekKind()
-	switch {
-	case m.array && kind == '[':
-		return p.array(m.members)
-	case !m.array && kind == '{' && m.members != nil:
-		var o object
-		if err := p.object(m.members, &o); err != nil {
-			return nil, err
-		}
-		start := len(p.written)
-		p.written = o.append(p.written)
-		return p.written[start:], nil
-	}
-	value, err := p.value()
-	if err != nil {
-		return nil, err
-	}
-	if m.array && isEmptyObject(value) {
-		return p.absent(m), nil
-	}
-	if m.members != nil {
-		if kind == 'n' {
-			return p.absent(m), nil
-		}
-		want := jsontext.Kind('{')
-		if m.array {
-			want = '['
-		}
-		return p.refuse(mismatch(kind, want)), nil
-	}
-	value, problem := m.form.apply(value)
-	if problem != "" {
-		return p.refuse(problem), nil
-	}
-	p.kept[m.keep] = value
-	return value, nil
-}
-
-// absent returns what is written for a member that is missing or null at path,
-// which is relative to where the decoder stands.
-func (p *parser) absent(m *member, path ...string) jsontext.Value {
-	switch {
-	case m.array:
-		return emptyArray
-	case m.members != nil: // an object is as required as its first member
-		return p.absent(&m.members[0], append(path, m.members[0].name)...)
-	}
-	value, problem := m.form.whenAbsent()
-	if problem != "" {
-		return p.refuse(problem, path...)
-	}
-	p.kept[m.keep] = value
-	return value
-}
-
-// array reads an array of objects and returns its canonical form. None of
-// their members is written before them: they are scalars or opaque.
-func (p *parser) array(members []member) (jsontext.Value, error) {
-	if _, err := p.dec.ReadToken(); err != nil { // the bracket
-		return nil, p.malformed(err)
-	}
-	start := len(p.written)
-	p.written = append(p.written, '[')
-	over := false
-	var o object
-	for kind := p.dec.PeekKind(); kind != ']'; kind = p.dec.PeekKind() {
-		if len(p.written) > start+1 {
-			p.written = append(p.written, ',')
-		}
-		if kind != '{' {
-			if _, err := p.value(); err != nil {
-				return nil, err
-			}
-			p.refuse(mismatch(kind, '{'))
-			continue
-		}
-		if err := p.object(members, &o); err != nil {
-			return nil, err
-		}
-		p.written = o.append(p.written)
-		if len(p.written)-start > len(p.body)+MaxGrowth {
-			over = true
-			p.written = p.written[:start+1] // it will not be written
-		}
-	}
-	if _, err := p.dec.ReadToken(); err != nil {
-		return nil, p.malformed(err)
-	}
-	if over {
-		return p.refuse(tooLong), nil
-	}
-	p.written = append(p.written, ']')
-	return p.written[start:], nil
-}
-
-// value reads the next value, or a member's name, as it stands in the body.
-func (p *parser) value() (jsontext.Value, error) {
+// check validates a body and returns the object in it, without the white space
+// around it.
+func (p *parser) check(body []byte) (jsontext.Value, *Error) {
+	p.decode(body)
 	value, err := p.dec.ReadValue()
 	if err != nil {
-		return nil, p.malformed(err)
+		p.decode(body)
+		return nil, malformed(p.locate(&field{fieldType: object, fields: eventTypes[0].fields}))
 	}
 	// The decoder's own slice is valid only until the next call.
 	end := int(p.dec.InputOffset())
-	return p.body[end-len(value) : end], nil
+	root := jsontext.Value(body[end-len(value) : end])
+	if kind := root.Kind(); kind != '{' {
+		return nil, &Error{Reason: Malformed, Detail: mismatch(kind, '{')}
+	}
+	if _, err := p.dec.ReadToken(); err != io.EOF {
+		return nil, malformed(err)
+	}
+	p.limit = len(body) + MaxGrowth
+	return root, nil
 }
 
-// refuse remembers the first member that cannot be accepted: the one at path,
-// which is relative to where the decoder stands.
-func (p *parser) refuse(problem string, path ...string) jsontext.Value {
-	if p.invalid == nil {
-		pointer := p.dec.StackPointer()
-		for _, name := range path {
-			pointer = pointer.AppendToken(name)
-		}
-		p.invalid = &Error{Reason: Invalid, Pointer: string(pointer), Detail: problem}
+// locate returns the error in a body that is not valid, where f is the field
+// that the decoder stands at, or nil if it is not known. It reads known objects
+// and lists token by token: the decoder then reports a trailing comma at the
+// comma, as descriptions in the quarantine do, and not at the bracket after it.
+func (p *parser) locate(f *field) error {
+	if f == nil || f.fields == nil || p.dec.PeekKind() != f.kind {
+		_, err := p.dec.ReadValue()
+		return err
 	}
-	return null
+	_, err := p.dec.ReadToken()
+	for err == nil && p.dec.PeekKind() != f.kind+2 { // the closing bracket
+		next := &field{fieldType: object, fields: f.fields} // of a list
+		if f.kind == '{' {
+			name, err := p.dec.ReadValue()
+			if err != nil {
+				return err
+			}
+			next = nil
+			if i := find(f.fields, name); i >= 0 {
+				next = &f.fields[i]
+			}
+		}
+		err = p.locate(next)
+	}
+	if err == nil {
+		_, err = p.dec.ReadToken()
+	}
+	return err
 }
 
 // malformed describes a syntax error by its place alone: the library's own
 // text quotes the body.
-func (p *parser) malformed(err error) error {
+func malformed(err error) *Error {
 	e := &Error{Reason: Malformed, Detail: "is not valid JSON"}
 	switch {
 	case err == nil:
@@ -295,20 +161,152 @@ func (p *parser) malformed(err error) error {
 	return e
 }
 
-// find returns the index of the member that a name, as it stands in the body,
-// names, or -1.
-func find(members []member, name jsontext.Value) int {
-	if bytes.IndexByte(name, '\\') >= 0 {
-		name = quote(unquote(name))
+// document returns the canonical form of a whole body, as a new slice.
+func (p *parser) document(root jsontext.Value, t *eventType) (jsontext.Value, *Error) {
+	p.out = slices.Grow(p.out, 2*len(root)+1024) // twice, if it must be sorted
+	if problem := p.object(&cursor{json: root}, t.fields); problem != nil {
+		return nil, problem
 	}
-	for i := range members {
-		if string(name[1:len(name)-1]) == members[i].name {
-			return i
-		}
+	if len(p.out) > p.limit {
+		return nil, tooLong()
 	}
-	return -1
+	return bytes.Clone(p.out), nil
 }
 
-func isEmptyObject(value jsontext.Value) bool {
-	return value.Kind() == '{' && len(bytes.TrimSpace(value[1:len(value)-1])) == 0
+// tooLong refuses a value whose canonical form would not fit where the body
+// does: the defaults of fields that it lacks are longer than MaxGrowth.
+func tooLong() *Error {
+	return &Error{Reason: Invalid, Detail: fmt.Sprintf("lacks so many members that its canonical form is over %d bytes longer", MaxGrowth)}
+}
+
+// object reads the object at c and appends its canonical form to out: the
+// fields in the order of their table, then the unknown members in the order of
+// the body. Each member is appended when it is read, and its place is noted in
+// spans: one for each field, then one for each run of unknown members. Only if
+// the members were not in canonical order are they copied into it.
+func (p *parser) object(c *cursor, fields []field) *Error {
+	start, base := len(p.out), len(p.spans)
+	for range fields {
+		p.spans = append(p.spans, span{}) // absent
+	}
+	unknown := len(p.spans)
+	sorted, next := true, 0 // next is the field after the last one in out
+	c.skip()
+	for c.peek() != '}' {
+		at := len(p.out)
+		i, name := c.field(fields, next)
+		if i < 0 {
+			p.out = append(p.out, ',')
+			p.out = append(p.out, name...)
+			p.out = append(p.out, ':')
+			p.out = append(p.out, c.next()...)
+			if last := len(p.spans) - 1; last >= unknown && p.spans[last].end == at {
+				p.spans[last].end = len(p.out)
+			} else {
+				p.spans = append(p.spans, span{at, len(p.out)})
+			}
+			sorted = sorted && next == len(fields)
+			continue
+		}
+		p.out = append(p.out, fields[i].label...)
+		if problem := p.value(c, &fields[i]); problem != nil {
+			return problem.in(fields[i].name)
+		}
+		p.spans[base+i] = span{at, len(p.out)}
+		sorted, next = sorted && i == next, i+1
+	}
+	c.skip()
+	for i := range fields {
+		if p.spans[base+i].end > 0 {
+			continue
+		}
+		at := len(p.out)
+		p.out = append(p.out, fields[i].label...)
+		if problem := p.zero(&fields[i]); problem != nil {
+			return problem.in(fields[i].name)
+		}
+		p.spans[base+i] = span{at, len(p.out)}
+		sorted, next = sorted && i == next, i+1
+	}
+	if !sorted {
+		end := len(p.out)
+		for _, s := range p.spans[base:] {
+			p.out = append(p.out, p.out[s.start:s.end]...)
+		}
+		p.out = append(p.out[:start], p.out[end:]...)
+	}
+	p.spans = p.spans[:base]
+	p.out[start] = '{' // instead of the first comma
+	p.out = append(p.out, '}')
+	return nil
+}
+
+// value reads the value of a field and appends its canonical form to out.
+func (p *parser) value(c *cursor, f *field) *Error {
+	if f.fields != nil && jsontext.Kind(c.peek()) == f.kind {
+		if f.kind == '[' {
+			return p.list(c, f.fields)
+		}
+		return p.object(c, f.fields)
+	}
+	raw := c.next()
+	if f.isAbsent(raw) {
+		return p.zero(f)
+	}
+	value, problem := f.canonical(raw)
+	if problem != "" {
+		return &Error{Reason: Invalid, Detail: problem}
+	}
+	p.write(f, value)
+	return nil
+}
+
+// zero appends the canonical form of a field that is absent. An absent object is
+// an empty one: its own fields are absent.
+func (p *parser) zero(f *field) *Error {
+	switch {
+	case f.zero == nil:
+		return &Error{Reason: Invalid, Detail: "is required"}
+	case f.fields != nil && f.kind == '{':
+		return p.object(&cursor{json: f.zero}, f.fields)
+	}
+	p.write(f, f.zero)
+	return nil
+}
+
+// write appends the canonical value of a field to out.
+func (p *parser) write(f *field, value jsontext.Value) {
+	p.out = append(p.out, value...)
+	if f.captured != captureNothing {
+		p.captured[f.captured] = value
+	}
+}
+
+// list reads the array of objects at c and appends its canonical form to out.
+func (p *parser) list(c *cursor, fields []field) *Error {
+	start, overflow := len(p.out), false
+	p.out = append(p.out, '[')
+	c.skip()
+	for i := 0; c.peek() != ']'; i++ {
+		if c.peek() != '{' {
+			problem := &Error{Reason: Invalid, Detail: mismatch(kindOf(c.peek()), '{')}
+			return problem.in(strconv.Itoa(i))
+		}
+		if i > 0 {
+			p.out = append(p.out, ',')
+		}
+		if problem := p.object(c, fields); problem != nil {
+			return problem.in(strconv.Itoa(i))
+		}
+		if len(p.out)-start > p.limit {
+			overflow = true
+			p.out = p.out[:start+1] // only problems of later elements matter now
+		}
+	}
+	c.skip()
+	p.out = append(p.out, ']')
+	if overflow {
+		return tooLong()
+	}
+	return nil
 }

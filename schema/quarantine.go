@@ -1,18 +1,18 @@
 package schema
 
-// Headers of a quarantined message. Those of the request are kept under names
-// of our own: a header of a request must never reach the broker, which takes
-// some as commands.
+// Headers of a quarantined message. The headers of the request are kept under
+// names that begin with HeaderHTTP: under their own names, the broker could take
+// them for commands.
 const (
-	HeaderReason      = "Ingress-Reason"      // the [Reason]; of a dead letter, see [DeadLetter]
+	HeaderReason      = "Ingress-Reason"      // the [Reason]; of a dead letter, see [DecodeReason]
 	HeaderDescription = "Ingress-Description" // see [Error.Description]
-	HeaderHTTP        = "Ingress-Http-"       // prefix: Ingress-Http-Svix-Id, …
+	HeaderHTTP        = "Ingress-Http-"       // prefix: Ingress-Http-Svix-Id, and so on
 )
 
-// Quarantine makes the message that keeps the body of a verified webhook
-// exactly as it came, because Normalize returned reason. From origin it keeps
-// every header, so the caller passes only the verified ones and the content
-// type. The message aliases body.
+// Quarantine returns the message that keeps the body of a verified webhook
+// exactly as it was received, because Normalize returned the given error. It
+// keeps every header in origin, percent-encoded, so the caller passes only the
+// verified ones and the content type. The message's Data is body itself.
 func Quarantine(id string, body []byte, reason *Error, origin map[string][]string) Message {
 	header := map[string][]string{
 		HeaderReason:      {string(reason.Reason)},

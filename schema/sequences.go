@@ -24,8 +24,8 @@ func SequenceRange(first, last uint64) Sequences {
 	return s
 }
 
-// SequencesOf returns the set of the sequences in a list. It leaves out 0, which
-// no message has: nats-server lists it among the deleted ones of an empty stream.
+// SequencesOf returns the set of the sequences in a list. It omits 0, which no
+// message has: nats-server lists it among the deleted ones of an empty stream.
 func SequencesOf(list []uint64) Sequences {
 	var s Sequences
 	for _, sequence := range slices.Sorted(slices.Values(list)) {
@@ -97,7 +97,7 @@ func (s Sequences) Within(first, last uint64) Sequences {
 	return part
 }
 
-// Len returns how many sequences are in the set.
+// Len returns the number of sequences in the set.
 func (s Sequences) Len() uint64 {
 	var n uint64
 	for _, r := range s.ranges {
@@ -117,8 +117,8 @@ func (s Sequences) First() uint64 {
 // shownRanges bounds the ranges that String shows.
 const shownRanges = 20
 
-// String returns the set for people, such as "5, 9-12". It shows the first 20
-// ranges and says how many there are beyond.
+// String returns the set for people, such as "5, 9-12": its first 20 ranges, and
+// the number of the others.
 func (s Sequences) String() string {
 	shown := s.ranges[:min(len(s.ranges), shownRanges)]
 	text := Sequences{shown}.join(", ")

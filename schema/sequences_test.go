@@ -40,7 +40,7 @@ func TestSequences(t *testing.T) {
 	}
 }
 
-// TestSequencesAgree holds the operations against plain sets.
+// TestSequencesAgree compares the operations with those on plain sets.
 func TestSequencesAgree(t *testing.T) {
 	const most = 40
 	random := rand.New(rand.NewPCG(1, 2))

@@ -9,8 +9,9 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// attributes are those of an event in the order in which they are written.
-// The source is a URI and encoded as such: its header is the value itself.
+// attributes are the CloudEvents attributes of an event, in the order in which
+// they are written. The source is a URI, encoded as such: the header's value is
+// the attribute's.
 var attributes = [...]struct {
 	header, name string
 	decode       func(string) string
@@ -30,11 +31,12 @@ var attributes = [...]struct {
 //
 //	{"specversion":"1.0","id":"msg_1",…,"sequence":"00000000000000000042","storedat":"2024-01-01T00:09:42Z","data":{…}}
 //
-// Two extension attributes tell its place in the stream: sequence, of a fixed
-// width so that it sorts as a text, and storedat. The data stand there byte
-// for byte; only a line break between tokens becomes a space.
+// Two extension attributes give its place in the stream: sequence, which has a
+// fixed width so that it sorts as text, and storedat. The data is copied byte for
+// byte, except that line breaks between its tokens become spaces.
 //
-// An error means that the header is not that of an event.
+// An error means that the header is not that of an event or a tombstone; dst is
+// then returned unchanged.
 func AppendStructured(dst []byte, header map[string][]string, data []byte, sequence uint64, storedAt time.Time) ([]byte, error) {
 	start := len(dst)
 	separator := byte('{')
@@ -63,7 +65,8 @@ func AppendStructured(dst []byte, header map[string][]string, data []byte, seque
 	return append(dst, '}'), nil
 }
 
-// oneLine makes spaces of the line breaks in JSON: they stand between tokens.
+// oneLine replaces the line breaks in valid JSON, all of which are between
+// tokens, by spaces.
 func oneLine(data []byte) {
 	for _, c := range [...]byte{'\n', '\r'} {
 		for rest := data; ; {

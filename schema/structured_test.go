@@ -56,7 +56,7 @@ func TestAppendStructured(t *testing.T) {
 	}
 }
 
-// A tombstone has no data, and says what it is.
+// A tombstone has its own type and no data.
 func TestAppendStructuredTombstone(t *testing.T) {
 	m, err := schema.Tombstone(schema.KindEvent, "versive.interview.completed.s.i.msg_1", 7)
 	if err != nil {
@@ -75,7 +75,7 @@ func TestAppendStructuredTombstone(t *testing.T) {
 	}
 }
 
-// What is no event is not made to look like one.
+// A message that is not an event is refused.
 func TestAppendStructuredForeign(t *testing.T) {
 	event := normalize(t, body("", "", ""))
 	for _, name := range []string{"ce-id", "ce-type"} {

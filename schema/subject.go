@@ -12,35 +12,42 @@ import (
 //
 //	<prefix>.<type>.<study id>.<interview id>.<id>
 //
-// The type keeps its dots, so that subscribers can filter by its parts. Each
-// id is one token: bytes outside [A-Za-z0-9_-] are percent-encoded, and
-// [ParseSubject] gives the id back.
+// The type keeps its dot, so that subscribers can filter by its parts. Each id
+// is one token: bytes outside [A-Za-z0-9_-] are percent-encoded, and
+// [ParseSubject] returns the original. The token of a study or interview id
+// that the type lacks is a bare "%", which no id is encoded as.
 type Subject struct {
 	Prefix      string // first token, chosen by the operator
 	Type        string // for example "interview.completed"
-	StudyID     string
-	InterviewID string
+	StudyID     string // "" if events of the type belong to no study
+	InterviewID string // "" if events of the type belong to no interview
 	ID          string // the svix-id
 }
 
-// String returns the subject in NATS form.
+// noID is the token of an id that the type lacks.
+const noID = "%"
+
+// String returns the subject as NATS writes it.
 func (s Subject) String() string {
 	return s.Prefix + "." + s.relative()
 }
 
 // relative returns the subject without its first token.
 func (s Subject) relative() string {
-	b := make([]byte, 0, len(s.Type)+len(s.StudyID)+len(s.InterviewID)+len(s.ID)+3)
-	b = append(b, s.Type...)
-	for _, id := range [...]string{s.StudyID, s.InterviewID, s.ID} {
+	b := append(make([]byte, 0, 256), s.Type...)
+	for _, id := range [...]string{s.StudyID, s.InterviewID} {
 		b = append(b, '.')
+		if id == "" {
+			b = append(b, noID...)
+		}
 		b = appendToken(b, id)
 	}
-	return string(b)
+	b = append(b, '.')
+	return string(appendToken(b, s.ID))
 }
 
-// ParseSubject is the inverse of [Subject.String]. It accepts only what
-// String can have written, so two different subjects never name one event.
+// ParseSubject is the inverse of [Subject.String]. It accepts only what String
+// can have written, so that two different subjects never name one event.
 func ParseSubject(subject string) (Subject, error) {
 	tokens := strings.Split(subject, ".")
 	n := len(tokens)
@@ -49,15 +56,20 @@ func ParseSubject(subject string) (Subject, error) {
 	}
 	s := Subject{Prefix: tokens[0], Type: strings.Join(tokens[1:n-3], ".")}
 	for i, id := range [...]*string{&s.StudyID, &s.InterviewID, &s.ID} {
+		token := tokens[n-3+i]
+		if token == noID && id != &s.ID {
+			continue
+		}
 		var err error
-		if *id, err = Unescape(tokens[n-3+i]); err != nil {
+		if *id, err = Unescape(token); err != nil {
 			return Subject{}, fmt.Errorf("subject %q: %w", subject, err)
 		}
 	}
 	return s, nil
 }
 
-// ParseID returns the svix-id that a subject of any kind of message ends in.
+// ParseID returns the svix-id that the subject of a message of any kind ends
+// in.
 func ParseID(subject string) (string, error) {
 	id, err := Unescape(subject[strings.LastIndexByte(subject, '.')+1:])
 	if err != nil {
@@ -72,19 +84,20 @@ func below(subject string) string {
 	return rest
 }
 
-// Filter chooses events by what their subjects say. The zero Filter chooses
-// all; a field that is set leaves only those that have its value.
+// Filter selects events by their subjects. The zero Filter selects all events;
+// each field that is set leaves only those that have its value.
 type Filter struct {
 	Type        string // for example "interview.completed"
 	StudyID     string
 	InterviewID string
+	NoInterview bool // only events that belong to no interview; InterviewID must be ""
 }
 
-// anyType matches the types that there are: they all have two tokens.
+// anyType matches every event type: their names are two tokens.
 const anyType = "*.*"
 
-// Subject returns the NATS subject with wildcards that matches the chosen
-// events, given its first token.
+// Subject returns the NATS subject, with wildcards, that matches the selected
+// events. The prefix is the first token of their subjects.
 func (f Filter) Subject(prefix string) string {
 	if f == (Filter{}) {
 		return prefix + ".>"
@@ -96,17 +109,20 @@ func (f Filter) Subject(prefix string) string {
 	if f.InterviewID != "" {
 		tokens[3] = Escape(f.InterviewID)
 	}
+	if f.NoInterview {
+		tokens[3] = noID
+	}
 	return strings.Join(tokens[:], ".")
 }
 
-// Escape returns id as one subject token: bytes outside [A-Za-z0-9_-] are
+// Escape returns an id as one subject token: bytes outside [A-Za-z0-9_-] are
 // percent-encoded with upper-case digits.
 func Escape(id string) string {
 	return string(appendToken(make([]byte, 0, len(id)), id))
 }
 
 // Unescape is the inverse of [Escape]. A token that Escape does not write is
-// an error, the empty one included.
+// an error, and so is the empty one.
 func Unescape(token string) (string, error) {
 	id, err := url.PathUnescape(token)
 	if err != nil || id == "" || Escape(id) != token {

@@ -71,8 +71,7 @@ func TestParseSubjectRefuses(t *testing.T) {
 	}
 }
 
-// TestSubjectFits keeps the longest subject below what a broker takes in one
-// line of its protocol.
+// TestSubjectFits: the longest subject fits a line of the broker's protocol.
 func TestSubjectFits(t *testing.T) {
 	id := strings.Repeat("\x00", schema.MaxIDLen)
 	subject := schema.Subject{
@@ -83,7 +82,7 @@ func TestSubjectFits(t *testing.T) {
 		ID:          strings.Repeat("~", schema.MaxSvixIDLen),
 	}
 	if n := len(subject.String()); n > 2_000 {
-		t.Errorf("%d bytes, want at most 2,000, half of what a broker takes", n)
+		t.Errorf("%d bytes, want at most 2,000, half of the broker's limit", n)
 	}
 }
 
@@ -104,7 +103,7 @@ func TestFilter(t *testing.T) {
 	}
 }
 
-// TestFilterMatchesEvents ties the wildcards to the subjects that Normalize makes.
+// TestFilterMatchesEvents: the wildcards match the subjects of Normalize.
 func TestFilterMatchesEvents(t *testing.T) {
 	m := normalize(t, body("", "", ""))
 	subject := strings.Split(m.Subject("versive"), ".")

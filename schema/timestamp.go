@@ -5,11 +5,10 @@ import "time"
 // normalizeTimestamp returns s in RFC 3339, in UTC, with "Z" and without
 // trailing zeros in the fraction. It accepts RFC 3339 with an upper- or
 // lower-case T or a space between date and time, with any number of fraction
-// digits (those beyond nanoseconds are cut), and without a zone, which is
-// then UTC.
+// digits (those beyond nanoseconds are cut), and without a zone (read as UTC).
 func normalizeTimestamp(s string) (string, bool) {
 	const layout = "2006-01-02T15:04:05"
-	// time.Parse alone is too lenient: it takes "1:02:03" and ",5".
+	// time.Parse alone is too lenient: it accepts "1:02:03" and ",5".
 	if len(s) < len(layout) || s[13] != ':' || s[16] != ':' {
 		return "", false
 	}
@@ -47,7 +46,7 @@ func normalizeTimestamp(s string) (string, bool) {
 		}
 		t = t.Add(-offset)
 	}
-	if t.Year() < 0 || t.Year() > 9999 { // pushed out by the offset
+	if t.Year() < 0 || t.Year() > 9999 { // moved out of range by the offset
 		return "", false
 	}
 	return t.Format(time.RFC3339Nano), true

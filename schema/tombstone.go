@@ -1,35 +1,33 @@
 package schema
 
-import (
-	"net/url"
-	"regexp"
-	"strconv"
+import "strconv"
 
-	"github.com/go-json-experiment/json"
-)
-
-// HeaderErased marks a tombstone: a message without data that stands for an
-// erased one under the same subject. It keeps a resend from being stored again
-// and tells consumers to erase what they made of the event.
+// HeaderErased names the header that marks a tombstone: a message without data
+// that replaces an erased one under the same subject. A tombstone keeps a resend
+// from being stored again, and is the request to consumers to erase what they
+// derived from the event.
 const HeaderErased = "Ingress-Erased"
 
-// TypeErased is the CloudEvents type of a tombstone in the event stream.
-const TypeErased = "versive-ingress.interview.erased"
+// CloudEvents types of tombstones in the event stream.
+const (
+	TypeErased      = "versive-ingress.interview.erased" // of an event that belongs to an interview
+	TypeStudyErased = "versive-ingress.study.erased"     // of an event that belongs to a study alone
+)
 
-// IsTombstone reports whether header is that of a tombstone.
+// IsTombstone reports whether a header is that of a tombstone.
 func IsTombstone(header map[string][]string) bool { return len(header[HeaderErased]) > 0 }
 
-// IsSettled reports whether nothing is left to be done about a message of the
-// quarantine or of the dead letters: it is the tombstone of one. A tombstone that
-// a consumer has given up on has a reason, and is a dead letter like any other.
+// IsSettled reports whether a message of the quarantine or of the dead letters
+// needs no further action: whether it is the tombstone of one. A tombstone that a
+// consumer has given up on has a reason, and is a dead letter like any other.
 func IsSettled(header map[string][]string) bool {
 	return IsTombstone(header) && len(header[HeaderReason]) == 0
 }
 
-// Tombstone makes the message that takes the place of the copy stored under
-// subject, a subject of the given kind, at sequence. Its ID is its own: with
-// the copy's, a broker would take it for a duplicate. In the event stream it is
-// a CloudEvent as well, about the same interview of the same study.
+// Tombstone returns the message that replaces the copy stored at a sequence
+// under subject, which must be a subject of the given kind. The tombstone has an
+// ID of its own: under the copy's ID, a broker would drop it as a duplicate. In
+// the event stream it is also a CloudEvent about the same interview and study.
 func Tombstone(kind Kind, subject string, sequence uint64) (Message, error) {
 	id, err := ParseID(subject)
 	if err != nil {
@@ -38,7 +36,7 @@ func Tombstone(kind Kind, subject string, sequence uint64) (Message, error) {
 	m := Message{
 		Kind:   kind,
 		ID:     "erased:" + id + ":" + strconv.FormatUint(sequence, 10),
-		Header: map[string][]string{HeaderErased: {"true"}},
+		Header: newHeader(HeaderErased, "true"),
 		tokens: below(subject),
 	}
 	if kind != KindEvent {
@@ -48,37 +46,58 @@ func Tombstone(kind Kind, subject string, sequence uint64) (Message, error) {
 	if err != nil {
 		return Message{}, err
 	}
-	m.Header[headerSpecVersion] = []string{"1.0"}
-	m.Header[headerID] = []string{encodeHeader(m.ID)}
-	m.Header[headerType] = []string{TypeErased}
-	m.Header[headerSource] = []string{sourcePrefix + url.PathEscape(s.StudyID)}
-	m.Header[headerSubject] = []string{encodeHeader(s.InterviewID)}
+	m.Header = newHeader(
+		HeaderErased, "true",
+		headerSpecVersion, "1.0",
+		headerID, encodeHeader(m.ID),
+		headerType, s.ErasedType(),
+		headerSource, s.source(),
+		headerSubject, encodeHeader(s.InterviewID),
+	)
 	return m, nil
 }
 
-// plainType matches what types of events look like; see [Filter].
-var plainType = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
-
-// Identify returns the subject, but for its prefix, under which a later schema
-// would store a body that is not understood today: where its tombstone belongs.
-// It reports false if the body does not say enough, in the places of today.
-func Identify(id string, body []byte) (Subject, bool) {
-	var b struct {
-		Type      string `json:"event_type"`
-		Interview struct {
-			ID string `json:"id"`
-		} `json:"interview"`
-		Study struct {
-			ID string `json:"id"`
-		} `json:"study"`
+// ErasedType returns the CloudEvents type of the tombstone under an event's
+// subject.
+func (s Subject) ErasedType() string {
+	if s.InterviewID == "" {
+		return TypeStudyErased
 	}
-	if err := json.Unmarshal(body, &b); err != nil {
+	return TypeErased
+}
+
+// GuessSubject returns the subject, without its prefix, under which a later
+// version of the schema would store a body that cannot be normalized today:
+// the place of its tombstone.
+//
+// It guesses that the ids stay where they are: for an event type that is known,
+// where its table has them; for another, in /study/id and /interview/id, of which
+// the type may lack one. It reports false if the body is malformed, or if an id
+// is missing or invalid.
+func GuessSubject(id string, body []byte) (Subject, bool) {
+	p := parsers.Get().(*parser)
+	defer p.release()
+	root, problem := p.check(body)
+	if problem != nil {
 		return Subject{}, false
 	}
-	for _, id := range [...]string{b.Interview.ID, b.Study.ID} {
-		if id == "" || len(id) > MaxIDLen {
+	s := Subject{Type: textOf(lookup(root, "/event_type")), ID: id}
+	t := typeNamed(s.Type)
+	known := t != nil
+	if !known {
+		t = &eventType{studyID: "/study/id", interviewID: "/interview/id"}
+	}
+	for pointer, id := range map[string]*string{t.studyID: &s.StudyID, t.interviewID: &s.InterviewID} {
+		if pointer == "" {
+			continue
+		}
+		value := lookup(root, pointer)
+		if value == nil && !known {
+			continue // the type may lack this id
+		}
+		if *id = textOf(value); *id == "" || len(*id) > MaxIDLen {
 			return Subject{}, false
 		}
 	}
-	return Subject{Type: b.Type, StudyID: b.Study.ID, InterviewID: b.Interview.ID, ID: id}, plainType.MatchString(b.Type)
+	return s, typeName.MatchString(s.Type) && s.StudyID+s.InterviewID != ""
 }

@@ -9,8 +9,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// A tombstone stands under the copy's subject, holds nothing of the interview
-// but ids, and cannot be taken for the event by its id or its type.
+// A tombstone has the copy's subject, holds nothing of the interview but ids,
+// and has an id and a type of its own.
 func TestTombstone(t *testing.T) {
 	for _, test := range []struct {
 		kind    schema.Kind
@@ -50,12 +50,12 @@ func TestTombstone(t *testing.T) {
 		}
 	}
 	if _, err := schema.Tombstone(schema.KindEvent, "versive.short.msg_1", 1); err == nil {
-		t.Error("a subject that is none of an event is accepted")
+		t.Error("a subject that is not that of an event is accepted")
 	}
 }
 
-// A dead letter is still the event, with the reason beside it and without
-// what would be a command to the broker.
+// A dead letter is the event with the reason, and without the headers that the
+// broker obeys.
 func TestDeadLetter(t *testing.T) {
 	event := normalize(t, body("", "", ""))
 	stored := map[string][]string{"Nats-Msg-Id": {event.ID}, "Nats-Expected-Last-Subject-Sequence": {"0"}}
@@ -70,7 +70,7 @@ func TestDeadLetter(t *testing.T) {
 		t.Errorf("subject is %s, want %s", letter.Subject("versive"), want)
 	}
 	decoded, err := schema.Decode(letter.Header, letter.Data)
-	if err != nil || decoded.ID != event.ID || decoded.Interview.ID != "i" {
+	if err != nil || decoded.ID != event.ID || decoded.InterviewID != "i" {
 		t.Errorf("got %+v, %v", decoded, err)
 	}
 	if got := schema.DecodeReason(letter.Header); !strings.HasPrefix(got, "no such study:\r\n\u00e4") || len(got) > 1024 {
@@ -93,16 +93,20 @@ func TestDeadLetter(t *testing.T) {
 	}
 }
 
-// A body that is not understood may say all the same where a later schema
-// would store it.
-func TestIdentify(t *testing.T) {
+// The subject of a body that cannot be normalized can often be guessed.
+func TestGuessSubject(t *testing.T) {
 	for _, test := range []struct {
 		body string
-		want string // the subject, or "" if it does not say
+		want string // the subject, or "" if it cannot be guessed
 	}{
 		{`{"event_type":"interview.started","interview":{"id":"i.1"},"study":{"id":"s"}}`, "versive.interview.started.s.i%2E1.msg_1"},
 		{`{"study":{"id":"s","mode":7},"interview":{"id":"i","transcript":[]},"event_type":"interview.completed"}`, "versive.interview.completed.s.i.msg_1"},
-		{`{"event_type":"interview.started","interview":{"id":"i"}}`, ""},
+		{`{"event_type":"interview.started","interview":{"id":"i"}}`, "versive.interview.started.%.i.msg_1"},
+		{`{"event_type":"study.created","study":{"id":"s"}}`, "versive.study.created.s.%.msg_1"},
+		{`{"event_type":"study.created","study":{"id":"s"},"interview":{"id":null}}`, ""},
+		{`{"event_type":"study.created","study":{}}`, ""},
+		{`{"event_type":"interview.completed","study":{"id":"s"}}`, ""},
+		{`{"event_type":7,"interview":{"id":"i"},"study":{"id":"s"}}`, ""},
 		{`{"event_type":"interview.started","interview":{"id":7},"study":{"id":"s"}}`, ""},
 		{`{"event_type":"interview.started","interview":{"id":"` + strings.Repeat("x", 257) + `"},"study":{"id":"s"}}`, ""},
 		{`{"event_type":"started","interview":{"id":"i"},"study":{"id":"s"}}`, ""},
@@ -111,7 +115,7 @@ func TestIdentify(t *testing.T) {
 		{`{"event_type":"interview.started","interview":{"id":"i"},"study":{"id":"s"}`, ""},
 		{`["interview.started"]`, ""},
 	} {
-		s, ok := schema.Identify("msg_1", []byte(test.body))
+		s, ok := schema.GuessSubject("msg_1", []byte(test.body))
 		s.Prefix = "versive"
 		if ok != (test.want != "") || ok && s.String() != test.want {
 			t.Errorf("%s: got %s, %v; want %q", test.body, s, ok, test.want)

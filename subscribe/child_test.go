@@ -50,12 +50,12 @@ var childKinds = map[string]func(ctx context.Context, js jetstream.JetStream, fi
 		defer r.db.Close()
 		return subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
 			Durable: "transaction", AckWait: childAckWait, Concurrency: 4,
-			Event: func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+			Event: subscribe.Typed(func(ctx context.Context, data schema.InterviewCompleted, m subscribe.Message) error {
 				c.pass("delivered")
-				err := r.event(ctx, event, m)
+				err := r.event(ctx, data, m)
 				c.pass("worked")
 				return err
-			},
+			}),
 			Erasure: r.erasure,
 		})
 	},

@@ -73,7 +73,7 @@ func ExampleSource_Consume() {
 		Durable: "reports",
 		Filter:  schema.Filter{StudyID: "study_123"},
 		Event: func(_ context.Context, event schema.Event, m subscribe.Message) error {
-			fmt.Println(event.Type, event.Interview.ID)
+			fmt.Println(event.Type, event.InterviewID)
 			if m.Sequence == 2 { // an example ends; a service does not
 				stop()
 			}

@@ -71,7 +71,7 @@ func TestRange(t *testing.T) {
 	t.Run("message", func(t *testing.T) {
 		m := all[0]
 		event, err := m.Event()
-		if err != nil || event.ID != "msg_1" || event.Study.ID != "study.a" || m.ID != "msg_1" || m.Erased() {
+		if err != nil || event.ID != "msg_1" || event.StudyID != "study.a" || m.ID != "msg_1" || m.Erased() {
 			t.Errorf("got %+v, %v", event, err)
 		}
 		if m.Subject != "versive.interview.completed.study%2Ea.i1.msg_1" || time.Since(m.Time) > time.Minute || m.Time.Location() != time.UTC {

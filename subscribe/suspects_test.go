@@ -75,7 +75,7 @@ func TestConsumePanic(t *testing.T) {
 	c.Event = func(_ context.Context, event schema.Event, _ subscribe.Message) error {
 		got.add(event.ID)
 		if event.ID == "msg_4" {
-			panic(errors.New("cannot read " + event.Interview.Transcript))
+			panic(errors.New("cannot read " + string(event.Data)))
 		}
 		return nil
 	}

@@ -38,18 +38,18 @@ func openReports(file string) (*reports, error) {
 	return &reports{db}, nil
 }
 
-func (r *reports) event(ctx context.Context, event schema.Event, _ subscribe.Message) error {
+func (r *reports) event(ctx context.Context, data schema.InterviewCompleted, m subscribe.Message) error {
 	tx, err := r.db.BeginTx(ctx, nil)
 	if err != nil {
 		return err
 	}
 	defer tx.Rollback()
-	first, err := settle(ctx, tx, event.ID)
+	first, err := settle(ctx, tx, m.ID)
 	if err != nil || !first {
 		return err
 	}
 	if _, err := tx.ExecContext(ctx, `INSERT INTO reports (id, interview, turns) VALUES (?, ?, ?)`,
-		event.ID, event.Interview.ID, len(event.Interview.Conversation)); err != nil {
+		m.ID, data.Interview.ID, len(data.Interview.Conversation)); err != nil {
 		return err
 	}
 	return tx.Commit()
@@ -100,12 +100,12 @@ func Example_exactlyOnce() {
 		ctx, stop := context.WithCancel(context.Background())
 		err := subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
 			Durable: name,
-			Event: func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+			Event: subscribe.Typed(func(ctx context.Context, data schema.InterviewCompleted, m subscribe.Message) error {
 				if m.Sequence == 2 { // an example ends; a service does not
 					defer stop()
 				}
-				return reports.event(ctx, event, m)
-			},
+				return reports.event(ctx, data, m)
+			}),
 			Erasure: reports.erasure,
 		})
 		if err != nil {

@@ -133,7 +133,7 @@ var sentences = [...]string{
 func newBody(size, n int) []byte {
 	id := fmt.Sprintf("3fa85f64-5717-4562-b3fc-%012x", n)
 	start := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
-	e := schema.Event{
+	e := schema.InterviewCompleted{
 		Type: "interview.completed",
 		Interview: schema.Interview{
 			ID: id, Title: "Commuting with our app/study_123/" + id, Status: "closed", Type: "VERSIVE", VID: fmt.Sprint("vid_", n),

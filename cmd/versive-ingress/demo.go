@@ -134,7 +134,7 @@ func show(out io.Writer, msg jetstream.Msg, id string) error {
 		return err
 	}
 	fmt.Fprintf(out, "  subject   %s\n  id        %s\n  sequence  %d\n  %s\n\n", msg.Subject(), event.ID, metadata.Sequence.Stream, data)
-	if event.ID != id || event.Interview.ID != sampleInterview {
+	if event.ID != id || event.InterviewID != sampleInterview {
 		return errors.New("the event is not the one that was sent")
 	}
 	return nil

@@ -207,7 +207,7 @@ func (e *erasure) inspect(kind schema.Kind, m subscribe.Message) (t match, ok bo
 	case m.Erased():
 		return t, false
 	case kind == schema.KindQuarantine:
-		if s, ok := schema.Identify(m.ID, m.Data); ok && s.InterviewID == e.interview {
+		if s, ok := schema.GuessSubject(m.ID, m.Data); ok && s.InterviewID == e.interview {
 			s.Prefix, _, _ = strings.Cut(m.Subject, ".")
 			s.Prefix = strings.TrimSuffix(s.Prefix, schema.KindQuarantine.Prefix(""))
 			t.later = s.String()

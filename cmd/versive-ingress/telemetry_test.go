@@ -89,7 +89,7 @@ func TestTelemetry(t *testing.T) {
 		_ = subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
 			Durable: "telemetry",
 			Event: func(_ context.Context, event schema.Event, _ subscribe.Message) error {
-				if event.Interview.Transcript != marker {
+				if !bytes.Contains(event.Data, []byte(marker)) {
 					t.Error("the marker did not come through: this test proves nothing")
 				}
 				if event.ID == "msg_dead" {

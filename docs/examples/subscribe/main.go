@@ -37,16 +37,16 @@ func run(ctx context.Context) error {
 	source := subscribe.Source{JetStream: js}
 	return source.Consume(ctx, subscribe.Consumer{
 		Durable: "reports",
-		Filter:  schema.Filter{StudyID: "study_123"},
-		Event:   completed,
+		Filter:  schema.Filter{Type: "interview.completed", StudyID: "study_123"},
+		Event:   subscribe.Typed(completed),
 		Erasure: erased,
 		Logger:  slog.Default(),
 	})
 }
 
-func completed(_ context.Context, event schema.Event, _ subscribe.Message) error {
-	// In one transaction: keep event.ID, and do the work; if the id was there already, do nothing.
-	fmt.Println("completed", event.ID, event.Study.ID, event.Interview.ID, len(event.Interview.Conversation))
+func completed(_ context.Context, data schema.InterviewCompleted, m subscribe.Message) error {
+	// In one transaction: keep m.ID, and do the work; if the id was there already, do nothing.
+	fmt.Println("completed", m.ID, data.Study.ID, data.Interview.ID, len(data.Interview.Conversation))
 	return nil
 }
 
