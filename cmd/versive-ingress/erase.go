@@ -32,15 +32,18 @@ const outOfReach = `It does not reach the following; see to them yourself:
 
 func eraseCommand() *cobra.Command {
 	var (
-		interview   string
-		yes, dryRun bool
+		interview, study string
+		yes, dryRun      bool
 	)
 	cmd := &cobra.Command{
-		Use:   "erase --interview ID",
+		Use:   "erase (--interview ID | --study ID)",
 		Short: "Remove an interview's stored copies for good",
 		Long: `Remove every stored copy of an interview: its events, what the quarantine keeps
 of it (whatever mentions the id, for its content was not understood), and the
 dead letters of its events. Shows what it found and asks; --yes does not.
+
+With --study, remove the events of a study that belong to no interview, and
+nothing of its interviews.
 
 A tombstone takes the place of each copy: the same subject, so the interview's
 id stays, and no data. It keeps a resend from being stored again, and asks
@@ -69,8 +72,8 @@ EXIT STATUS
 ` + outOfReach,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if interview == "" || len(interview) > schema.MaxIDLen {
-				return fmt.Errorf("--interview: want the id of an interview, 1 to %d bytes", schema.MaxIDLen)
+			if id := interview + study; id == "" || len(id) > schema.MaxIDLen {
+				return fmt.Errorf("--interview or --study: want an id of 1 to %d bytes", schema.MaxIDLen)
 			}
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
 			c, err := dial(ctx, "erase")
@@ -78,19 +81,19 @@ EXIT STATUS
 				return err
 			}
 			defer c.close()
-			e := erasure{connection: c, interview: interview, eraser: publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}}
+			e := &erasure{connection: c, interview: interview, study: study, eraser: publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}}
 			found, err := e.find(ctx)
 			if err != nil {
 				return err
 			}
 			if len(found) == 0 {
-				fmt.Fprintf(out, "nothing is stored of interview %s%s\n", interview, e.erasedBefore())
+				fmt.Fprintf(out, "nothing is stored of %s%s\n", e, e.erasedBefore())
 				if dryRun {
 					return nil
 				}
 				return e.settle(ctx, out, e.overwritten)
 			}
-			fmt.Fprintf(out, "found of interview %s%s:\n", interview, e.erasedBefore())
+			fmt.Fprintf(out, "found of %s%s:\n", e, e.erasedBefore())
 			if err := e.print(out, found); err != nil {
 				return err
 			}
@@ -112,17 +115,21 @@ EXIT STATUS
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&interview, "interview", "", "the interview's id")
+	flags.StringVar(&interview, "interview", "", "id of the interview to erase")
+	flags.StringVar(&study, "study", "", "id of the study to erase, except its interviews")
 	flags.BoolVar(&yes, "yes", false, "do not ask")
 	flags.BoolVar(&dryRun, "dry-run", false, "only show what would be erased")
+	cmd.MarkFlagsOneRequired("interview", "study")
+	cmd.MarkFlagsMutuallyExclusive("interview", "study")
 	return cmd
 }
 
-// An erasure removes what is stored of one interview.
+// An erasure removes what is stored of one interview, or of one study except
+// its interviews.
 type erasure struct {
 	*connection
-	interview string
-	eraser    publish.Eraser
+	interview, study string // one of them is ""
+	eraser           publish.Eraser
 
 	ids        map[string]bool // svix-ids of the interview's events, erased ones included
 	tombstones int             // of the interview, in the event stream
@@ -151,7 +158,7 @@ type match struct {
 func (e *erasure) find(ctx context.Context) ([]match, error) {
 	e.ids, e.overwritten = make(map[string]bool), make(map[schema.Kind][]uint64)
 	var events, others []match
-	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: schema.Filter{InterviewID: e.interview}.Subject("*"), HeadersOnly: true}
+	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: e.filter().Subject("*"), HeadersOnly: true}
 	for _, selection := range [...]subscribe.Selection{
 		inEvents,
 		{Kind: schema.KindQuarantine, Subject: anySubject},
@@ -207,30 +214,52 @@ func (e *erasure) inspect(kind schema.Kind, m subscribe.Message) (t match, ok bo
 	case m.Erased():
 		return t, false
 	case kind == schema.KindQuarantine:
-		if s, ok := schema.GuessSubject(m.ID, m.Data); ok && s.InterviewID == e.interview {
+		s, ok := schema.GuessSubject(m.ID, m.Data)
+		switch {
+		case ok && e.owns(s):
 			s.Prefix, _, _ = strings.Cut(m.Subject, ".")
 			s.Prefix = strings.TrimSuffix(s.Prefix, schema.KindQuarantine.Prefix(""))
 			t.later = s.String()
+		case ok && e.study != "":
+			return t, false // of an interview: its study is not the reason to erase it
 		}
 		return t, e.ids[m.ID] || e.mentioned(m)
 	default:
 		// A dead letter says which interview it is of, unless it was no event.
 		if s, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
-			return t, s.InterviewID == e.interview
+			return t, e.owns(s)
 		}
 		return t, e.ids[m.ID] || e.mentioned(m)
 	}
 }
 
+// String names what is erased, for messages.
+func (e *erasure) String() string {
+	if e.study != "" {
+		return "study " + e.study
+	}
+	return "interview " + e.interview
+}
+
+// filter selects the events to erase.
+func (e *erasure) filter() schema.Filter {
+	return schema.Filter{StudyID: e.study, InterviewID: e.interview, NoInterview: e.study != ""}
+}
+
+// owns reports whether filter selects the event with a subject.
+func (e *erasure) owns(s schema.Subject) bool {
+	return s.InterviewID == e.interview && (e.study == "" || s.StudyID == e.study)
+}
+
 func (e *erasure) mentioned(m subscribe.Message) bool {
 	for _, values := range m.Header {
 		for _, value := range values {
-			if mentions([]byte(value), e.interview) {
+			if mentions([]byte(value), e.interview+e.study) {
 				return true
 			}
 		}
 	}
-	return mentions(m.Data, e.interview)
+	return mentions(m.Data, e.interview+e.study)
 }
 
 // erasedBefore describes what earlier erasures have done.
@@ -257,7 +286,7 @@ const passes = 3
 func (e *erasure) run(ctx context.Context, found []match) (erased int, err error) {
 	for pass := 0; len(found) > 0; pass++ {
 		if pass == passes {
-			return erased, fmt.Errorf("interview %s keeps coming: %s after %d passes; run it again", e.interview, counted(len(found), "message"), passes)
+			return erased, fmt.Errorf("%s keeps coming: %s after %d passes; run it again", e, counted(len(found), "message"), passes)
 		}
 		var failed []error
 		for _, t := range found {

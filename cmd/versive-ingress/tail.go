@@ -24,8 +24,8 @@ func tailCommand() *cobra.Command {
 		Use:   "tail",
 		Short: "Follow the events as they are stored",
 		Long: `Follow the events as they are stored, one line each: time, type, study,
-interview and id, the ids as they stand in the subject. An erasure is shown as
-interview.erased.
+interview and id, the ids as they stand in the subject, where % is the interview
+of an event that has none. An erasure is shown as interview.erased or study.erased.
 
 It shows new events, or those from --since on, until Ctrl-C or until nobody
 reads what it writes. It waits for a broker that is away, and goes on behind the
@@ -135,7 +135,8 @@ func columns(m subscribe.Message) [4]string {
 		return [4]string{"?", "?", "?", m.ID}
 	}
 	if m.Erased() {
-		s.Type = strings.TrimPrefix(schema.TypeErased, "versive-ingress.")
+		s.Type = strings.TrimPrefix(s.ErasedType(), "versive-ingress.")
 	}
-	return [4]string{s.Type, schema.Escape(s.StudyID), schema.Escape(s.InterviewID), m.ID}
+	tokens := strings.Split(m.Subject, ".")
+	return [4]string{s.Type, tokens[len(tokens)-3], tokens[len(tokens)-2], m.ID}
 }
