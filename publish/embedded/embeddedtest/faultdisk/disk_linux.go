@@ -103,6 +103,7 @@ type Disk struct {
 	kind  Kind
 	image *image
 	fuse  string // where the image is mounted
+	loop  string // the loop device that was mounted last
 }
 
 // New returns an empty disk with a file system of a kind, mounted. It is gone
@@ -269,22 +270,38 @@ func (d *Disk) mount(loop string) {
 	if err := unix.Mount(loop, d.Dir, string(d.kind), 0, ""); err != nil {
 		d.t.Fatalf("mounting %s from %s: %v", d.kind, loop, err)
 	}
+	d.loop = loop
 }
 
-// unmount lifts all faults, and unmounts the file system once no process has a
-// file open there.
+// unmount lifts all faults, unmounts the file system once no process has a file
+// open there, and waits until the kernel has let go of it.
 func (d *Disk) unmount() error {
 	for o := range d.image.faults {
 		d.image.setFault(op(o), nil)
 	}
 	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
-		switch err := unix.Unmount(d.Dir, 0); {
+		err := unix.Unmount(d.Dir, 0)
+		switch {
 		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: it is not mounted
-			return nil
-		case !errors.Is(err, unix.EBUSY) || time.Now().After(deadline):
+			if !d.attached() {
+				return nil
+			}
+			err = fmt.Errorf("%s still has it", d.loop)
+		case !errors.Is(err, unix.EBUSY):
+			return fmt.Errorf("unmounting %s: %w", d.Dir, err)
+		}
+		if time.Now().After(deadline) {
 			return fmt.Errorf("unmounting %s: %w; does a process still have a file open there?", d.Dir, err)
 		}
 	}
+}
+
+// attached reports whether the last loop device still has the image: a process
+// with a mount namespace of its own, which it made meanwhile, keeps the file
+// system mounted there. XFS cannot be mounted a second time beside it.
+func (d *Disk) attached() bool {
+	file, err := os.ReadFile("/sys/block/" + filepath.Base(d.loop) + "/loop/backing_file")
+	return err == nil && strings.TrimSpace(string(file)) == filepath.Join(d.fuse, "image")
 }
 
 // guard starts a process that unmounts everything when this one has died.
