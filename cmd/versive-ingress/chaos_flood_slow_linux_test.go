@@ -45,13 +45,16 @@ func (r *round) floodSlowly(s Settings, f slowFlood, pid int, bound uint64) {
 		return
 	}
 	forgetPeak(r, pid)
-	ctx, cancel := context.WithTimeout(r.Context(), lasts)
+	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
-	var flooding sync.WaitGroup
+	var begun, flooding sync.WaitGroup
+	begun.Add(connections)
 	for range connections {
+		begin := sync.OnceFunc(begun.Done)
 		flooding.Go(func() {
 			for ctx.Err() == nil {
 				if conn, err := net.Dial("tcp", s.Listen); err == nil {
+					begin()
 					cut := context.AfterFunc(ctx, func() { conn.Close() })
 					f.hold(conn, s)
 					cut()
@@ -61,6 +64,8 @@ func (r *round) floodSlowly(s Settings, f slowFlood, pid int, bound uint64) {
 			}
 		})
 	}
+	begun.Wait()
+	time.AfterFunc(lasts, cancel)
 	sent, refused := r.sendDuring(ctx, s, f.name)
 	flooding.Wait()
 	peak := peakMemory(r, pid)

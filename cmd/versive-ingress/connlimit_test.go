@@ -61,6 +61,15 @@ func TestConnLimit(t *testing.T) {
 		if err := c.framer.WriteSettings(); err != nil {
 			t.Fatal(err)
 		}
+		c.await(func(f http2.Frame) bool {
+			settings, ok := f.(*http2.SettingsFrame)
+			if ok {
+				if most, _ := settings.Value(http2.SettingMaxConcurrentStreams); most != maxStreams {
+					t.Errorf("a client may open %d streams, want %d", most, maxStreams)
+				}
+			}
+			return ok
+		})
 		c.ping()
 		return c
 	}
