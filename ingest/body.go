@@ -59,10 +59,9 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 	u.buffer = takeBuffer(firstBuffer)
 	for n := int64(0); n < most; {
 		size := int64(len(*u.buffer))
-		if n == size {
-			if size *= 2; size > smallBody {
-				size = min(size, most)
-			}
+		// If more is to come, a small rest of the buffer is not worth a read.
+		if n == size || length > size && n > size/2 {
+			size = nextBuffer(size, most)
 			if !h.inflight.grow(u, min(size, h.cfg.MaxBody)) {
 				return nil, errShed
 			}
@@ -89,6 +88,19 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 
 // firstBuffer is the size in bytes of the buffer that a body begins with.
 const firstBuffer = 4 << 10
+
+// nextBuffer returns the size of the buffer that follows one of size bytes: four
+// times as much, or less if that is enough for a body of most bytes.
+func nextBuffer(size, most int64) int64 {
+	switch next := 4 * size; {
+	case next > smallBody:
+		return min(next, most)
+	case next/2 >= most:
+		return next / 2
+	default:
+		return next
+	}
+}
 
 // buffers keeps the memory of small bodies from one request to the next, by
 // size: firstBuffer, twice that, and so on to smallBody.

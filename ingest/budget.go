@@ -16,7 +16,7 @@ const pace = 1 << 20
 // A budget bounds the memory of all bodies that are held.
 //
 //   - A body is charged for what has arrived, not for what was announced: its
-//     buffer doubles as it fills, and the budget is charged for the buffer.
+//     buffer grows fourfold as it fills, and the budget is charged for that.
 //   - Large bodies, announced or arrived, may use three quarters of the budget,
 //     so that they cannot keep small ones out.
 //   - When a buffer does not fit, the slowest upload is shed, its sender is
