@@ -100,10 +100,10 @@ func TestChaos(t *testing.T) {
 		mu.Lock()
 		results[f.name] = &counts{}
 		mu.Unlock()
-		running.Go(func() {
-			atOnce <- struct{}{}
-			defer func() { <-atOnce }()
-			for seed := *chaosSeed; seed < *chaosSeed+uint64(max(*chaosSeeds, 1)); seed++ {
+		for seed := *chaosSeed; seed < *chaosSeed+uint64(max(*chaosSeeds, 1)); seed++ {
+			running.Go(func() {
+				atOnce <- struct{}{}
+				defer func() { <-atOnce }()
 				t.Run(fmt.Sprintf("%s/seed=%d", f.name, seed), func(t *testing.T) {
 					r := newRound(t, f, seed)
 					defer func() {
@@ -113,8 +113,8 @@ func TestChaos(t *testing.T) {
 					}()
 					f.stage(r)
 				})
-			}
-		})
+			})
+		}
 	}
 	running.Wait()
 	t.Log(tableOf(results))
