@@ -23,7 +23,7 @@ import (
 // Publish returns a Receipt only when the message is durably in its stream,
 // whether by this call or an earlier one. After an error the message may or
 // may not be there, and publishing it again must be safe. It must return
-// within a bounded time, whatever becomes of ctx, and not read m.Data after that.
+// within a bounded time, whatever becomes of ctx. It may read m after that.
 // An error with a method Reason() string names itself in metrics; the word must
 // be one of a few.
 type Publisher interface {

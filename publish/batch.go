@@ -1,12 +1,10 @@
 package publish
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -14,13 +12,37 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// commit stores entries in one atomic batch, together with those that come
-// while the broker prepares it, and answers all of them.
-func (g *group) commit(entries []*entry) {
-	b := &batch{g: g, id: nuid.Next(), inbox: g.p.nc.NewRespInbox(), answers: make(chan *nats.Msg, 2)}
-	sub, err := g.p.nc.ChanSubscribe(b.inbox, b.answers)
+const (
+	// maxBatchLen bounds a batch, in messages. Larger ones gain nothing, and the
+	// request that resolves a rejected one must fit into a message.
+	maxBatchLen = 256
+	// minBatchLen is the break-even: a batch costs as much as so many singles.
+	minBatchLen = 12
+)
+
+// A batch is an atomic batch of JetStream: its messages are stored all
+// together or not at all. The broker answers the first message when it has
+// prepared the batch, which costs its disk about as much as the rest, and the
+// last one when the batch is committed. A batch that is abandoned leaves
+// nothing in the stream: the broker forgets it after 10 seconds.
+//
+// A batch belongs to the goroutine that commits it.
+type batch struct {
+	c       *committer
+	id      string
+	entries []*entry // in the order in which they are sent
+
+	inbox   string
+	answers chan *nats.Msg // to the first message, and to the last
+}
+
+// commitBatch stores entries in one batch, together with those that arrive
+// while the broker prepares it, and finishes all of them.
+func (c *committer) commitBatch(entries []*entry) {
+	b := &batch{c: c, id: nuid.Next(), inbox: c.p.nc.NewRespInbox(), answers: make(chan *nats.Msg, 2)}
+	sub, err := c.p.nc.ChanSubscribe(b.inbox, b.answers)
 	if err != nil {
-		g.publishEach(entries)
+		c.publishEach(entries)
 		return
 	}
 	defer func() { _ = sub.Unsubscribe() }() // an error means that it has ended
@@ -37,96 +59,73 @@ func (g *group) commit(entries []*entry) {
 	}
 	switch {
 	case err == nil:
-		g.committed(size)
-		name := g.stream()
-		first := last - uint64(size) + 1 // a batch is contiguous in the stream
+		c.committed(size)
+		first := last - uint64(size) + 1 // the sequences of a batch are contiguous
 		for i, e := range b.entries {
-			g.finish(e, Receipt{Stream: name, Sequence: first + uint64(i)}, nil)
+			c.finish(e, Receipt{Stream: c.stream(), Sequence: first + uint64(i)}, nil)
 		}
 	case isRejection(err):
-		// It is not said whose fault that is. Each is published again, which stores
-		// none twice.
-		rest := g.answerStored(b.entries, err)
-		if len(rest) < size && len(rest) >= minBatch {
-			g.commit(rest)
+		// Nothing is stored, and the broker does not name the culprit. Publishing
+		// the messages again stores none of them twice.
+		rest := c.resolveDuplicates(b.entries, err)
+		if len(rest) < size && len(rest) >= minBatchLen {
+			c.commitBatch(rest)
 		} else {
-			g.publishEach(rest)
+			c.publishEach(rest)
 		}
-	case !filled: // perhaps for the sake of a single one; nothing of it is stored
-		g.publishEach(b.entries)
-	default:
+	case !filled: // one message may be the cause; nothing is stored
+		c.publishEach(b.entries)
+	default: // it may be stored
 		for _, e := range b.entries {
-			g.finish(e, Receipt{}, err)
+			c.finish(e, Receipt{}, err)
 		}
 	}
 }
 
-// A batch is an atomic batch of JetStream. One that is abandoned half-way
-// leaves nothing in the stream: the broker forgets it after 10 seconds.
-type batch struct {
-	g       *group
-	id      string
-	entries []*entry // in the order in which they are written
-
-	inbox   string
-	answers chan *nats.Msg // to the first message, and to the last
-}
-
-// fill writes entries, and those that come until the broker has prepared the
-// batch, which takes its disk about as long as all the rest.
+// fill sends entries and, once the broker has prepared the batch, those that
+// have arrived meanwhile.
 func (b *batch) fill(entries []*entry) error {
-	came, late := b.g.came, time.After(patience)
-	for {
-		if err := b.write(entries); err != nil || len(b.entries) == 0 {
+	if err := b.send(entries); err != nil || len(b.entries) == 0 {
+		return err
+	}
+	select {
+	case answer := <-b.answers:
+		if _, err := readAnswer(answer); err != nil {
 			return err
 		}
-		select {
-		case <-came:
-			entries = b.g.take(maxBatch - len(b.entries))
-		case <-late:
-			came, entries = nil, nil // what comes now goes beside it
-		case answer := <-b.answers:
-			if _, err := readAnswer(answer); err != nil {
-				return err
-			}
-			return b.write(b.g.take(maxBatch - len(b.entries)))
-		case <-b.entries[0].ctx.Done():
-			return b.entries[0].ctx.Err()
-		}
+		return b.send(b.c.take(maxBatchLen - len(b.entries)))
+	case <-b.entries[0].ctx.Done():
+		return b.entries[0].ctx.Err()
 	}
 }
 
-// write adds entries to the batch, but for those whose time has run out.
-func (b *batch) write(entries []*entry) (err error) {
+// send adds entries to the batch, except those whose callers have gone. After
+// an error the remaining ones are in b.entries too, but were not sent.
+func (b *batch) send(entries []*entry) (err error) {
 	for _, e := range entries {
+		if e.isDone() {
+			continue
+		}
+		b.entries = append(b.entries, e)
 		if err == nil {
-			err = b.writeOne(e)
-		} else {
-			b.entries = append(b.entries, e)
+			b.c.remember(e)
+			err = b.sendOne(e.msg)
 		}
 	}
 	return err
 }
 
-func (b *batch) writeOne(e *entry) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.msg == nil {
-		return nil
-	}
-	b.entries = append(b.entries, e)
-	b.g.remember(e)
-
-	b.number(e.msg.Header, len(b.entries))
+func (b *batch) sendOne(msg *nats.Msg) error {
+	b.number(msg.Header, len(b.entries))
 	if len(b.entries) == 1 {
-		e.msg.Reply = b.inbox
+		msg.Reply = b.inbox
 	}
-	defer func() { // it may have to go alone yet
-		e.msg.Reply = ""
-		e.msg.Header.Del(jetstreamext.BatchIDHeader)
-		e.msg.Header.Del(jetstreamext.BatchSeqHeader)
-	}()
-	return b.g.p.nc.PublishMsg(e.msg)
+	err := b.c.p.nc.PublishMsg(msg)
+	// It may yet be published by itself.
+	msg.Reply = ""
+	msg.Header.Del(jetstreamext.BatchIDHeader)
+	msg.Header.Del(jetstreamext.BatchSeqHeader)
+	return err
 }
 
 // commit ends the batch with a message that is not stored. It returns the
@@ -135,7 +134,7 @@ func (b *batch) commit() (last uint64, err error) {
 	youngest := b.entries[len(b.entries)-1]
 	header := nats.Header{jetstreamext.BatchCommitHeader: {"eob"}}
 	b.number(header, len(b.entries)+1)
-	if err := b.g.p.nc.PublishMsg(&nats.Msg{Subject: youngest.subject, Reply: b.inbox, Header: header}); err != nil {
+	if err := b.c.p.nc.PublishMsg(&nats.Msg{Subject: youngest.msg.Subject, Reply: b.inbox, Header: header}); err != nil {
 		return 0, err
 	}
 	var ack *jetstreamext.BatchAck
@@ -148,7 +147,7 @@ func (b *batch) commit() (last uint64, err error) {
 	if err != nil {
 		return 0, err
 	}
-	if err := b.g.p.checkAck(b.g.stream(), ack.Stream, ack.Domain); err != nil {
+	if err := b.c.p.checkAck(b.c.stream(), ack.Stream, ack.Domain); err != nil {
 		return 0, fmt.Errorf("%w: %w", jetstreamext.ErrInvalidBatchAck, err)
 	}
 	if ack.BatchID != b.id || ack.BatchSize != uint64(len(b.entries)) {
@@ -164,8 +163,8 @@ func (b *batch) number(header nats.Header, n int) {
 	header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(n))
 }
 
-// readAnswer reads what the broker says to a message of a batch: an empty
-// acknowledgement to all but the last.
+// readAnswer reads the broker's answer to a message of a batch. For all but
+// the last message it is empty.
 func readAnswer(answer *nats.Msg) (*jetstreamext.BatchAck, error) {
 	var ack struct {
 		jetstreamext.BatchAck
@@ -186,48 +185,13 @@ func readAnswer(answer *nats.Msg) (*jetstreamext.BatchAck, error) {
 	return &ack.BatchAck, nil
 }
 
-// noResponders is the status by which a broker answers in place of a stream
+// noResponders is the status that a broker answers with in place of a stream
 // that is not there.
 const noResponders = "503"
 
-// isRejection reports whether the broker has answered a batch by something
-// else than its acknowledgement.
+// isRejection reports whether the broker has answered a batch with anything
+// but its acknowledgement.
 func isRejection(err error) bool {
 	_, ok := errors.AsType[*jetstream.APIError](err)
 	return ok || errors.Is(err, jetstreamext.ErrInvalidBatchAck)
-}
-
-// answerStored answers those entries of a rejected batch that are stored
-// already, and returns the others.
-func (g *group) answerStored(entries []*entry, rejection error) (rest []*entry) {
-	api, ok := errors.AsType[*jetstream.APIError](rejection)
-	if !ok || api.ErrorCode != jetstreamext.JSErrCodeBatchPublishDuplicateMsgID && api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
-		return entries
-	}
-	subjects := make([]string, len(entries))
-	for i, e := range entries {
-		subjects[i] = e.subject
-	}
-	name, youngest := g.stream(), entries[len(entries)-1]
-	ctx, cancel := context.WithTimeout(youngest.ctx, patience) // time is left without an answer
-	defer cancel()
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, g.p.js, name, subjects)
-	if err != nil {
-		return entries
-	}
-	stored := make(map[string]uint64)
-	for m, err := range messages {
-		if err != nil { // none, or no more
-			break
-		}
-		stored[m.Subject] = m.Sequence
-	}
-	for _, e := range entries {
-		if sequence, ok := stored[e.subject]; ok {
-			g.finish(e, Receipt{Stream: name, Sequence: sequence, Duplicate: true}, nil)
-		} else {
-			rest = append(rest, e)
-		}
-	}
-	return rest
 }

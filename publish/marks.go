@@ -141,7 +141,7 @@ func (p *Publisher) isQuiet(kind schema.Kind, last uint64) bool {
 	if len(recent) == 0 || recent[len(recent)-1] != last || p.troubled.Load() != nil {
 		return false
 	}
-	return kind == schema.KindDead || p.groups[kind].hasSettled()
+	return kind == schema.KindDead || p.committers[kind].hasSettled()
 }
 
 // hasMajority reports whether most replicas of a stream are up to date with the

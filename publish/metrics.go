@@ -51,7 +51,7 @@ func newMetrics(marks *marks) *metrics {
 	m := &metrics{marks: marks, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "versive_ingress_publish_batch_events",
 		Help:    "Events that were stored by one commit.",
-		Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to maxBatch
+		Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to maxBatchLen
 	})}
 	for kind := range m.depths {
 		m.depths[kind].count.Store(-1)

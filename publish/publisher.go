@@ -62,12 +62,12 @@ type Receipt struct {
 
 // Publisher stores messages. It is safe for concurrent use.
 type Publisher struct {
-	cfg     Config
-	nc      *nats.Conn
-	js      jetstream.JetStream
-	domain  string              // of the streams; set by open
-	streams [2]jetstream.Stream // by Kind
-	groups  [2]*group           // by Kind
+	cfg        Config
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	domain     string              // of the streams; set by open
+	streams    [2]jetstream.Stream // by Kind
+	committers [2]*committer       // by Kind
 
 	// link ends when the connection is lost, and every Publish with it: what was
 	// written to it will have no answer, but nats.go would wait for one.
@@ -136,6 +136,11 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	p.stopped.Go(func() { p.monitor(monitorCtx) })
 	p.stopped.Go(func() { p.watchDepths(monitorCtx) })
 	p.stopped.Go(func() { p.watchMarks(monitorCtx) })
+	for _, c := range p.committers {
+		if c.batching {
+			p.stopped.Go(func() { c.run(monitorCtx) })
+		}
+	}
 	return p, nil
 }
 
@@ -223,7 +228,7 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 		}
 		p.streams[kind] = stream
 		p.metrics.streams[kind].Store(stream.CachedInfo())
-		p.groups[kind] = newGroup(p, schema.Kind(kind), p.cfg.batches(&stream.CachedInfo().Config))
+		p.committers[kind] = newCommitter(p, schema.Kind(kind), p.cfg.batches(&stream.CachedInfo().Config))
 	}
 	var err error
 	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)
@@ -264,8 +269,8 @@ func (p *Publisher) Close() {
 // Publish stores m and returns when the stream has confirmed it, durably as
 // far as the broker's configuration goes (sync_interval: always, or replicas).
 // It does not end with ctx, for a message whose caller went away may be stored
-// all the same; it has its own deadline, Config.Timeout. Once it has returned,
-// m.Data is the caller's again: nothing reads it any more.
+// all the same; it has its own deadline, Config.Timeout. The caller must not
+// change m.Data or m.Header from then on: after an error they may still be read.
 //
 // The error is an [*Error]. It does not say that m is not stored: the answer
 // may have been lost. Only events and quarantined webhooks are published; any
@@ -286,7 +291,7 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (Receipt, err
 			return Receipt{}, &Error{"refused", *err}
 		}
 	}
-	receipt, err := p.groups[m.Kind].publish(ctx, m.ID, msg)
+	receipt, err := p.committers[m.Kind].publish(ctx, m.ID, msg)
 	if err != nil {
 		return Receipt{}, p.failed(err)
 	}

@@ -1,5 +1,7 @@
 package schema
 
+import "bytes"
+
 // Headers of a quarantined message. The headers of the request are kept under
 // names that begin with HeaderHTTP: under their own names, the broker could take
 // them for commands.
@@ -12,7 +14,7 @@ const (
 // Quarantine returns the message that keeps the body of a verified webhook
 // exactly as it was received, because Normalize returned the given error. It
 // keeps every header in origin, percent-encoded, so the caller passes only the
-// verified ones and the content type. The message's Data is body itself.
+// verified ones and the content type. The message does not alias body.
 func Quarantine(id string, body []byte, reason *Error, origin map[string][]string) Message {
 	header := map[string][]string{
 		HeaderReason:      {string(reason.Reason)},
@@ -23,5 +25,5 @@ func Quarantine(id string, body []byte, reason *Error, origin map[string][]strin
 			header[HeaderHTTP+name] = append(header[HeaderHTTP+name], encodeHeader(value))
 		}
 	}
-	return Message{Kind: KindQuarantine, ID: id, Header: header, Data: body, tokens: Escape(id)}
+	return Message{Kind: KindQuarantine, ID: id, Header: header, Data: bytes.Clone(body), tokens: Escape(id)}
 }

@@ -1,0 +1,113 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"hash/maphash"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+)
+
+// Resends: the broker rejects a whole batch for one duplicate in it and does
+// not name the offender. So ids that were sent lately stay out of batches, and
+// a batch that was rejected all the same is searched for what is stored.
+
+// maxRecent is how many ids a generation of recent holds. Two of them cover
+// the sender's first resend, 5 seconds after the first attempt, at any rate
+// that one stream can take.
+const maxRecent = 64 << 10
+
+// recent is a bounded set of ids: the last maxRecent, and up to as many before
+// them, of any age. It keeps hashes. An id that collides with another is
+// treated as a resend, which is slower and has no other effect. The zero value
+// is empty.
+type recent struct {
+	young, old map[uint64]struct{}
+}
+
+var seed = maphash.MakeSeed()
+
+func (r *recent) add(id string) {
+	if r.young == nil || len(r.young) >= maxRecent {
+		r.young, r.old = make(map[uint64]struct{}), r.young
+	}
+	r.young[maphash.String(seed, id)] = struct{}{}
+}
+
+func (r *recent) has(id string) bool {
+	hash := maphash.String(seed, id)
+	_, young := r.young[hash]
+	_, old := r.old[hash]
+	return young || old
+}
+
+// remember keeps resends of e out of batches.
+func (c *committer) remember(e *entry) {
+	if !c.batching {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.recent.add(e.id)
+}
+
+// resolveFromDedupeWindow asks the broker for e by its id alone and finishes e
+// if the stream's duplicate window knows it. That costs the broker a look into
+// a map; refusing a second copy by its subject costs reading a block of up to
+// 8 MiB.
+//
+// The question is a message without data that every stream refuses, whatever
+// its configuration, because of an invalid Nats-Rollup value. The broker
+// refuses it only after it has looked for a duplicate, and before it hands the
+// message to the other replicas.
+func (c *committer) resolveFromDedupeWindow(e *entry) bool {
+	question := &nats.Msg{Subject: e.msg.Subject, Header: nats.Header{
+		jetstream.MsgIDHeader: {e.id},
+		jetstream.MsgRollup:   {"none"},
+	}}
+	ctx, cancel := context.WithTimeout(e.ctx, commitStallTimeout) // leaves time to publish it
+	defer cancel()
+	ack, err := c.p.js.PublishMsg(ctx, question)
+	if err != nil || !ack.Duplicate || c.p.checkAck(c.stream(), ack.Stream, ack.Domain) != nil {
+		return false
+	}
+	c.finish(e, Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: true}, nil)
+	return true
+}
+
+// resolveDuplicates finishes those entries of a rejected batch that are stored
+// already, and returns the others.
+func (c *committer) resolveDuplicates(entries []*entry, rejection error) (rest []*entry) {
+	api, ok := errors.AsType[*jetstream.APIError](rejection)
+	if !ok || api.ErrorCode != jetstreamext.JSErrCodeBatchPublishDuplicateMsgID && api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+		return entries
+	}
+	subjects := make([]string, len(entries))
+	for i, e := range entries {
+		subjects[i] = e.msg.Subject
+	}
+	name, youngest := c.stream(), entries[len(entries)-1]
+	ctx, cancel := context.WithTimeout(youngest.ctx, commitStallTimeout) // leaves time to publish the rest
+	defer cancel()
+	messages, err := jetstreamext.GetLastMsgsFor(ctx, c.p.js, name, subjects)
+	if err != nil {
+		return entries
+	}
+	stored := make(map[string]uint64)
+	for m, err := range messages {
+		if err != nil { // there are none, or no more
+			break
+		}
+		stored[m.Subject] = m.Sequence
+	}
+	for _, e := range entries {
+		if sequence, ok := stored[e.msg.Subject]; ok {
+			c.finish(e, Receipt{Stream: name, Sequence: sequence, Duplicate: true}, nil)
+		} else {
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
