@@ -47,7 +47,7 @@ var ErrCompressed = errors.New("the block is compressed")
 func (e Erased) Settle(dir string) (left []uint64, err error) {
 	blocks, err := e.blocks(dir)
 	if err == nil {
-		err = syncDir(blocks)
+		err = syncRenames(blocks)
 	}
 	if err == nil {
 		err = e.find(blocks, func(r residue) error {
