@@ -127,6 +127,10 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
+	// A client that is connected before the check would create what the server has
+	// not recovered. The routes of a cluster wait for the listener, and so do users
+	// that are mapped from certificates.
+	options.DontListen = options.Cluster.Port == 0 && !options.TLSMap
 	s, err := server.NewServer(options)
 	if err != nil {
 		return err
@@ -139,6 +143,13 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	if err = awaitStart(ctx, s, fatal); err == nil {
 		err = checkRecovered(s, store, stored, log.takeWarnings())
 	}
+	if err == nil && options.DontListen {
+		s.AcceptLoop(make(chan struct{})) // returns when it listens, or cannot
+		select {
+		case err = <-fatal:
+		default:
+		}
+	}
 	if err != nil {
 		s.Shutdown()
 		s.WaitForShutdown()
@@ -150,7 +161,8 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	return nil
 }
 
-// awaitStart waits until s takes connections, with all streams recovered.
+// awaitStart waits until s is ready to take connections, with all streams
+// recovered.
 func awaitStart(ctx context.Context, s *server.Server, fatal <-chan error) error {
 	for !s.ReadyForConnections(50 * time.Millisecond) {
 		select {
