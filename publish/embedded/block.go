@@ -39,6 +39,7 @@ const (
 type record struct {
 	offset, length int
 	sequence       uint64 // without the two bits below
+	timestamp      int64  // when it was stored, in Unix nanoseconds; meaningless if erased
 	erased         bool   // the content was overwritten
 	deletion       bool   // marks another record, the one with this sequence, as deleted
 	subject        []byte // aliases the block; meaningless if erased
@@ -94,6 +95,7 @@ func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {
 	}
 	r.length = int(length)
 	r.sequence = sequence &^ (erasedBit | deletionBit)
+	r.timestamp = int64(binary.LittleEndian.Uint64(rest[12:]))
 	r.erased, r.deletion = sequence&erasedBit != 0, sequence&deletionBit != 0
 	r.subject = rest[recordHeaderLen : recordHeaderLen+subject]
 

@@ -32,6 +32,9 @@ type Erased struct {
 	Stream    string
 	Created   time.Time // of the stream; another stream of this name has other messages
 	Sequences []uint64
+	// Until is when they were deleted, at the latest; set by Schedule. The server
+	// uses the sequences again if it drops what follows a damaged record.
+	Until time.Time
 }
 
 // ErrEncrypted means that the broker deletes from the stream without overwriting.
@@ -171,7 +174,8 @@ func (e Erased) findIn(path string, sequences []uint64, visit func(residue) erro
 		if m.sequence > sequences[len(sequences)-1] {
 			break // a running server may be writing the end of the block
 		}
-		if _, ok := slices.BinarySearch(sequences, m.sequence); ok && !m.erased {
+		stored := e.Until.IsZero() || m.timestamp <= e.Until.UnixNano()
+		if _, ok := slices.BinarySearch(sequences, m.sequence); ok && stored && !m.erased {
 			r.records = append(r.records, m)
 		}
 	}
@@ -188,6 +192,7 @@ const scheduled = "erased.jsonl"
 // Schedule makes the next start of a broker on dir overwrite the messages'
 // content before it opens the store. The messages must be deleted.
 func (e Erased) Schedule(dir string) error {
+	e.Until = time.Now()
 	line, err := json.Marshal(e)
 	if err != nil {
 		return err
@@ -196,8 +201,8 @@ func (e Erased) Schedule(dir string) error {
 	if err != nil {
 		return err
 	}
-	_ = file.Chmod(0o644) // whatever root's umask is, the broker's user can read it
-	_, err = file.Write(append(line, '\n'))
+	_ = file.Chmod(0o644)                                                // whatever root's umask is, the broker's user can read it
+	_, err = file.Write(slices.Concat([]byte("\n"), line, []byte("\n"))) // the line before may have been cut short
 	return errors.Join(err, file.Sync(), file.Close(), syncDir(dir))
 }
 
@@ -213,7 +218,7 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 	for line := range bytes.Lines(lines) {
 		var e Erased
 		if json.Unmarshal(line, &e) != nil {
-			continue // cut short by a crash before Schedule has returned
+			continue // empty, or cut short by a crash before Schedule has returned
 		}
 		blocks, failed := e.blocks(dir)
 		if failed == nil {

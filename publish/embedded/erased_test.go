@@ -112,6 +112,10 @@ func TestErasedComesBack(t *testing.T) {
 			if got := contentsIn(t, cfg.Dir, messages); len(got) != messages {
 				t.Fatalf("the content of %v is there", got)
 			}
+			// A full disk has cut the schedule before short.
+			if err := os.WriteFile(filepath.Join(cfg.Dir, "erased.jsonl"), []byte(`{"Stream":"S`), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			if err := erased.Schedule(cfg.Dir); err != nil {
 				t.Fatal(err)
 			}
@@ -204,5 +208,53 @@ func TestErasedIsUnverified(t *testing.T) {
 				return errors.Is(err, test.want) && len(left) == 0
 			})
 		})
+	}
+}
+
+// A schedule that could not be followed stays, and the server may meanwhile have
+// dropped what follows a damaged record, and used its sequences again. What was
+// stored since then is not overwritten.
+func TestScheduleSparesWhatWasStoredSince(t *testing.T) {
+	t.Parallel()
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
+	newStore(t, cfg.Dir)
+	broker := start(t, cfg)
+	stream, err := inProcess(t, broker).Stream(t.Context(), "S")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), 50); err != nil { // as if its overwriting was undone
+		t.Fatal(err)
+	}
+	erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{50}}
+	if err := erased.Schedule(cfg.Dir); err != nil {
+		t.Fatal(err)
+	}
+	broker.Stop()
+	edit(t, cfg.Dir, "msgs/1.blk", replaced("s.39", "s.x9"))
+	edit(t, cfg.Dir, "msgs/index.db", removed)
+
+	broker = start(t, cfg)
+	js := inProcess(t, broker)
+	for {
+		ack, err := js.Publish(t.Context(), "s.again", []byte("content"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ack.Sequence == 50 {
+			break
+		}
+		if ack.Sequence > 50 {
+			t.Fatalf("sequence %d: nothing was dropped", ack.Sequence)
+		}
+	}
+	broker.Stop()
+
+	broker = start(t, cfg)
+	if stream, err = inProcess(t, broker).Stream(t.Context(), "S"); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.GetMsg(t.Context(), 50); err != nil || string(m.Data) != "content" {
+		t.Errorf("the acknowledged message 50: %v", err)
 	}
 }

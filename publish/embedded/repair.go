@@ -190,7 +190,7 @@ func rewriteLastBlocks(store string) error {
 			if err == nil {
 				err = writeFile(block, data)
 			}
-			if errors.Is(err, syscall.ENOSPC) {
+			if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 				err = overwriteFile(block, data)
 			}
 			if err != nil {
