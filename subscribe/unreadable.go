@@ -59,7 +59,7 @@ func (r *reader) recount(ctx context.Context) error {
 	counted.First, counted.Until = max(r.sel.First, 1), time.Time{}
 	for range recounts {
 		n, err := r.source.Count(ctx, counted)
-		if err != nil || n == r.delivered.Len() {
+		if err != nil {
 			return err
 		}
 		state, err := r.state(ctx)

@@ -113,6 +113,28 @@ func TestRangeFindsUnreadable(t *testing.T) {
 	}
 }
 
+// A message that is deleted after it was read does not make up for one that
+// cannot be read.
+func TestRangeFindsUnreadableBesideDeleted(t *testing.T) {
+	t.Parallel()
+	s := damaged(t, 10, 10, func(msgs string) { flip(t, filepath.Join(msgs, "1.blk"), "msg_7") })
+	stream, err := s.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last error
+	for m, err := range s.source.Range(t.Context(), subscribe.Selection{}) {
+		if last = err; m.Sequence == 3 {
+			if err := stream.DeleteMsg(t.Context(), 3); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](last); !ok || unreadable.Sequences.String() != "7" {
+		t.Errorf("got %v", last)
+	}
+}
+
 // Neither what is erased or deleted while it is read, nor what the stream has
 // under other subjects, is taken for unreadable.
 func TestRangeKnowsWhatIsDeleted(t *testing.T) {
