@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"os"
 	"path/filepath"
@@ -122,6 +123,35 @@ func TestReplayAcrossRestart(t *testing.T) {
 	}
 	eventually(t, "the broker is back", func() bool { return js.Conn().IsConnected() })
 	requireAll(t, ids(readAll(t, js, "VERSIVE")), ids(readAll(t, js, "AGAIN")), 0)
+}
+
+// A replay that goes on where an earlier one has ended fails for the event that
+// the earlier one could not read, however often it is repeated.
+func TestReplayGoesOnAfterUnreadable(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	config := embedded.Config{Dir: dir, Listen: "127.0.0.1:0"}
+	broker := startBroker(t, config)
+	fill(t, broker.URL(), 1, 20)
+	broker.Stop()
+	block := filepath.Join(dir, "jetstream", "$G", "streams", "VERSIVE", "msgs", "1.blk")
+	content, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[bytes.Index(content, []byte("ce-id: msg_7\r\n"))+7] ^= 1
+	if err := os.WriteFile(block, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broker = startBroker(t, config)
+	for range 2 {
+		cmd := command(broker.URL(), "replay", "--checkpoint", filepath.Join(dir, "checkpoint"))
+		var log bytes.Buffer
+		cmd.Stderr = &log
+		if err := cmd.Run(); err == nil || !strings.Contains(log.String(), "delivered 19 events") || !strings.Contains(log.String(), "cannot return (1, sequences ") {
+			t.Errorf("%v: %s", err, &log)
+		}
+	}
 }
 
 // Ctrl-C ends it while the broker is away, too.

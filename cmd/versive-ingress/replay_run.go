@@ -17,6 +17,7 @@ import (
 type replay struct {
 	conn *connection
 	sel  subscribe.Selection // what is left
+	done subscribe.Selection // what earlier processes have delivered; see deliver
 	file string              // for the checkpoint; "" is none
 	checkpoint
 
@@ -53,6 +54,8 @@ func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFla
 	}
 	r.sel.Since, r.sel.Until, r.sel.Last = r.Since, r.Until, r.Last
 	if r.Done.Sequence > 0 {
+		r.done = r.sel
+		r.done.Last, r.done.HeadersOnly = r.Done.Sequence, true
 		r.sel.First = r.Done.Sequence + 1
 	}
 	return nil
@@ -151,6 +154,16 @@ func (r *replay) deliver(ctx context.Context) error {
 			return err
 		}
 		if err := r.saveIfDue(ctx); err != nil {
+			return err
+		}
+	}
+	if r.done.Last == 0 {
+		return nil
+	}
+	// A range reports at its end what it could not read. That of an earlier process
+	// did not come to its end, or what it reported must not be forgotten.
+	for _, err := range r.conn.source.Range(ctx, r.done) {
+		if err != nil {
 			return err
 		}
 	}
