@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -25,7 +26,22 @@ const (
 	// else: a client that waits does not connect again.
 	parkTime  = 30 * time.Second
 	maxParked = 4096
+
+	// openFiles is the limit of open files (ulimit -n) for which the limits above
+	// are made: some 10,000 are for a listener, and the others for the store and
+	// its subscribers.
+	openFiles = 16 << 10
 )
+
+// ofFiles returns the part of a limit of connections that the process's limit of
+// open files allows for. The embedded broker cannot write without files.
+func ofFiles(limit int) int {
+	var files syscall.Rlimit // Go has raised it as far as that is allowed
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur >= openFiles {
+		return limit
+	}
+	return max(1, limit*int(files.Cur)/openFiles)
+}
 
 // A connLimiter is a listener that bounds how many connections are open, and
 // so what all requests in progress can hold. A connection is new until a
@@ -54,9 +70,9 @@ func limitConns(l net.Listener, shed prometheus.Counter) *connLimiter {
 		Listener: l,
 		shed:     shed,
 		parkTime: parkTime,
-		newConns: connClass{limit: maxNewConns},
-		newHTTP2: connClass{limit: maxNewHTTP2},
-		trusted:  connClass{limit: maxTrustedConns},
+		newConns: connClass{limit: ofFiles(maxNewConns)},
+		newHTTP2: connClass{limit: ofFiles(maxNewHTTP2)},
+		trusted:  connClass{limit: ofFiles(maxTrustedConns)},
 	}
 }
 
@@ -125,7 +141,7 @@ func (l *connLimiter) park(c *net.TCPConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	wait := l.parkTime
-	if l.parked++; l.parked > maxParked {
+	if l.parked++; l.parked > ofFiles(maxParked) {
 		wait = 0
 	}
 	time.AfterFunc(wait, func() {

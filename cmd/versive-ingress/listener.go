@@ -100,6 +100,10 @@ func (i *ingress) listen(metrics prometheus.Registerer, shed prometheus.Counter)
 	if err != nil {
 		return fmt.Errorf("INGRESS_LISTEN: %w", err)
 	}
+	if conns := ofFiles(maxNewConns); conns < maxNewConns {
+		i.log.Warn("limit of open files is low, so fewer connections are accepted", "new_connections", conns, "usual", maxNewConns,
+			"remedy", fmt.Sprintf("allow %d open files: ulimit -n, or LimitNOFILE of systemd", openFiles))
+	}
 	address := listener.Addr().(*net.TCPAddr)
 	if address.IP.IsUnspecified() {
 		address = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: address.Port}
