@@ -84,16 +84,21 @@ func checkRights(store string) error {
 	if first == nil {
 		return err
 	}
-	return fmt.Errorf("%w; files like this: %d; nothing was changed", unusable(store, path, first), failed)
+	return fmt.Errorf("%w; files like this: %d; nothing was changed", unusable(filepath.Dir(store), path, first), failed)
 }
 
-// unusable returns what is wrong with a file of the store that cannot be
-// opened because of err, and the command that helps.
-func unusable(store, path string, err error) error {
+// unusable returns what is wrong with a file below the data directory dir that
+// cannot be opened because of err, and the command that helps. The command is for
+// all of dir: the lock and the high-water marks have the owner of the store.
+func unusable(dir, path string, err error) error {
 	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathError.Err
 	}
 	info, statErr := os.Lstat(path)
+	for path = filepath.Clean(path); errors.Is(statErr, fs.ErrPermission) && path != filepath.Clean(dir); {
+		path = filepath.Dir(path) // which cannot be searched
+		info, statErr = os.Lstat(path)
+	}
 	if statErr != nil {
 		return fmt.Errorf("%s cannot be read: %w", path, statErr)
 	}
@@ -101,9 +106,9 @@ func unusable(store, path string, err error) error {
 	owner := info.Sys().(*syscall.Stat_t)
 	remedy := "look for the reason in the kernel's log, the mount options and the output of lsattr"
 	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EPERM) {
-		remedy = "run: chmod -R u+rwX " + quote(store)
+		remedy = "run: chmod -R u+rwX " + quote(dir)
 		if int(owner.Uid) != uid {
-			remedy = fmt.Sprintf("run as root: chown -R %d:%d %s", uid, gid, quote(store))
+			remedy = fmt.Sprintf("run as root: chown -R %d:%d %s", uid, gid, quote(dir))
 		}
 	}
 	return fmt.Errorf("%s cannot be opened for reading and writing: %w; it belongs to uid %d, gid %d with mode %v, and this process has uid %d, gid %d; %s",

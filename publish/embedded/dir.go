@@ -19,6 +19,12 @@ import (
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if errors.Is(err, fs.ErrPermission) {
+		if !exists(path) {
+			path = dir
+		}
+		return nil, fmt.Errorf("locking the data directory: %w", unusable(dir, path, err))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", err)
 	}

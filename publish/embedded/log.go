@@ -53,7 +53,7 @@ func (b *bridge) keep(warning string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if !b.started {
-		b.warnings = append(b.warnings, warning)
+		b.warnings = append(b.warnings, strings.TrimSpace(warning))
 	}
 }
 

@@ -108,7 +108,7 @@ func reason(warnings []string, name string) string {
 	if len(about) == 0 {
 		about = warnings
 	}
-	return "its log has: " + strings.Join(about, "; ")
+	return "its log has: " + strings.Join(slices.Compact(about), "; ")
 }
 
 // isEphemeral reports whether the consumer in a directory is no durable one.
