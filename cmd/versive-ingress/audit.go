@@ -33,17 +33,21 @@ usual in the quarantine and among the dead letters; and the sequences that
 cannot be read.
 
 With --acknowledge, all that was printed is acknowledged: the ingress, doctor
-and the alert stop reporting it. It works whether the ingress runs or not, on the
-machine that has INGRESS_DATA_DIR. With an external broker (INGRESS_NATS_URL)
-the ingress keeps its high-water marks in memory: audit reads the streams, but
-what the ingress has reported is in its log and metrics, and is acknowledged by
-restarting the ingress.
+and the alert stop reporting it. It works whether the ingress runs or not. Run
+audit on the machine of the ingress, as its user and with its INGRESS_DATA_DIR,
+where the reports and the acknowledgements are files.
+
+With an external broker (INGRESS_NATS_URL) the ingress keeps its high-water marks
+in memory: audit reads the streams, but what the ingress has reported is in its
+log and metrics, and is acknowledged by restarting the ingress.
 
 EXIT STATUS
-  0  every message that is counted can be read, and every loss is acknowledged
-  1  something is lost and not acknowledged, or could not be checked`,
-		Example: `  versive-ingress audit
-  versive-ingress audit --acknowledge`,
+  0  every message that is counted can be read, and every loss that is known here
+     is acknowledged
+  1  something is lost and not acknowledged, or could not be checked; with
+     --acknowledge, it could not be acknowledged`,
+		Example: `  versive-ingress audit                  what was lost?
+  versive-ingress audit --acknowledge    stop reporting it, once everything possible was done`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := readSettings()
@@ -52,7 +56,8 @@ EXIT STATUS
 			}
 			a := audit{dir: s.DataDir}
 			if s.NATSURL != "" {
-				if a.dir = ""; acknowledge {
+				a.dir = ""
+				if acknowledge {
 					return errors.New("--acknowledge requires the embedded broker: with INGRESS_NATS_URL the ingress keeps its reports in memory; restart it to acknowledge them")
 				}
 			}
@@ -66,13 +71,19 @@ EXIT STATUS
 			if err := a.print(cmd.OutOrStdout()); err != nil {
 				return err
 			}
+			if a.unknown != "" {
+				fmt.Fprintf(cmd.ErrOrStderr(), "whether the ingress has reported losses is not known: %s\n", a.unknown)
+			}
 			if !acknowledge {
 				return a.verdict()
 			}
 			if unread != nil {
 				fmt.Fprintf(cmd.ErrOrStderr(), "the streams were not read: %v\n", unread)
 			}
-			return publish.Acknowledge(a.dir, a.losses, a.unreadable())
+			if err := publish.Acknowledge(a.dir, a.losses, a.unreadable()); err != nil {
+				return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
+			}
+			return nil
 		},
 	}
 	cmd.Flags().BoolVar(&acknowledge, "acknowledge", false, "acknowledge all that is printed")
@@ -83,6 +94,7 @@ EXIT STATUS
 // ingress has reported.
 type audit struct {
 	dir     string // of the high-water marks; "" with an external broker
+	unknown string // why the reports of the ingress are not known; "" if they are
 	losses  []publish.Loss
 	settled map[string]schema.Sequences // by stream: unreadable, and acknowledged
 	streams []audited
@@ -97,14 +109,16 @@ type audited struct {
 
 func (a *audit) readLosses() (err error) {
 	if a.dir == "" {
+		a.unknown = "with an external broker it is in the ingress's log and metrics"
 		return nil
 	}
 	a.losses, a.settled, err = publish.ReadLosses(a.dir)
 	if errors.Is(err, fs.ErrNotExist) { // the ingress never ran, or in an older version
+		a.unknown = fmt.Sprintf("INGRESS_DATA_DIR=%s has no high-water marks; set it to that of the ingress", a.dir)
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("reading the high-water marks in INGRESS_DATA_DIR: %w", err)
+		return fmt.Errorf("reading the high-water marks, as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
 	}
 	return nil
 }
@@ -202,6 +216,10 @@ func (a *audit) verdict() error {
 	if len(a.losses) == 0 && unreadable == 0 {
 		return nil
 	}
-	return fmt.Errorf("unacknowledged: %s, %s that cannot be read; docs/operations.md says what to do (VersiveIngressEventsLost), then run: versive-ingress audit --acknowledge",
-		waits(len(a.losses), "reported loss", "reported losses"), counted(int(unreadable), "message"))
+	remedy := "see docs/operations.md, Losses"
+	if a.dir != "" {
+		remedy += "; then acknowledge them with: versive-ingress audit --acknowledge"
+	}
+	return fmt.Errorf("unacknowledged: %s, %s that cannot be read; %s",
+		waits(len(a.losses), "reported loss", "reported losses"), counted(int(unreadable), "message"), remedy)
 }

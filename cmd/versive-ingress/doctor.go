@@ -38,9 +38,10 @@ there once. Then it is discarded. What stays of it: a gap of one sequence in
 the quarantine, the id in its duplicate window, and a count in the metrics. The
 event stream gets a message that it must refuse, so nothing of it stays.
 
-Exits 0 if the promise holds, be it with warnings; 1 if it does not hold, or
-webhooks are refused; 2 if neither is known, because something could not be
-checked.`,
+EXIT STATUS
+  0  the promise holds; there may be warnings
+  1  it does not hold, or webhooks are refused
+  2  neither is known, because something could not be checked`,
 		Example: `  versive-ingress doctor                                          what is wrong, and what to do
   versive-ingress doctor --probe --url https://hooks.example.com/webhooks/versive
   versive-ingress doctor --json | jq '.checks[].findings[]'`,

@@ -10,15 +10,21 @@ import (
 )
 
 const (
-	lossWhy    = "they were answered 2xx, and nobody sends them again by himself"
-	lossRemedy = "versive-ingress audit  # then what docs/operations.md says at VersiveIngressEventsLost, and audit --acknowledge"
+	lossWhy    = "they were answered 2xx, so the sender does not resend them by itself"
+	lossRemedy = "versive-ingress audit  # then what docs/operations.md says at Losses, and audit --acknowledge"
+	// With an external broker the ingress keeps its reports in memory.
+	lossRemedyExternal = "versive-ingress audit  # and the ingress's log; then what docs/operations.md says at Losses, and a restart of the ingress"
 )
 
 // checkLosses looks for losses that were reported and not acknowledged: in the
 // data directory, whether the ingress runs or not, or else in its metrics.
 func (d *doctor) checkLosses(context.Context) (seen string, findings []Finding) {
+	remedy := lossRemedy
+	if d.settings.NATSURL != "" {
+		remedy = lossRemedyExternal
+	}
 	add := func(found string) {
-		findings = append(findings, Finding{"events_lost", Problem, found, lossWhy, lossRemedy})
+		findings = append(findings, Finding{"events_lost", Problem, found, lossWhy, remedy})
 	}
 	err := fs.ErrNotExist
 	if d.settings.NATSURL == "" {

@@ -51,8 +51,8 @@ consumers to erase what they have. Then the copy is overwritten and deleted.
 
 On an embedded broker, erase ends when the overwriting is durable, power loss
 included. For that it needs the ingress's INGRESS_DATA_DIR, on the same machine
-and as the same user, or as root. It also finds what a power cut or a kill has brought back
-from an earlier erasure; a restart of the ingress overwrites that.
+and as the same user, or as root. It also finds what a power cut or a kill has
+brought back from an earlier erasure; a restart of the ingress overwrites that.
 
 The output says where that is not guaranteed:
   - an external broker, or more than one replica: each server overwrites its
@@ -64,12 +64,15 @@ The output says where that is not guaranteed:
     says what to do.
 
 EXIT STATUS
-  0  nothing of the interview is left, even if there was nothing; the output
-     says which
+  0  no copy is stored any more, even if there was none; the output says which,
+     and what is not guaranteed
   1  something may be left; the error says what to do. Running erase again is
      always safe
 
 ` + outOfReach,
+		Example: `  versive-ingress erase --interview 3fa85f64-5717-4562-b3fc-2c963f66afa6 --dry-run
+  versive-ingress erase --interview 3fa85f64-5717-4562-b3fc-2c963f66afa6
+  versive-ingress erase --study study_123`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if id := interview + study; id == "" || len(id) > schema.MaxIDLen {

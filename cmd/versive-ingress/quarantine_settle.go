@@ -26,7 +26,14 @@ understands is stored as an event under the id that it came with, once, as if
 it came today, and then removed from the quarantine. An interruption is settled
 by running it again.
 
-What is still not understood stays. Exits 0 only if nothing stayed.`,
+What is still not understood stays.
+
+EXIT STATUS
+  0  nothing stayed
+  1  something stayed, or an error prevented it`,
+		Example: `  versive-ingress quarantine requeue --all --dry-run
+  versive-ingress quarantine requeue --all --reason unsupported_type
+  versive-ingress quarantine requeue msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			which.ids = args
 			if err := which.check(); err != nil {
@@ -165,7 +172,15 @@ func discardCommand() *cobra.Command {
 		Long: `Overwrite and delete webhooks of the quarantine. Nothing brings them back but a
 resend, which is stored again once the duplicate window has forgotten the id.
 
-Shows what it would delete and asks on the terminal; --yes does not ask.`,
+Shows what it would delete and asks on the terminal; --yes does not ask. As erase
+does, it prints whether the overwriting is verified: run it on the machine of the
+ingress, as its user or as root, and with its INGRESS_DATA_DIR.
+
+EXIT STATUS
+  0  all were deleted
+  1  something may be left, or nobody confirmed; the error says what to do`,
+		Example: `  versive-ingress quarantine discard msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa
+  versive-ingress quarantine discard --all --reason malformed --yes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			which.ids = args
 			if err := which.check(); err != nil {

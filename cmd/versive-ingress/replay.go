@@ -50,7 +50,13 @@ With --checkpoint, the same command goes on where it was interrupted, by Ctrl-C,
 an error or a crash; after a crash, what was delivered in the last second may be
 delivered twice. On standard output an empty line stands where it went on.
 
-Exits 0 only if everything was delivered, else 1. Settings are those of serve.`,
+Settings are those of serve.
+
+EXIT STATUS
+  0  everything was delivered
+  1  something was not: the error says what. Messages that the stream counts and
+     cannot return, because its store is damaged, are named by sequence after all
+     others were delivered`,
 		Example: `  versive-ingress replay --since 2h | jq .data.interview.id
   versive-ingress replay --study study_123 --to-subject 'again.>' --dry-run
   versive-ingress replay --first 1000 --to-url https://host/webhooks --secret whsec_… --rate 50 --checkpoint replay.json`,

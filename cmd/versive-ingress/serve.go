@@ -22,6 +22,11 @@ func serveCommand() *cobra.Command {
 		Long: `Receive webhooks and store them, until SIGTERM or SIGINT. Secrets, certificates
 and credentials in files are read again when they change, and on SIGHUP.
 
+EXIT STATUS
+  0  ended by SIGTERM or SIGINT
+  1  ended by an error, which says what to do: a setting is wrong, the store or a
+     stream cannot be used, or requests were cut off at the end
+
 Settings come from the environment:
 
 ` + settingsText(),
