@@ -14,12 +14,12 @@ import (
 	"versive-ingress/schema"
 )
 
-// An outcome is a row of the contract's table for what is not stored: what the
-// sender is told, and what logs and metrics call it.
+// An outcome is what becomes of a request that is not stored: a row of the HTTP
+// contract's table. Logs and metrics use its name.
 type outcome struct {
 	name   string
 	status int
-	detail string
+	detail string // for the sender; a rejection may give a more specific one
 	level  slog.Level
 }
 
@@ -29,42 +29,43 @@ var (
 	unsupportedEncoding = &outcome{"unsupported_encoding", http.StatusUnsupportedMediaType, "the body must not be encoded", slog.LevelInfo}
 	tooLarge            = &outcome{"too_large", http.StatusRequestEntityTooLarge, "the body is over the limit", slog.LevelWarn}
 	badRequest          = &outcome{"bad_request", http.StatusBadRequest, "", slog.LevelInfo}
-	// One body for every reason: a forger learns nothing from it.
+	// One body for every reason, so that it helps no forger.
 	unauthorized = &outcome{"unauthorized", http.StatusUnauthorized, "the request is not signed, or not by a sender that is known here", slog.LevelWarn}
 	unavailable  = &outcome{"unavailable", http.StatusServiceUnavailable, "the event cannot be stored now; send it again", slog.LevelError}
 )
 
-// retryAfter is told to a sender that must come again. It is the sender's own
-// shortest interval.
+// retryAfter is the delay that a 503 asks for. It equals the shortest retry
+// interval of the sender.
 const retryAfter = 5 * time.Second
 
-// A refusal is the error of every step: an outcome, why, and what to tell.
-type refusal struct {
+// A rejection is the error that every step returns.
+type rejection struct {
 	*outcome
-	reason string // one of a few words, for logs and metrics
-	told   string // to the sender
+	reason string // for logs and metrics; one of a small, fixed set
+	detail string // for the sender
 	err    error  // for the log; may be nil
 }
 
-func (o *outcome) because(reason string) *refusal {
-	return &refusal{outcome: o, reason: reason, told: o.detail}
+func reject(o *outcome, reason string) *rejection {
+	return &rejection{outcome: o, reason: reason, detail: o.detail}
 }
 
-func (r *refusal) telling(detail string) *refusal { r.told = detail; return r }
+func (r *rejection) withDetail(detail string) *rejection { r.detail = detail; return r }
 
-func (r *refusal) after(err error) *refusal { r.err = err; return r }
+func (r *rejection) wrap(err error) *rejection { r.err = err; return r }
 
-func (r *refusal) Error() string { return r.name + ": " + r.reason }
+func (r *rejection) Error() string { return r.name + ": " + r.reason }
 
-// A result is an event that is stored, or what is known of one that is not.
+// A result describes an event that is stored, or what is known about one that is
+// not.
 type result struct {
 	id      string // "" until it is verified
-	bytes   int
+	bytes   int    // length of the body
 	receipt Receipt
-	problem *schema.Error // why it is in the quarantine, or nil
+	problem *schema.Error // why the event is in the quarantine, or nil
 }
 
-// name returns what the answer, logs and metrics call the result.
+// name returns the outcome as the answer, logs and metrics name it.
 func (r result) name() string {
 	switch {
 	case r.problem != nil:
@@ -76,18 +77,19 @@ func (r result) name() string {
 	}
 }
 
-// answer tells the sender, the log, the metrics and the trace the same thing.
+// answer writes the response, and reports the same outcome and reason to the
+// log, the metrics and the trace.
 func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result result, err error, started time.Time) {
 	var name, reason string
 	var status int
-	var refused *refusal
+	var rejected *rejection
 	if err != nil {
 		var ok bool
-		if refused, ok = errors.AsType[*refusal](err); !ok { // what no step has foreseen is not stored
-			refused = unavailable.because("internal").after(err)
+		if rejected, ok = errors.AsType[*rejection](err); !ok { // unforeseen, so the event is not stored
+			rejected = reject(unavailable, "internal").wrap(err)
 		}
-		name, reason, status = refused.name, refused.reason, refused.status
-		writeProblem(w, refused)
+		name, reason, status = rejected.name, rejected.reason, rejected.status
+		writeProblem(w, rejected)
 	} else {
 		name, status = result.name(), http.StatusOK
 		if result.problem != nil {
@@ -98,15 +100,15 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result result, 
 
 	ctx, elapsed := r.Context(), h.cfg.Now().Sub(started)
 	h.metrics.observe(ctx, name, reason, elapsed)
-	// What was verified is always logged.
-	if result.id != "" || refused == nil || h.sampler.admit(flood{refused.outcome, reason}) {
-		h.log(ctx, result, refused, name, reason, elapsed)
+	// Verified requests are always logged.
+	if result.id != "" || rejected == nil || h.sampler.admit(samplingKey{rejected.outcome, reason}) {
+		h.log(ctx, result, rejected, name, reason, elapsed)
 	}
 	endSpan(ctx, status, name, reason, result)
 }
 
-// log writes the one line about a request. refused is nil if it is stored.
-func (h *Handler) log(ctx context.Context, result result, refused *refusal, name, reason string, elapsed time.Duration) {
+// log writes a request's log line. rejected is nil if the event is stored.
+func (h *Handler) log(ctx context.Context, result result, rejected *rejection, name, reason string, elapsed time.Duration) {
 	level := slog.LevelInfo
 	attrs := make([]slog.Attr, 0, 10)
 	if result.id != "" {
@@ -115,10 +117,10 @@ func (h *Handler) log(ctx context.Context, result result, refused *refusal, name
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
-	if refused != nil {
-		level = refused.level
-		if refused.err != nil {
-			attrs = append(attrs, slog.Any("error", refused.err))
+	if rejected != nil {
+		level = rejected.level
+		if rejected.err != nil {
+			attrs = append(attrs, slog.Any("error", rejected.err))
 		}
 	} else {
 		attrs = append(attrs,
@@ -139,7 +141,7 @@ func (h *Handler) log(ctx context.Context, result result, refused *refusal, name
 	h.cfg.Logger.LogAttrs(ctx, level, "webhook", attrs...)
 }
 
-// writeResult writes the 2xx answer.
+// writeResult writes a 2xx response.
 func writeResult(w http.ResponseWriter, r result) {
 	if r.problem != nil {
 		writeJSON(w, http.StatusAccepted, "application/json", struct {
@@ -156,13 +158,13 @@ func writeResult(w http.ResponseWriter, r result) {
 	}{r.name(), r.receipt.Stream, r.receipt.Sequence})
 }
 
-// writeProblem writes an answer of RFC 9457.
-func writeProblem(w http.ResponseWriter, r *refusal) {
+// writeProblem writes an error response in the format of RFC 9457.
+func writeProblem(w http.ResponseWriter, r *rejection) {
 	switch r.status {
 	case http.StatusMethodNotAllowed:
 		w.Header().Set("Allow", http.MethodPost)
 	case http.StatusServiceUnavailable:
-		// Or net/http reads on, for what may be left of the body, before it answers.
+		// Without this, net/http reads the rest of the body before it answers.
 		w.Header().Set("Connection", "close")
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
 	}
@@ -171,23 +173,24 @@ func writeProblem(w http.ResponseWriter, r *refusal) {
 		Title  string `json:"title"`
 		Status int    `json:"status"`
 		Detail string `json:"detail"`
-	}{"about:blank", http.StatusText(r.status), r.status, r.told})
+	}{"about:blank", http.StatusText(r.status), r.status, r.detail})
 }
 
-// Unavailable answers a request by 503 while there is no Handler to serve it.
+// Unavailable is an [http.HandlerFunc] that answers 503 with a Retry-After
+// header. It serves requests until there is a Handler.
 func Unavailable(w http.ResponseWriter, r *http.Request) {
 	limitBody(w)
 	discardBody(r)
-	writeProblem(w, unavailable.because("starting"))
+	writeProblem(w, reject(unavailable, "starting"))
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {
 	body, err := json.Marshal(v)
 	if err != nil {
-		panic(err) // strings and numbers only
+		panic(err) // v has only strings and numbers
 	}
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a sender that is gone asks again
+	_, _ = w.Write(body) // a sender that has disconnected resends the event
 }

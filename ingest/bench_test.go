@@ -19,20 +19,20 @@ import (
 
 // BenchmarkHandler sends signed events of 8 KiB over loopback HTTP to
 //
-//   - http: a handler that reads the body and answers 204, the floor;
+//   - http: a handler that reads the body and answers 204, as the baseline;
 //   - ingest: the handler with a publisher that stores nothing;
-//   - stored: the handler with the embedded broker, an fsync before each answer.
+//   - stored: the handler with the embedded broker and an fsync before each answer.
 //
-// The client is another process on the same cores: it lowers the requests per
-// second, but has no part in the CPU time, which is the server's alone, broker
-// and kernel included.
+// The client is another process on the same cores. It lowers the requests per
+// second, but the CPU time is that of the server alone, including broker and
+// kernel.
 //
 //	go test -run '^$' -bench Handler -benchtime 3s ./ingest
 func BenchmarkHandler(b *testing.B) {
 	like := func(c *ingest.Config) {
 		c.MaxInflight = 256 << 20
 		c.Now = nil
-		c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) // as in service, but for the write
+		c.Logger = slog.New(slog.NewJSONHandler(io.Discard, nil)) // as in production, except for the write
 	}
 	for _, server := range []struct {
 		name  string
@@ -45,11 +45,11 @@ func BenchmarkHandler(b *testing.B) {
 			}), 16<<10)
 		}},
 		{"ingest", func(b *testing.B) string {
-			return newRoom(b, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+			return newHarness(b, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 				return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 			}}, like).address
 		}},
-		{"stored", func(b *testing.B) string { return newRoom(b, newStore(b), like).address }},
+		{"stored", func(b *testing.B) string { return newHarness(b, newStore(b), like).address }},
 	} {
 		for _, connections := range []int{1, 64, 256} {
 			b.Run(fmt.Sprintf("%s/connections=%d", server.name, connections), func(b *testing.B) {
@@ -59,7 +59,7 @@ func BenchmarkHandler(b *testing.B) {
 	}
 }
 
-// load sends b.N events from another process and reports what they cost here.
+// load sends b.N events from another process and reports their cost in this one.
 func load(b *testing.B, address string, connections int) {
 	b.Helper()
 	cmd := exec.Command(os.Args[0])
@@ -85,13 +85,13 @@ func load(b *testing.B, address string, connections int) {
 	b.ResetTimer()
 	used := cpuTime(b)
 	fmt.Fprintln(in, "go")
-	var refused, p99 int
-	_, err = fmt.Fscanln(from, &refused, &p99)
+	var rejected, p99 int
+	_, err = fmt.Fscanln(from, &rejected, &p99)
 	used = cpuTime(b) - used
 	b.StopTimer()
 
-	if err != nil || refused > 0 {
-		b.Errorf("%d of %d events were refused (%v)", refused, b.N, err)
+	if err != nil || rejected > 0 {
+		b.Errorf("%d of %d events were rejected (%v)", rejected, b.N, err)
 	}
 	if err := cmd.Wait(); err != nil {
 		b.Error(err)
@@ -102,7 +102,7 @@ func load(b *testing.B, address string, connections int) {
 	b.ReportMetric(0, "ns/op")
 }
 
-// cpuTime returns what this process has used so far.
+// cpuTime returns the CPU time that this process has used so far.
 func cpuTime(b *testing.B) time.Duration {
 	b.Helper()
 	var usage syscall.Rusage

@@ -9,68 +9,68 @@ import (
 	"time"
 )
 
-// limitBody bounds how long the body may take. Refused requests need it too:
-// net/http reads what is left of a body before it sends the answer.
+// limitBody sets the body's read deadline. Rejected requests need it too, because
+// net/http reads the rest of a body before it sends the response.
 func limitBody(w http.ResponseWriter) {
 	setBodyDeadline(w, time.Now().Add(BodyTimeout))
 }
 
 func setBodyDeadline(w http.ResponseWriter, at time.Time) {
-	// A ResponseWriter that does not support it, such as a test's, has its own rules.
+	// Some ResponseWriters, such as those of tests, do not support deadlines.
 	_ = http.NewResponseController(w).SetReadDeadline(at)
 }
 
-// discardBody frees what HTTP/2 has buffered of a refused request's body. Over
-// HTTP/1 no more than 4 KiB are buffered, and Close would read the rest.
+// discardBody frees what HTTP/2 has buffered of a rejected request's body. Over
+// HTTP/1 at most 4 KiB are buffered, and Close would read the rest of the body.
 func discardBody(r *http.Request) {
 	if r.ProtoMajor == 2 {
 		_ = r.Body.Close()
 	}
 }
 
-// readBody reads the whole body, no longer than MaxBody and the deadline allow.
-// The body is valid until u is released.
+// readBody reads the whole body, within MaxBody and the read deadline. The
+// result is valid until u is released.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, u *upload) (body []byte, err error) {
 	defer h.begin(r.Context(), stageRead).end(&err)
 	body, err = h.fill(u, http.MaxBytesReader(w, r.Body, h.cfg.MaxBody), r.ContentLength)
-	if !h.inflight.settle(u) {
-		return nil, unavailable.because("too_much_in_flight")
+	if !h.inflight.complete(u) {
+		return nil, reject(unavailable, "too_much_in_flight")
 	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
-		return nil, tooLarge.because("body")
+		return nil, reject(tooLarge, "body")
 	}
 	if err != nil {
-		return nil, badRequest.because("body_cut_short").telling("the body did not arrive whole and in time")
+		return nil, reject(badRequest, "body_cut_short").withDetail("the body did not arrive whole and in time")
 	}
-	// Otherwise net/http would take the connection for dead while the event is stored.
+	// Past the deadline, net/http would cancel the request while it is stored.
 	setBodyDeadline(w, time.Time{})
 	return body, nil
 }
 
 var errShed = errors.New("shed")
 
-// fill reads length bytes into u's buffer or, if length is negative, all that
-// comes. It returns errShed, or any other error, if u was shed.
+// fill reads length bytes into u's buffer, or up to EOF if length is negative.
+// If u is shed, it returns errShed or the error of the interrupted Read.
 func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) {
-	most := length
+	limit := length
 	if length < 0 {
-		most = h.cfg.MaxBody + 1 // one more than from gives
+		limit = h.cfg.MaxBody + 1 // from fails before that
 	}
-	u.buffer = takeBuffer(firstBuffer)
-	for n := int64(0); n < most; {
+	u.buffer = getBuffer(firstBuffer)
+	for n := int64(0); n < limit; {
 		size := int64(len(*u.buffer))
-		// If more is to come, a small rest of the buffer is not worth a read.
+		// If more is expected, filling a small rest of the buffer is not worth a read.
 		if n == size || length > size && n > size/2 {
-			size = nextBuffer(size, most)
+			size = nextBuffer(size, limit)
 			if !h.inflight.grow(u, min(size, h.cfg.MaxBody)) {
 				return nil, errShed
 			}
 			smaller := u.buffer
-			u.buffer = takeBuffer(int(size))
+			u.buffer = getBuffer(int(size))
 			copy(*u.buffer, *smaller)
-			giveBuffer(smaller)
+			putBuffer(smaller)
 		}
-		read, err := from.Read((*u.buffer)[n:min(size, most)])
+		read, err := from.Read((*u.buffer)[n:min(size, limit)])
 		u.arrived.Add(int64(read))
 		if n == 0 && read > 0 && !h.inflight.grow(u, firstBuffer) {
 			return nil, errShed
@@ -79,34 +79,34 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 		switch {
 		case err == io.EOF && length < 0:
 			return (*u.buffer)[:n], nil
-		case err != nil && n < most:
+		case err != nil && n < limit:
 			return nil, err
 		}
 	}
-	return (*u.buffer)[:most], nil
+	return (*u.buffer)[:limit], nil
 }
 
-// firstBuffer is the size in bytes of the buffer that a body begins with.
+// firstBuffer is the initial size of a body's buffer, in bytes.
 const firstBuffer = 4 << 10
 
-// nextBuffer returns the size of the buffer that follows one of size bytes: four
-// times as much, or less if that is enough for a body of most bytes.
-func nextBuffer(size, most int64) int64 {
+// nextBuffer returns the size of the buffer after one of size bytes: four times as
+// much, or less if that suffices for a body of at most limit bytes.
+func nextBuffer(size, limit int64) int64 {
 	switch next := 4 * size; {
 	case next > smallBody:
-		return min(next, most)
-	case next/2 >= most:
+		return min(next, limit)
+	case next/2 >= limit:
 		return next / 2
 	default:
 		return next
 	}
 }
 
-// buffers keeps the memory of small bodies from one request to the next, by
-// size: firstBuffer, twice that, and so on to smallBody.
+// buffers pools the buffers of small bodies by size: firstBuffer, twice that, and so
+// on up to smallBody.
 var buffers [5]sync.Pool
 
-// poolOf returns the pool of buffers of a size, or nil.
+// poolOf returns the pool for buffers of a size, or nil if they are not pooled.
 func poolOf(size int) *sync.Pool {
 	if size > smallBody {
 		return nil
@@ -114,7 +114,7 @@ func poolOf(size int) *sync.Pool {
 	return &buffers[bits.Len(uint(size-1)/firstBuffer)]
 }
 
-func takeBuffer(size int) *[]byte {
+func getBuffer(size int) *[]byte {
 	if pool := poolOf(size); pool != nil {
 		if b, ok := pool.Get().(*[]byte); ok {
 			return b
@@ -124,7 +124,7 @@ func takeBuffer(size int) *[]byte {
 	return &b
 }
 
-func giveBuffer(b *[]byte) {
+func putBuffer(b *[]byte) {
 	if pool := poolOf(len(*b)); pool != nil {
 		pool.Put(b)
 	}

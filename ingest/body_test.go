@@ -9,8 +9,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// bodyRows are bodies that are hard to read. Signed, they are the sender's,
-// and kept byte for byte; forged, nobody tries to read them.
+// bodyRows are requests with bodies that are hard to parse. If signed, they are
+// kept byte for byte; if forged, they are not parsed.
 func bodyRows(t testing.TB) []row {
 	const malformed, unsupported, invalid = "202 quarantined malformed", "202 quarantined unsupported_type", "202 quarantined invalid"
 	var rows []row
@@ -34,12 +34,12 @@ func bodyRows(t testing.TB) []row {
 		{"a line break in a text", event(",\"transcript\":\"\n\""), malformed},
 		{"duplicate names", event(`,"title":"a","title":"b"`), malformed},
 		{"duplicate names, one escaped", event(`,"title":"a","t\u0069tle":"b"`), malformed},
-		{"duplicate names that nobody knows", event(`,"metadata":{"x":1,"x":2}`), malformed},
+		{"duplicate unknown names", event(`,"metadata":{"x":1,"x":2}`), malformed},
 		{"duplicate ids", event(`,"id":"interview_2"`), malformed},
 		{"deep nesting", strings.Repeat("[", 100_000), malformed},
 		{"deep nesting, closed", event(`,"x":` + strings.Repeat(`{"x":`, 20_000) + "1" + strings.Repeat("}", 20_000)), malformed},
 		{"deep nesting in the metadata", event(`,"metadata":` + strings.Repeat(`{"x":`, 11_000) + "{}" + strings.Repeat("}", 11_000)), malformed},
-		{"a number that is none", event(`,"x":01`), malformed},
+		{"a number with a leading zero", event(`,"x":01`), malformed},
 		{"infinity", event(`,"active_time":Infinity`), malformed},
 		{"a comment", event("/**/"), malformed},
 		{"a trailing comma", event(`,"x":[1,]`), malformed},
@@ -56,9 +56,9 @@ func bodyRows(t testing.TB) []row {
 		{"a number for a text", event(`,"transcript":1`), invalid},
 		{"a huge number for a text", event(`,"transcript":1` + strings.Repeat("0", 1000)), invalid},
 		{"a huge number for a flag", event(`,"is_mock":1e999999`), invalid},
-		{"a time that is none", event(`,"ended_at":"yesterday"`), invalid},
+		{"an invalid time", event(`,"ended_at":"yesterday"`), invalid},
 
-		{"a huge number that nobody knows", event(`,"x":1` + strings.Repeat("0", 10_000) + "e999999"), "200 stored"},
+		{"a huge number in an unknown member", event(`,"x":1` + strings.Repeat("0", 10_000) + "e999999"), "200 stored"},
 		{"a huge number for a number", event(`,"active_time":1e999999`), "200 stored"},
 		{"an escaped NUL", event(`,"transcript":"\u0000"`), "200 stored"},
 		{"an id with NUL", strings.ReplaceAll(event(""), "interview_1", `\u0000`), "200 stored"},
@@ -75,12 +75,12 @@ func bodyRows(t testing.TB) []row {
 	return rows
 }
 
-// What the quarantine keeps beside the body: why, and the verified headers,
-// under names that no broker takes for its own.
+// The quarantine keeps the reason and the verified headers with the body, under
+// names that mean nothing to the broker.
 func TestQuarantinedHeaders(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	for _, test := range []struct {
 		name, reason, description, body string
 	}{
@@ -99,7 +99,7 @@ func TestQuarantinedHeaders(t *testing.T) {
 			}
 			got := map[string]string{}
 			for name, values := range m.Header {
-				if !strings.HasPrefix(name, "Nats-") { // those are the publisher's
+				if !strings.HasPrefix(name, "Nats-") { // set by the publisher
 					got[name] = strings.Join(values, ", ")
 				}
 			}
@@ -118,12 +118,11 @@ func TestQuarantinedHeaders(t *testing.T) {
 	}
 }
 
-// A header of a request that a broker would take for a command stays where it
-// came from.
+// No header of a request that is a command to the broker reaches the message.
 func TestNatsHeaders(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	commands := []string{
 		"Nats-Msg-Id: planted", "Nats-Expected-Stream: planted", "Nats-Expected-Last-Sequence: 7777",
 		"Nats-Expected-Last-Subject-Sequence: 7777", "Nats-Expected-Last-Subject-Sequence-Subject: planted",
@@ -132,10 +131,10 @@ func TestNatsHeaders(t *testing.T) {
 		"Nats-Marker-Reason: Purge", "Nats-Required-Api-Level: 99", "Nats-Subject: planted", "Ingress-Erased: planted",
 		"Ingress-Reason: planted", "Ingress-Http-Svix-Id: planted", "Ce-Id: planted", "ce-type: planted", "Traceparent: planted",
 	}
-	// Something to lose: a rollup would delete it.
+	// Messages that a rollup would delete.
 	row{"", signed(t, "msg_0", event("")), "200 stored"}.check(t, r, s)
 	row{"", signed(t, "msg_0", "{"), "202 quarantined malformed"}.check(t, r, s)
-	for _, test := range []struct{ body, want, again string }{
+	for _, test := range []struct{ body, want, resent string }{
 		{event(""), "200 stored", "200 duplicate"},
 		{"{", "202 quarantined malformed", "202 quarantined malformed"},
 	} {
@@ -155,10 +154,10 @@ func TestNatsHeaders(t *testing.T) {
 				}
 			}
 		}
-		// A resend is told by the verified id, whatever it is called here.
+		// A resend is recognized by the verified id, even if it has another Nats-Msg-Id.
 		stored := s.state(t)
-		if got, _ := r.post(t, request.with("Nats-Msg-Id", "other")); got != test.again {
-			t.Errorf("the resend got %q, want %q", got, test.again)
+		if got, _ := r.post(t, request.with("Nats-Msg-Id", "other")); got != test.resent {
+			t.Errorf("the resend got %q, want %q", got, test.resent)
 		}
 		if got := s.state(t); got != stored {
 			t.Errorf("the streams hold %+v after the resend, want %+v", got, stored)

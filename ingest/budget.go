@@ -10,26 +10,28 @@ import (
 // smallBody is the size in bytes up to which a body may use the whole budget.
 const smallBody = 64 << 10
 
-// pace is the rate, in bytes per second, by which uploads are compared.
-const pace = 1 << 20
+// referenceRate is the upload rate, in bytes per second, against which uploads
+// are compared.
+const referenceRate = 1 << 20
 
-// A budget bounds the memory of all bodies that are held.
+// A budget bounds the memory that bodies take, from their first byte until they
+// are stored or rejected.
 //
-//   - A body is charged for what has arrived, not for what was announced: its
-//     buffer grows fourfold as it fills, and the budget is charged for that.
-//   - Large bodies, announced or arrived, may use three quarters of the budget,
-//     so that they cannot keep small ones out.
-//   - When a buffer does not fit, the slowest upload is shed, its sender is
-//     answered 503. The slowest is the one that lags most behind a sender at the
-//     pace; that may be the one that asks.
-//   - A body that has arrived whole is not shed.
+//   - A body is charged for what has arrived, not for its announced length: its
+//     buffer grows fourfold as it fills, and the budget is charged for the buffer.
+//   - Large bodies, whether announced or found to be large, may use three
+//     quarters of the budget, so that they cannot keep small ones out.
+//   - When a buffer does not fit, the slowest upload is shed and answered 503.
+//     The slowest is the one that lags most behind an upload at the reference
+//     rate; that may be the one whose buffer does not fit.
+//   - A body that has arrived whole is never shed.
 type budget struct {
-	max int64
+	max int64 // bytes
 
 	mu       sync.Mutex
-	used     int64                // bytes of all buffers
-	large    int64                // bytes of the buffers of large bodies
-	arriving map[*upload]struct{} // can be shed
+	used     int64                // bytes of all buffers; guarded by mu
+	large    int64                // bytes of the buffers of large bodies; guarded by mu
+	arriving map[*upload]struct{} // can be shed; guarded by mu
 }
 
 // An upload is a body that is arriving, or has arrived and is not yet stored.
@@ -37,19 +39,19 @@ type upload struct {
 	w       http.ResponseWriter
 	began   time.Time
 	arrived atomic.Int64 // bytes
-	buffer  *[]byte      // what has arrived; owned by the request's goroutine
+	buffer  *[]byte      // owned by the request's goroutine
 
-	large bool  // over smallBody; guarded by budget.mu
-	held  int64 // bytes of the buffer; guarded by budget.mu
-	shed  bool  // guarded by budget.mu
+	large   bool  // larger than smallBody; guarded by budget.mu
+	charged int64 // bytes; guarded by budget.mu
+	shed    bool  // guarded by budget.mu
 }
 
 func newBudget(max int64) *budget {
 	return &budget{max: max, arriving: make(map[*upload]struct{})}
 }
 
-// begin returns an upload that holds nothing yet. Its announced length is in
-// bytes, or negative. It must be settled and released.
+// begin returns an upload that is charged nothing yet. The announced length is
+// in bytes, or negative if unknown. The caller must call complete and release.
 func (b *budget) begin(w http.ResponseWriter, announced int64) *upload {
 	u := &upload{w: w, began: time.Now(), large: announced > smallBody}
 	b.mu.Lock()
@@ -58,18 +60,18 @@ func (b *budget) begin(w http.ResponseWriter, announced int64) *upload {
 	return u
 }
 
-// grow charges u for a buffer of size bytes in place of the one that it has. It
-// sheds slower uploads to make room, and reports false if u itself is shed.
+// grow charges u for a buffer of size bytes instead of its current one. It sheds
+// the slowest uploads to make room, and reports false if u itself is shed.
 func (b *budget) grow(u *upload, size int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if size > smallBody && !u.large {
-		b.large += u.held
+		b.large += u.charged
 		u.large = true
 	}
 	for !u.shed {
-		largeFull := u.large && b.large-u.held+size > b.max/4*3
-		if !largeFull && b.used-u.held+size <= b.max {
+		largeFull := u.large && b.large-u.charged+size > b.max/4*3
+		if !largeFull && b.used-u.charged+size <= b.max {
 			b.charge(u, size)
 			return true
 		}
@@ -80,20 +82,21 @@ func (b *budget) grow(u *upload, size int64) bool {
 
 // charge must be called with mu held.
 func (b *budget) charge(u *upload, size int64) {
-	b.used += size - u.held
+	b.used += size - u.charged
 	if u.large {
-		b.large += size - u.held
+		b.large += size - u.charged
 	}
-	u.held = size
+	u.charged = size
 }
 
-// shedSlowest sheds the slowest of the upload that asks for room and those that
-// hold some: if largeOnly, as large bodies. It must be called with mu held.
+// shedSlowest sheds the slowest among asking and the arriving uploads that are
+// charged anything; with largeOnly, among the large ones. It must be called with
+// mu held.
 func (b *budget) shedSlowest(asking *upload, largeOnly bool) {
 	now := time.Now()
 	slowest, lag := asking, asking.lag(now)
 	for u := range b.arriving {
-		if u.held == 0 || largeOnly && !u.large {
+		if u.charged == 0 || largeOnly && !u.large {
 			continue
 		}
 		if l := u.lag(now); l > lag {
@@ -103,26 +106,27 @@ func (b *budget) shedSlowest(asking *upload, largeOnly bool) {
 	b.charge(slowest, 0)
 	slowest.shed = true
 	delete(b.arriving, slowest)
-	setBodyDeadline(slowest.w, time.Unix(1, 0)) // ends its Read
+	setBodyDeadline(slowest.w, time.Unix(1, 0)) // interrupts its Read
 }
 
-// lag returns how far u is behind a sender at the pace.
+// lag returns how far u lags behind an upload at the reference rate.
 func (u *upload) lag(now time.Time) time.Duration {
-	return now.Sub(u.began) - time.Duration(u.arrived.Load())*time.Second/pace
+	return now.Sub(u.began) - time.Duration(u.arrived.Load())*time.Second/referenceRate
 }
 
-// settle ends the time in which u can be shed, and reports false if it was.
-func (b *budget) settle(u *upload) bool {
+// complete ends u's arrival, after which u cannot be shed. It reports false if u
+// was shed before.
+func (b *budget) complete(u *upload) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	delete(b.arriving, u)
 	return !u.shed
 }
 
-// release returns what u holds, its buffer too.
+// release returns u's charge to the budget and its buffer to the pool.
 func (b *budget) release(u *upload) {
 	if u.buffer != nil {
-		giveBuffer(u.buffer)
+		putBuffer(u.buffer)
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -11,24 +11,24 @@ import (
 	"versive-ingress/schema"
 )
 
-// unauthorizedBody is the one body of every 401.
+// unauthorizedBody is the body of every 401.
 const unauthorizedBody = `{"type":"about:blank","title":"Unauthorized","status":401,"detail":"the request is not signed, or not by a sender that is known here"}`
 
-// statuses is the contract's table: the one status that each outcome has.
+// statuses has the status of each outcome, as in the HTTP contract.
 var statuses = map[string]int{
 	"stored": 200, "duplicate": 200, "quarantined": 202,
 	"bad_request": 400, "unauthorized": 401, "not_found": 404, "method_not_allowed": 405,
 	"too_large": 413, "unsupported_encoding": 415, "unavailable": 503,
 }
 
-// levels is how loud each outcome is in the log.
+// levels has the log level of each outcome.
 var levels = map[string]string{
 	"stored": "INFO", "duplicate": "INFO", "quarantined": "WARN",
 	"bad_request": "INFO", "unauthorized": "WARN", "not_found": "INFO", "method_not_allowed": "INFO",
 	"too_large": "WARN", "unsupported_encoding": "INFO", "unavailable": "ERROR",
 }
 
-// answerBody holds the members of all answers.
+// answerBody has the members of all answers.
 type answerBody struct {
 	Outcome  string `json:"outcome"`
 	Stream   string `json:"stream"`
@@ -41,12 +41,11 @@ type answerBody struct {
 	Detail string `json:"detail"`
 }
 
-// post sends r and checks what holds for every answer: that the answer, the
-// log and the metrics tell the same. It returns the answer's status, outcome
-// and reason as one string; of an answer that is net/http's own, the status
-// alone; and "closed" if there is none. Nothing else may use the room at the
-// same time.
-func (r *room) post(t testing.TB, request request) (string, answer) {
+// post sends a request and checks that the answer, the log and the metrics agree.
+// It returns the answer's status, outcome and reason as one string, the status
+// alone if net/http itself answered, or "closed" if there was no answer. It must
+// not be called concurrently.
+func (r *harness) post(t testing.TB, request request) (string, answer) {
 	t.Helper()
 	const requests, durations = "versive_ingress_requests_total", "versive_ingress_request_duration_seconds"
 	r.logs.take(t)
@@ -58,7 +57,7 @@ func (r *room) post(t testing.TB, request request) (string, answer) {
 	switch len(lines) {
 	case 0:
 		if strings.Contains(a.header.Get("Content-Type"), "json") {
-			t.Error("an answer of the handler's is not in the log")
+			t.Error("the handler answered without a log line")
 		}
 	case 1:
 		line = lines[0]
@@ -89,8 +88,7 @@ func (a answer) summary(line logLine) string {
 	return strings.TrimSpace(strings.Join([]string{itoa(a.status), line.Outcome, line.Reason}, " "))
 }
 
-// checkAnswer compares an answer of the handler's with the contract and with
-// what the log says.
+// checkAnswer compares an answer of the handler with the contract and the log.
 func checkAnswer(t testing.TB, a answer, line logLine, r request) {
 	t.Helper()
 	if want := statuses[line.Outcome]; a.status != want {
@@ -113,7 +111,7 @@ func checkAnswer(t testing.TB, a answer, line logLine, r request) {
 		t.Errorf("Retry-After is %q, want %q", got, want)
 	}
 	if a.status == 401 && a.body != unauthorizedBody {
-		t.Errorf("a 401 tells its reason: %s", a.body)
+		t.Errorf("a 401 reveals its reason: %s", a.body)
 	}
 	if strings.HasPrefix(r.line, "HEAD ") {
 		return
@@ -134,30 +132,29 @@ func checkAnswer(t testing.TB, a answer, line logLine, r request) {
 		t.Errorf("answer (-want +got):\n%s", diff)
 	}
 	if a.status > 299 && got.Detail == "" {
-		t.Error("a refusal without a detail")
+		t.Error("a rejection without a detail")
 	}
 	if a.status < 300 && (line.ID != r.id || line.Bytes != len(r.signed)) {
-		t.Errorf("the log says id %q and %d bytes, want %q and %d", line.ID, line.Bytes, r.id, len(r.signed))
+		t.Errorf("the log has id %q and %d bytes, want %q and %d", line.ID, line.Bytes, r.id, len(r.signed))
 	}
 }
 
-// statusText is written out, for it is part of the answers.
+// statusText is spelled out because it is part of the answers.
 var statusText = map[int]string{
 	400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed",
 	413: "Request Entity Too Large", 415: "Unsupported Media Type", 503: "Service Unavailable",
 }
 
-// A row is a request and the answer that it gets, as post returns it.
+// A row is a request and the expected result of post.
 type row struct {
 	name    string
 	request request
 	want    string
 }
 
-// check posts a row's request and compares the answer, and what the streams
-// hold afterwards, with what the answer says. It returns the message that was
-// stored, or nil.
-func (row row) check(t testing.TB, r *room, s *store) *jetstream.RawStreamMsg {
+// check posts a row's request and compares the answer with the row, and the
+// streams with the answer. It returns the message that was stored, or nil.
+func (row row) check(t testing.TB, r *harness, s *store) *jetstream.RawStreamMsg {
 	t.Helper()
 	want := s.state(t)
 	got, a := r.post(t, row.request)
@@ -202,12 +199,12 @@ func (row row) check(t testing.TB, r *room, s *store) *jetstream.RawStreamMsg {
 }
 
 // checkAll checks rows, each as a subtest.
-func checkAll(t *testing.T, r *room, s *store, rows []row) {
+func checkAll(t *testing.T, r *harness, s *store, rows []row) {
 	t.Helper()
 	names := map[string]bool{}
 	for _, row := range rows {
 		if names[row.name] {
-			t.Errorf("two rows are called %q", row.name)
+			t.Errorf("two rows have the name %q", row.name)
 		}
 		names[row.name] = true
 		t.Run(row.name, func(t *testing.T) { row.check(t, r, s) })

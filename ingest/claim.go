@@ -11,61 +11,63 @@ import (
 	"versive-ingress/schema"
 )
 
-// A claim is what a request's headers say of it, until verify proves it.
+// A claim is the identity that a request's headers state, until verify proves it.
 //
-// header holds the three headers of one family and nothing else, so the id
-// that is used and the id that is verified cannot be two different ones.
+// header holds the three headers of one set and nothing else, so that the id
+// that is verified is the id that is used.
 type claim struct {
 	id     string
 	header http.Header
-	names  family
+	set    headerSet
 }
 
-// A family is a set of headers that sign a request, in canonical form.
-type family struct{ id, timestamp, signature string }
+// A headerSet has the names of the three headers that sign a request, in
+// canonical form.
+type headerSet struct{ id, timestamp, signature string }
 
-// The svix library takes the first family only if it is complete, and so do
-// we: https://github.com/svix/svix-webhooks/blob/v1.90.0/go/webhook.go
-var families = [...]family{
+// headerSets are in order of preference. The first complete set is used, as the
+// svix library does:
+// https://github.com/svix/svix-webhooks/blob/v1.90.0/go/webhook.go
+var headerSets = [...]headerSet{
 	{"Svix-Id", "Svix-Timestamp", "Svix-Signature"},
 	{"Webhook-Id", "Webhook-Timestamp", "Webhook-Signature"},
 }
 
-// maxSignature bounds the signature header, in bytes. While secrets rotate it
-// holds two signatures of 47 bytes each.
+// maxSignature bounds the signature header, in bytes. During a rotation of
+// secrets it holds two signatures of 47 bytes each.
 const maxSignature = 4 << 10
 
-// readClaim finds the family of headers that a request is signed with.
+// readClaim reads the claim from the header set that a request is signed with.
 func readClaim(header http.Header) (claim, error) {
-	for _, f := range families {
-		if header.Get(f.id) == "" || header.Get(f.timestamp) == "" || header.Get(f.signature) == "" {
+	for _, set := range headerSets {
+		if header.Get(set.id) == "" || header.Get(set.timestamp) == "" || header.Get(set.signature) == "" {
 			continue
 		}
-		c := claim{id: header.Get(f.id), header: make(http.Header, 3), names: f}
-		for _, name := range [...]string{f.id, f.timestamp, f.signature} {
+		c := claim{id: header.Get(set.id), header: make(http.Header, 3), set: set}
+		for _, name := range [...]string{set.id, set.timestamp, set.signature} {
 			if len(header[name]) > 1 {
-				return claim{}, badRequest.because("repeated_header").telling("header " + name + " is there more than once")
+				return claim{}, reject(badRequest, "repeated_header").withDetail("header " + name + " occurs more than once")
 			}
 			c.header[name] = header[name]
 		}
 		switch {
 		case !schema.ValidID(c.id):
-			return claim{}, badRequest.because("id").telling(fmt.Sprintf("header %s is not 1 to %d printable ASCII characters without spaces", f.id, schema.MaxSvixIDLen))
+			return claim{}, reject(badRequest, "id").withDetail(fmt.Sprintf("header %s is not 1 to %d printable ASCII characters without spaces", set.id, schema.MaxSvixIDLen))
 		case isAmbiguous(c.id):
-			return claim{}, badRequest.because("id").telling("header " + f.id + " has a number between dots, where the signed text has the timestamp")
-		case len(header.Get(f.signature)) > maxSignature:
-			return claim{}, badRequest.because("signature_length").telling(fmt.Sprintf("header %s is longer than %d bytes", f.signature, maxSignature))
+			return claim{}, reject(badRequest, "id").withDetail("header " + set.id + " has a number between dots, where the signed text has the timestamp")
+		case len(header.Get(set.signature)) > maxSignature:
+			return claim{}, reject(badRequest, "signature_length").withDetail(fmt.Sprintf("header %s is longer than %d bytes", set.signature, maxSignature))
 		}
 		return c, nil
 	}
-	return claim{}, unauthorized.because("missing_header")
+	return claim{}, reject(unauthorized, "missing_header")
 }
 
-// isAmbiguous reports whether id has a part after a dot that reads as a
-// timestamp. The signed text is "id.timestamp.body" and nothing in it marks
-// where the id ends: from one signed request with the id "a" somebody could
-// make another, validly signed, with the id "a.1700000000" and the rest of the
-// body. Ids of the sender have no dots.
+// isAmbiguous reports whether a part of id after a dot reads as a timestamp. The
+// signed text is "id.timestamp.body" and does not mark where the id ends: a
+// signature for the id "a" and a body that begins with "1700000000." would also
+// verify for the id "a.1700000000" and the rest of the body. The sender's ids
+// have no dots.
 func isAmbiguous(id string) bool {
 	parts := strings.Split(id, ".")
 	return slices.ContainsFunc(parts[1:], func(part string) bool {
@@ -74,24 +76,24 @@ func isAmbiguous(id string) bool {
 }
 
 func (c claim) checkTimestamp(now time.Time, tolerance time.Duration) error {
-	seconds, err := strconv.ParseInt(c.header.Get(c.names.timestamp), 10, 64)
+	seconds, err := strconv.ParseInt(c.header.Get(c.set.timestamp), 10, 64)
 	switch {
 	case err != nil:
-		return unauthorized.because("timestamp_malformed")
+		return reject(unauthorized, "timestamp_malformed")
 	case seconds < now.Add(-tolerance).Unix():
-		return unauthorized.because("timestamp_too_old")
+		return reject(unauthorized, "timestamp_too_old")
 	case seconds > now.Add(tolerance).Unix():
-		return unauthorized.because("timestamp_too_new")
+		return reject(unauthorized, "timestamp_too_new")
 	}
 	return nil
 }
 
-// maxContentType bounds what is kept of the content type, in bytes.
+// maxContentType is how much of the content type is kept, in bytes.
 const maxContentType = 256
 
-// origin returns the headers that are kept with a quarantined body: the
-// verified ones, and the content type to read it by.
-func (c claim) origin(header http.Header) http.Header {
+// quarantineHeader returns the headers that are kept with a quarantined body:
+// the verified ones and the content type.
+func (c claim) quarantineHeader(header http.Header) http.Header {
 	kept := c.header.Clone()
 	if contentType := header.Get("Content-Type"); contentType != "" {
 		kept.Set("Content-Type", contentType[:min(len(contentType), maxContentType)])

@@ -12,7 +12,7 @@ import (
 
 func itoa(n int) string { return strconv.Itoa(n) }
 
-// timestampRows are requests that are signed for another time, or for none.
+// timestampRows are requests with a timestamp that is off or malformed.
 func timestampRows(t testing.TB) []row {
 	const (
 		tooOld    = "401 unauthorized timestamp_too_old"
@@ -38,9 +38,9 @@ func timestampRows(t testing.TB) []row {
 		{"the largest", time.Unix(math.MaxInt64, 0), tooNew},
 		{"the smallest", time.Unix(math.MinInt64, 0), tooOld},
 	} {
-		for _, family := range []string{"Svix", "Webhook"} {
-			id := "msg_at_" + family + strings.ReplaceAll(at.name, " ", "_")
-			rows = append(rows, row{family + " timestamp " + at.name, signedBy(t, family, secret, id, at.time, event("")), at.want})
+		for _, prefix := range []string{"Svix", "Webhook"} {
+			id := "msg_at_" + prefix + strings.ReplaceAll(at.name, " ", "_")
+			rows = append(rows, row{prefix + " timestamp " + at.name, signedBy(t, prefix, secret, id, at.time, event("")), at.want})
 		}
 	}
 	r := signed(t, "msg_timestamp", event(""))
@@ -51,7 +51,7 @@ func timestampRows(t testing.TB) []row {
 	} {
 		rows = append(rows, row{"timestamp " + value, r.with("Svix-Timestamp", value), malformed})
 	}
-	// The signature covers the number, as the library reads it.
+	// The signature covers the parsed number.
 	for i, value := range []string{"+1790000000", "00001790000000", " 1790000000 "} {
 		r := signed(t, "msg_timestamp_"+itoa(i), event(""))
 		rows = append(rows, row{"timestamp written as " + value, r.with("Svix-Timestamp", value), "200 stored"})
@@ -59,8 +59,8 @@ func timestampRows(t testing.TB) []row {
 	return rows
 }
 
-// idRows are requests with ids that mean something to a broker, to HTTP or to
-// nobody. The id becomes a header and a subject token.
+// idRows are requests with ids that have a meaning in NATS or HTTP, or are invalid.
+// The id becomes a header and a subject token.
 func idRows(t testing.TB) []row {
 	var rows []row
 	for _, id := range []string{
@@ -70,47 +70,47 @@ func idRows(t testing.TB) []row {
 	} {
 		rows = append(rows, row{"id " + id, signed(t, id, event("")), "200 stored"})
 	}
-	refused := func(name, id, want string) {
+	rejected := func(name, id, want string) {
 		rows = append(rows, row{"id " + name, signed(t, id, event("")), want})
 	}
 	const invalid = "400 bad_request id"
-	refused("of 129 bytes", strings.Repeat("m", 129), invalid)
-	refused("of 5,000 bytes", strings.Repeat("m", 5000), invalid)
-	// A subject of that length would have made the broker close the connection.
+	rejected("of 129 bytes", strings.Repeat("m", 129), invalid)
+	rejected("of 5,000 bytes", strings.Repeat("m", 5000), invalid)
+	// A subject of that length would make the broker close the connection.
 	rows = append(rows, row{"after an id of 5,000 bytes", signed(t, "msg_after_long_id", event("")), "200 stored"})
-	// "id.timestamp.body" can be divided in two ways if the body holds a
-	// timestamp: the same signature would sign another id and another body.
+	// The signed text "id.timestamp.body" is ambiguous if the body begins with a
+	// timestamp: the signature would also verify for another id and body.
 	divided := signed(t, "msg_1", unix(now)+"."+event(""))
 	rows = append(rows,
 		row{"a body that begins with a timestamp", divided, "202 quarantined malformed"},
 		row{"its signature, divided elsewhere", divided.with("Svix-Id", "msg_1."+unix(now)).with("Content-Length", itoa(len(event("")))).sending(event("")), invalid})
-	refused("with a number after a dot", "msg.1700000000", invalid)
-	refused("with a signed number after a dot", "msg.-1.x", invalid)
-	refused("with a space", "msg 1", invalid)
-	refused("with a tab", "msg\t1", invalid)
-	refused("not ASCII", "msg_ü", invalid)
-	refused("not UTF-8", "msg_\xff", invalid)
-	refused("with a non-breaking space", "msg\u00a01", invalid)
-	refused("folded over two lines", "msg\r\n 1", invalid)
-	// net/http's own answers.
-	refused("with a line break", "msg\r\n1", "400")
-	refused("with a line feed", "msg\n1", "400")
-	refused("with a carriage return", "msg\r1", "400")
-	refused("with NUL", "msg\x001", "400")
-	refused("with DEL", "msg\x7f1", "400")
-	refused("with an escape", "msg\x1b[0m", "400")
-	// The line break ends the header; what is signed is not what is sent.
+	rejected("with a number after a dot", "msg.1700000000", invalid)
+	rejected("with a signed number after a dot", "msg.-1.x", invalid)
+	rejected("with a space", "msg 1", invalid)
+	rejected("with a tab", "msg\t1", invalid)
+	rejected("not ASCII", "msg_ü", invalid)
+	rejected("not UTF-8", "msg_\xff", invalid)
+	rejected("with a non-breaking space", "msg\u00a01", invalid)
+	rejected("folded over two lines", "msg\r\n 1", invalid)
+	// net/http answers these itself.
+	rejected("with a line break", "msg\r\n1", "400")
+	rejected("with a line feed", "msg\n1", "400")
+	rejected("with a carriage return", "msg\r1", "400")
+	rejected("with NUL", "msg\x001", "400")
+	rejected("with DEL", "msg\x7f1", "400")
+	rejected("with an escape", "msg\x1b[0m", "400")
+	// The line break ends the header, so the id that arrives is not the signed one.
 	r := signed(t, "msg_1\r\nNats-Rollup: all", event(""))
 	rows = append(rows, row{"id with a header after a line break", r, "401 unauthorized signature"})
 	return rows
 }
 
-// The longest ids of all kinds make a subject that the broker takes.
+// The broker accepts the subject that the longest ids make.
 func TestLongestSubject(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
-	long := strings.Repeat("\u00fc", 128) // 256 bytes, each of which is written as three
+	r := newHarness(t, s)
+	long := strings.Repeat("\u00fc", 128) // 256 bytes, each percent-encoded as three
 	body := `{"event_type":"interview.completed","interview":{"id":"` + long + `"},"study":{"id":"` + long + `"}}`
 	row{"longest", signed(t, strings.Repeat("*", 128), body), "200 stored"}.check(t, r, s)
 
@@ -119,11 +119,11 @@ func TestLongestSubject(t *testing.T) {
 	row{"good", signed(t, "msg_good", event("")), "200 stored"}.check(t, r, s)
 }
 
-// While secrets rotate, two are known and the sender signs with one or both.
+// During a rotation, two secrets are accepted and the sender signs with one or both.
 func TestTwoSecrets(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s, func(c *ingest.Config) { c.Secrets = []string{secret, otherSecret} })
+	r := newHarness(t, s, func(c *ingest.Config) { c.Secrets = []string{secret, otherSecret} })
 	body := event("")
 	both := signed(t, "msg_3", body)
 	third := makeSecret("a-third-secret-nobody-knows")
@@ -133,15 +133,15 @@ func TestTwoSecrets(t *testing.T) {
 		{"both", both.with("Svix-Signature", sign(t, secret, "msg_3", now, body)+" "+sign(t, otherSecret, "msg_3", now, body)), "200 stored"},
 		{"an unknown one and the second", signed(t, "msg_4", body).with("Svix-Signature", sign(t, third, "msg_4", now, body)+" "+sign(t, otherSecret, "msg_4", now, body)), "200 stored"},
 		{"an unknown one", signedBy(t, "Svix", third, "msg_5", now, body), "401 unauthorized signature"},
-		{"an event of one, again with the other", signedBy(t, "Webhook", otherSecret, "msg_1", now, body), "200 duplicate"},
+		{"resent, signed with the other secret", signedBy(t, "Webhook", otherSecret, "msg_1", now, body), "200 duplicate"},
 	})
 }
 
-// Ten thousand signatures in one header do not reach the library.
+// A header with ten thousand signatures does not reach the svix library.
 func TestManySignatures(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	request := signed(t, "msg_1", event(""))
 	request = request.with("Svix-Signature", strings.Repeat("v1,"+strings.Repeat("A", 43)+"= ", 9_999)+sign(t, secret, "msg_1", now, request.body))
 	row{"", request, "431"}.check(t, r, s)
@@ -149,11 +149,11 @@ func TestManySignatures(t *testing.T) {
 	row{"", request, "400 bad_request signature_length"}.check(t, r, s)
 }
 
-// The example that the library's documentation gives.
+// The example is from the svix library's documentation.
 func TestPublishedVector(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s, func(c *ingest.Config) {
+	r := newHarness(t, s, func(c *ingest.Config) {
 		c.Secrets = []string{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 		c.Now = func() time.Time { return time.Unix(1614265330, 0) }
 	})

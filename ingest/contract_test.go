@@ -13,7 +13,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// sample is the body of the vendor's documentation.
+// sample returns the example body of the vendor's documentation.
 func sample(t testing.TB) string {
 	t.Helper()
 	body, err := os.ReadFile("testdata/interview.completed.json")
@@ -23,12 +23,11 @@ func sample(t testing.TB) string {
 	return string(body)
 }
 
-// The documented body is stored in its canonical form, under a subject that
-// names what it is about.
+// The documented body is stored in canonical form, under the subject for its ids.
 func TestStored(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	body := sample(t)
 	m := row{"", signed(t, "msg_1", body), "200 stored"}.check(t, r, s)
 
@@ -49,10 +48,10 @@ func TestStored(t *testing.T) {
 	}
 }
 
-// However an event comes again, the answer names the copy that is stored.
+// The answer to any resend names the stored copy.
 func TestResent(t *testing.T) {
 	t.Parallel()
-	for _, test := range []struct{ name, body, first, again string }{
+	for _, test := range []struct{ name, body, first, resent string }{
 		{"event", event(""), "200 stored", "200 duplicate"},
 		{"malformed", "{", "202 quarantined malformed", "202 quarantined malformed"},
 		{"unsupported", "{}", "202 quarantined unsupported_type", "202 quarantined unsupported_type"},
@@ -62,13 +61,13 @@ func TestResent(t *testing.T) {
 			t.Parallel()
 			s := newStore(t)
 			clock := now
-			r := newRoom(t, s, func(c *ingest.Config) { c.Now = func() time.Time { return clock } })
+			r := newHarness(t, s, func(c *ingest.Config) { c.Now = func() time.Time { return clock } })
 			first := signed(t, "msg_1", test.body)
 			row{"", first, test.first}.check(t, r, s)
 			stored := s.state(t)
 			_, a := r.post(t, first)
 
-			for _, again := range []struct {
+			for _, resend := range []struct {
 				name    string
 				request request
 				after   time.Duration
@@ -76,29 +75,29 @@ func TestResent(t *testing.T) {
 				{"the same request", first, 0},
 				{"in chunks", first.chunked(), 0},
 				{"signed afresh, four minutes later", signedBy(t, "Svix", secret, "msg_1", now.Add(4*time.Minute), test.body), 4 * time.Minute},
-				{"by the other family, a day later", signedBy(t, "Webhook", secret, "msg_1", now.AddDate(0, 0, 1), test.body), 24 * time.Hour},
+				{"with the other header set, a day later", signedBy(t, "Webhook", secret, "msg_1", now.AddDate(0, 0, 1), test.body), 24 * time.Hour},
 			} {
-				clock = now.Add(again.after)
-				got, b := r.post(t, again.request)
-				if got != test.again {
-					t.Errorf("%s: got %q, want %q", again.name, got, test.again)
+				clock = now.Add(resend.after)
+				got, b := r.post(t, resend.request)
+				if got != test.resent {
+					t.Errorf("%s: got %q, want %q", resend.name, got, test.resent)
 				}
 				if a.body != b.body { // the same stream and sequence
-					t.Errorf("%s: answered %s, before %s", again.name, b.body, a.body)
+					t.Errorf("%s: answered %s, want %s", resend.name, b.body, a.body)
 				}
 				if got := s.state(t); got != stored {
-					t.Errorf("%s: the streams hold %+v, want %+v", again.name, got, stored)
+					t.Errorf("%s: the streams hold %+v, want %+v", resend.name, got, stored)
 				}
 			}
 		})
 	}
 }
 
-// Resends that overtake each other are one event all the same.
+// Concurrent resends are stored once.
 func TestConcurrentResends(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	const ids, copies = 8, 8
 	answers := make([][copies]answer, ids)
 	var wg sync.WaitGroup
@@ -123,7 +122,7 @@ func TestConcurrentResends(t *testing.T) {
 				fresh++
 			}
 			if a.status != 200 || place(a) != place(of[0]) {
-				t.Errorf("id %d is told %d %s, and %d %s", i, a.status, a.body, of[0].status, of[0].body)
+				t.Errorf("id %d got %d %s and %d %s", i, a.status, a.body, of[0].status, of[0].body)
 			}
 		}
 		if fresh != 1 {
@@ -135,12 +134,12 @@ func TestConcurrentResends(t *testing.T) {
 	}
 }
 
-// A secret that proves nothing is refused before anything is served, and not
-// quoted: the error ends in a log.
+// New does not accept a weak or malformed secret, and its error, which may be
+// logged, does not quote it.
 func TestSecrets(t *testing.T) {
 	long := strings.Repeat("k", ingest.MinSecretLen)
 	for _, test := range []struct {
-		name, secret, want string // "" is accepted
+		name, secret, want string // want is empty if the secret is accepted
 	}{
 		{"good", secret, ""},
 		{"the shortest", makeSecret(long), ""},
@@ -158,29 +157,29 @@ func TestSecrets(t *testing.T) {
 		{"URL alphabet", "whsec_" + strings.Repeat("-_", 16), "is not"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			refused := func(err error) {
+			checkErr := func(err error) {
 				t.Helper()
 				switch {
 				case test.want == "" && err != nil:
-					t.Errorf("refused: %v", err)
+					t.Errorf("not accepted: %v", err)
 				case test.want == "":
 				case err == nil:
 					t.Error("accepted")
 				case !strings.Contains(err.Error(), test.want):
-					t.Errorf("got %q, want it to say %q", err, test.want)
+					t.Errorf("got %q, want it to contain %q", err, test.want)
 				case len(test.secret) > len("whsec_") && strings.Contains(err.Error(), strings.Trim(test.secret, "\n")[6:]):
 					t.Errorf("the error quotes the secret: %v", err)
 				}
 			}
-			refused(ingest.CheckSecret(test.secret))
+			checkErr(ingest.CheckSecret(test.secret))
 			_, err := ingest.New(ingest.Config{Secrets: []string{secret, test.secret}})
-			refused(err)
+			checkErr(err)
 			if err != nil && !strings.Contains(err.Error(), "2 of 2") {
-				t.Errorf("got %q, want it to say which one", err)
+				t.Errorf("got %q, want it to say 2 of 2", err)
 			}
 		})
 	}
 	if _, err := ingest.New(ingest.Config{}); err == nil {
-		t.Error("a handler without a secret")
+		t.Error("New accepts an empty list of secrets")
 	}
 }

@@ -4,14 +4,16 @@
 //
 // A 2xx answer means that the event is durably in the stream, exactly once.
 // Nothing else is ever answered 2xx, and nothing that was answered 2xx is
-// ever missing or twice. Everything in this project serves that sentence.
+// ever missing or stored twice. The whole project serves this promise.
 //
-// This package's part of it:
+// This package contributes:
 //
-//   - Nothing is published before its signature was verified, and the id under
-//     which it is published is the one that the signature covers.
-//   - 2xx is answered only with a [Receipt] from the [Publisher] in hand.
-//   - What is authentic but not understood is kept raw, not refused: a sender
-//     gives up on a refused event some day, and then it is lost.
-//   - Every other authentic event gets 503, and the sender comes again.
+//   - Nothing is published before its signature is verified, and it is published
+//     under the id that the signature covers.
+//   - A 2xx answer requires a [Receipt] from the [Publisher].
+//   - An authentic webhook that cannot be parsed is quarantined as it is, not
+//     rejected: a sender eventually gives up on a rejected webhook, which would
+//     then be lost.
+//   - Every other authentic webhook is answered 503, so that the sender resends
+//     it.
 package ingest

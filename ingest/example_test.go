@@ -16,7 +16,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// printer stands in for a publisher. A real one returns a Receipt only when
+// printer is a stand-in for a publisher. A real one returns a Receipt only after
 // the message is durably stored.
 type printer struct{}
 
@@ -42,7 +42,7 @@ func ExampleNew() {
 	server := httptest.NewServer(handler)
 	defer server.Close()
 
-	// What the sender does.
+	// The sender signs and posts an event.
 	body := `{"event_type":"interview.completed","interview":{"id":"int_1"},"study":{"id":"study_123"}}`
 	webhook, err := svix.NewWebhook(secret)
 	if err != nil {

@@ -16,17 +16,17 @@ import (
 	"versive-ingress/schema"
 )
 
-// namedError is an error that names itself in metrics.
+// namedError is an error that provides the reason for metrics.
 type namedError struct{ reason string }
 
 func (e namedError) Error() string  { return "the broker is " + e.reason }
 func (e namedError) Reason() string { return e.reason }
 
-// Every failure comes in two: the message is stored, or it is not. The sender
-// is told the same, comes again, and is then told which it was.
+// After any failure the message may or may not be stored. The answer is the same;
+// the answer to the resend tells the two apart.
 func TestFailure(t *testing.T) {
 	t.Parallel()
-	for _, body := range []struct{ name, text, fresh, again string }{
+	for _, body := range []struct{ name, text, fresh, resent string }{
 		{"event", event(""), "200 stored", "200 duplicate"},
 		{"quarantined", "{", "202 quarantined malformed", "202 quarantined malformed"},
 	} {
@@ -45,7 +45,7 @@ func TestFailure(t *testing.T) {
 				t.Parallel()
 				s := newStore(t)
 				failing := true
-				r := newRoom(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+				r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
 					if !failing {
 						return s.Publish(ctx, m)
 					}
@@ -73,7 +73,7 @@ func TestFailure(t *testing.T) {
 				failing = false
 				want := body.fresh
 				if failure.stored {
-					want = body.again
+					want = body.resent
 				}
 				if got, _ := r.post(t, request); got != want {
 					t.Errorf("the resend got %q, want %q", got, want)
@@ -86,10 +86,10 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// A failure is logged with its cause and the id to look for.
+// A failure is logged with its cause and the message id.
 func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 		return ingest.Receipt{}, namedError{"full"}
 	}})
 	exchange(t, r.address, signed(t, "msg_1", event("")))
@@ -99,11 +99,11 @@ func TestFailureIsLogged(t *testing.T) {
 	}
 }
 
-// A stream at its limit refuses what is new, and nothing else.
+// A full stream rejects new events only.
 func TestFullStream(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	row{"", signed(t, "msg_1", event("")), "200 stored"}.check(t, r, s)
 	limit := func(messages int64) {
 		t.Helper()
@@ -125,15 +125,15 @@ func TestFullStream(t *testing.T) {
 	row{"", signed(t, "msg_2", event("")), "200 stored"}.check(t, r, s)
 }
 
-// A sender that hangs up while its event is on the way does not stop it.
+// A sender that disconnects while its event is being stored does not stop it.
 func TestClientHangsUp(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	entered, once := make(chan struct{}), sync.Once{}
-	r := newRoom(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
 		once.Do(func() {
 			close(entered)
-			<-ctx.Done() // the server has seen that the client is gone
+			<-ctx.Done() // the server has noticed the disconnect
 		})
 		return s.Publish(ctx, m)
 	}})
@@ -152,7 +152,7 @@ func TestClientHangsUp(t *testing.T) {
 	row{"", request, "200 duplicate"}.check(t, r, s)
 }
 
-// held is a publisher that holds every message until release is closed.
+// held is a publisher that blocks every message until release is closed.
 func held(release <-chan struct{}, entered chan<- string) fake {
 	var sequence atomic.Uint64
 	return fake{func(_ context.Context, m schema.Message) (ingest.Receipt, error) {
@@ -163,7 +163,7 @@ func held(release <-chan struct{}, entered chan<- string) fake {
 }
 
 // start sends a request whose answer is read later.
-func start(t *testing.T, r *room, request request) func() answer {
+func start(t *testing.T, r *harness, request request) func() answer {
 	t.Helper()
 	conn, from := dial(t, r.address)
 	write(t, conn, request.head())
@@ -171,11 +171,11 @@ func start(t *testing.T, r *room, request request) func() answer {
 	return func() answer { return readAnswer(t, from, request) }
 }
 
-// At the end nothing new begins, and what has begun is finished.
+// After Drain, new requests are rejected and requests in flight are completed.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 1)
-	r := newRoom(t, held(release, entered))
+	r := newHarness(t, held(release, entered))
 	finish := sync.OnceFunc(func() { close(release) })
 	defer finish()
 	before := start(t, r, signed(t, "msg_1", event("")))
@@ -198,15 +198,15 @@ func TestDrain(t *testing.T) {
 	}
 }
 
-// Large bodies may hold three quarters of the budget, small ones all of it.
+// Large bodies may use three quarters of the budget, small ones all of it.
 func TestBudget(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 100)
-	r := newRoom(t, held(release, entered))
+	r := newHarness(t, held(release, entered))
 	finish := sync.OnceFunc(func() { close(release) })
 	defer finish()
 	const small = 64 << 10
-	refused := func(what string, request request) {
+	rejected := func(what string, request request) {
 		t.Helper()
 		a := exchange(t, r.address, request)
 		lines, _ := r.logs.take(t)
@@ -233,12 +233,12 @@ func TestBudget(t *testing.T) {
 		case 1: // its length is not announced
 			large = large.chunked()
 		}
-		answers = append(answers, start(t, r, large)) // waits for the first
-		await(t, "it is held", func() bool { return r.inflight(t) == float64((i+1)*maxBody) })
+		answers = append(answers, start(t, r, large)) // waits for its turn
+		await(t, "it is charged", func() bool { return r.inflight(t) == float64((i+1)*maxBody) })
 	}
-	refused("one large body more", signed(t, "msg_refused", eventOf(maxBody)))
-	refused("a body just over the small ones", signed(t, "msg_refused", eventOf(small+1)))
-	refused("one of unknown length", signed(t, "msg_refused", eventOf(small+1)).chunked())
+	rejected("one more large body", signed(t, "msg_rejected", eventOf(maxBody)))
+	rejected("a body just over the small ones", signed(t, "msg_rejected", eventOf(small+1)))
+	rejected("one of unknown length", signed(t, "msg_rejected", eventOf(small+1)).chunked())
 	for i := range maxInflight / 4 / small {
 		request := signed(t, "msg_small_"+itoa(i), eventOf(small))
 		if i == 1 { // its length is not announced
@@ -249,18 +249,18 @@ func TestBudget(t *testing.T) {
 	if got := r.inflight(t); got != maxInflight {
 		t.Errorf("%v bytes are in flight, want all %d", got, maxInflight)
 	}
-	refused("one byte more", signed(t, "msg_refused", "{"))
-	// It holds nothing, so it is let in.
+	rejected("one more byte", signed(t, "msg_rejected", "{"))
+	// An empty body is charged nothing.
 	hold(signed(t, "msg_empty", ""))
 
 	finish()
 	for _, read := range answers {
 		if a := read(); a.status/100 != 2 {
-			t.Errorf("a held request got %d %s", a.status, a.body)
+			t.Errorf("a blocked request got %d %s", a.status, a.body)
 		}
 	}
-	await(t, "all is given back", func() bool { return r.inflight(t) == 0 })
-	for len(entered) > 0 { // those that waited
+	await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
+	for len(entered) > 0 { // the large ones that waited for their turn
 		<-entered
 	}
 	hold(signed(t, "msg_after", eventOf(maxBody)))
@@ -269,14 +269,13 @@ func TestBudget(t *testing.T) {
 	}
 }
 
-// Large bodies take turns from their arrival to the answer. Forged ones give
-// their turn back.
+// Large bodies are processed in turns, and a rejected one passes its turn on.
 func TestLargeBodies(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 100)
 	close(release)
 	const size = 256 << 10
-	r := newRoom(t, held(release, entered), func(c *ingest.Config) {
+	r := newHarness(t, held(release, entered), func(c *ingest.Config) {
 		c.MaxBody, c.MaxInflight = size, 16*size
 	})
 	good := signed(t, "msg_1", eventOf(size))
@@ -294,12 +293,12 @@ func TestLargeBodies(t *testing.T) {
 	}
 }
 
-// A large body that does not get its turn in time is told to come again; small
-// ones do not wait for a turn.
+// A large body that does not get its turn in time is answered 503. Small ones do
+// not wait for a turn.
 func TestLargeBodyWaits(t *testing.T) {
 	t.Parallel()
 	release, entered := make(chan struct{}), make(chan string, 100)
-	r := newRoom(t, held(release, entered))
+	r := newHarness(t, held(release, entered))
 	finish := sync.OnceFunc(func() { close(release) })
 	defer finish()
 	first := start(t, r, signed(t, "msg_1", eventOf(maxBody)))
@@ -320,10 +319,10 @@ func TestLargeBodyWaits(t *testing.T) {
 	}
 }
 
-// A panic is answered like every other failure, and does not say its value.
+// A panic is answered 503, and its value is neither answered nor logged.
 func TestPanic(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 		panic("a transcript")
 	}})
 	got, a := r.post(t, signed(t, "msg_1", event("")))

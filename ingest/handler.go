@@ -18,74 +18,68 @@ import (
 	"versive-ingress/schema"
 )
 
-// Publisher stores a message durably and once.
+// Publisher stores a message durably and once. It must be safe for concurrent
+// use.
 //
 // Publish returns a Receipt only when the message is durably in its stream,
-// whether by this call or an earlier one. After an error the message may or
-// may not be there, and publishing it again must be safe. It must return
-// within a bounded time, whatever becomes of ctx. It may read m after that.
-// An error with a method Reason() string names itself in metrics; the word must
-// be one of a few.
+// whether by this call or an earlier one. After an error the message may or may
+// not be stored, and publishing it again must be safe. It must return within a
+// bounded time, even if ctx is never done. It may read m afterwards.
+// An error with a method Reason() string provides the reason for logs and metrics,
+// which must be one of a small, fixed set.
 type Publisher interface {
 	Publish(ctx context.Context, m schema.Message) (Receipt, error)
 }
 
-// Receipt says where a message is stored.
+// Receipt states where a message is stored.
 type Receipt struct {
 	Stream    string
 	Sequence  uint64
-	Duplicate bool // it was stored before this call
+	Duplicate bool // the message was stored before this call
 }
 
-// Config says what a Handler accepts. All fields without a stated zero value
-// must be set.
+// Config configures a Handler. A field must be set unless its comment says what
+// its zero value does.
 type Config struct {
-	Path        string        // the one path that is served
-	Secrets     []string      // see CheckSecret; every one is accepted; see also Handler.SetSecrets
-	Tolerance   time.Duration // accepted distance of the signed timestamp from the clock
-	MaxBody     int64         // bytes
-	MaxInflight int64         // bytes of all bodies held concurrently; at least 4/3 of MaxBody
+	Path        string        // the only path served, in decoded form
+	Secrets     []string      // at least one; any of them verifies; see CheckSecret and Handler.SetSecrets
+	Tolerance   time.Duration // largest difference between the signed timestamp and the clock
+	MaxBody     int64         // largest body, in bytes
+	MaxInflight int64         // bytes of all bodies in memory; at least 4/3 of MaxBody
 	Publisher   Publisher
 
-	// Verified is called with a request's context when its signature has proved
-	// right, before anything is stored. nil is not called.
+	// Verified, if not nil, is called with a request's context after its signature
+	// is verified and before anything is stored. Calls can be concurrent.
 	Verified func(context.Context)
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing
-	Tracer  trace.Tracer          // nil traces nothing, at no cost
+	Tracer  trace.Tracer          // nil disables tracing, at no cost
 	Now     func() time.Time      // nil is time.Now
-
-	// LogLimit bounds the log lines a second, for each reason, about what is
-	// refused before it is verified; what is left out is counted. 0 is 10.
-	LogLimit int
-
-	// RefusalLimit is how many requests a second may be refused at once before
-	// they are verified. Those beyond get their answer a second later. 0 is 1,000.
-	RefusalLimit int
 }
 
-// BodyTimeout bounds how long a body may take to arrive and, if it is a larger
-// one, to get its turn. Together with the Publisher's own bound it must stay
-// below the 15 seconds after which the sender gives up on an answer.
+// BodyTimeout bounds how long a body may take to arrive, including the wait of a
+// body over 64 KiB for its turn to be processed. Together with the Publisher's
+// own bound it must stay below 15 seconds, the sender's timeout for an answer.
 const BodyTimeout = 5 * time.Second
 
 // Handler is the webhook endpoint. It is safe for concurrent use.
 type Handler struct {
-	cfg      Config
-	secrets  atomic.Pointer[keyring]
-	changing sync.Mutex // held by SetSecrets
-	inflight *budget
-	// processing bounds the bytes of larger bodies that are being verified,
-	// normalized and stored, for which each is copied several times.
+	cfg       Config
+	secrets   atomic.Pointer[keyring]
+	secretsMu sync.Mutex // serializes SetSecrets
+	inflight  *budget
+	// processing bounds the bytes of bodies over 64 KiB that are verified,
+	// normalized and stored concurrently, because each is copied several times.
 	processing *semaphore.Weighted
 	draining   atomic.Bool
 	metrics    *metrics
 	sampler    *sampler
-	brake      brake
+	tarpit     tarpit
 }
 
-// New returns a Handler, or an error that says which secret cannot be used.
+// New returns a Handler. The error names the position of a secret that
+// [CheckSecret] does not accept, without quoting it.
 func New(cfg Config) (*Handler, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -100,20 +94,21 @@ func New(cfg Config) (*Handler, error) {
 	h := &Handler{
 		cfg:        cfg,
 		inflight:   newBudget(cfg.MaxInflight),
-		brake:      newBrake(cfg.RefusalLimit),
+		tarpit:     newTarpit(),
 		processing: semaphore.NewWeighted(max(cfg.MaxInflight/16, cfg.MaxBody)),
 	}
 	h.secrets.Store(&secrets)
 	h.metrics = newMetrics(cfg.Metrics, h.inflight, &h.secrets)
-	h.sampler = newSampler(cfg.Logger, cfg.LogLimit)
+	h.sampler = newSampler(cfg.Logger)
 	return h, nil
 }
 
-// Drain makes the Handler answer 503 from now on. Requests in progress are
-// finished.
+// Drain makes the Handler answer 503 to every new request. Requests in flight
+// are completed.
 func (h *Handler) Drain() { h.draining.Store(true) }
 
-// ServeHTTP answers one webhook by the contract's table.
+// ServeHTTP implements [http.Handler]. It answers a webhook as the HTTP contract
+// says.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.cfg.Now()
 	limitBody(w)
@@ -122,25 +117,25 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		discardBody(r)
 	}
-	if refused, ok := errors.AsType[*refusal](err); ok && refused.outcome != unavailable {
-		h.brake.wait(r.Context())
+	if rejected, ok := errors.AsType[*rejection](err); ok && rejected.outcome != unavailable {
+		h.tarpit.wait(r.Context())
 	}
 	h.answer(w, r, result, err, started)
 }
 
-// handleSafely turns a panic into an answer, so that the sender comes again and
-// the operator sees why. The panic's value may quote the body; it is not logged.
+// handleSafely turns a panic into a 503, so that the sender resends the event,
+// and logs the stack. It does not log the panic's value, which may quote the body.
 func (h *Handler) handleSafely(w http.ResponseWriter, r *http.Request, deadline time.Time) (_ result, err error) {
 	defer func() {
 		if recover() != nil {
-			err = unavailable.because("panic").after(errors.New(string(debug.Stack())))
+			err = reject(unavailable, "panic").wrap(errors.New(string(debug.Stack())))
 		}
 	}()
 	return h.handle(w, r, deadline)
 }
 
-// handle takes a request through all steps. What the headers rule out costs no
-// memory: not a byte of the body is read for it.
+// handle takes a request through all steps. It does not read the body of a
+// request that its headers rule out.
 func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.Time) (result, error) {
 	if err := h.checkRequest(r); err != nil {
 		return result{}, err
@@ -153,11 +148,11 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		return result{}, err
 	}
 	if r.ContentLength > h.cfg.MaxBody {
-		return result{}, tooLarge.because("content_length")
+		return result{}, reject(tooLarge, "content_length")
 	}
 
 	upload := h.inflight.begin(w, r.ContentLength)
-	defer h.inflight.release(upload) // nothing refers to the body once it is stored or refused
+	defer h.inflight.release(upload) // nothing refers to the body once it is stored or rejected
 	body, err := h.readBody(w, r, upload)
 	if err != nil {
 		return result{}, err
@@ -166,7 +161,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		ctx, cancel := context.WithDeadline(r.Context(), deadline)
 		defer cancel()
 		if h.processing.Acquire(ctx, int64(len(body))) != nil {
-			return result{}, unavailable.because("too_much_in_flight")
+			return result{}, reject(unavailable, "too_much_in_flight")
 		}
 		defer h.processing.Release(int64(len(body)))
 	}
@@ -183,13 +178,13 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 func (h *Handler) checkRequest(r *http.Request) error {
 	switch {
 	case r.URL.Path != h.cfg.Path:
-		return notFound.because("path")
+		return reject(notFound, "path")
 	case r.Method != http.MethodPost:
-		return methodNotAllowed.because("method")
+		return reject(methodNotAllowed, "method")
 	case h.draining.Load():
-		return unavailable.because("shutting_down")
+		return reject(unavailable, "shutting_down")
 	case !isIdentity(r.Header.Values("Content-Encoding")):
-		return unsupportedEncoding.because("content_encoding")
+		return reject(unsupportedEncoding, "content_encoding")
 	}
 	return nil
 }
@@ -206,13 +201,13 @@ func isIdentity(encodings []string) bool {
 func (h *Handler) verify(ctx context.Context, claim claim, body []byte) (err error) {
 	defer h.begin(ctx, stageVerify).end(&err)
 	if !h.secrets.Load().verify(body, claim.header, h.cfg.Now()) {
-		return unauthorized.because("signature")
+		return reject(unauthorized, "signature")
 	}
 	return nil
 }
 
-// store publishes a verified body: as an event if it can be understood, else
-// raw, to the quarantine.
+// store publishes a verified body as an event, or to the quarantine if it cannot
+// be parsed.
 func (h *Handler) store(r *http.Request, claim claim, body []byte) (result, error) {
 	result := result{id: claim.id, bytes: len(body)}
 	h.metrics.bodies.Observe(float64(len(body)))
@@ -220,13 +215,13 @@ func (h *Handler) store(r *http.Request, claim claim, body []byte) (result, erro
 	problem, quarantine := errors.AsType[*schema.Error](err)
 	switch {
 	case quarantine:
-		message = schema.Quarantine(claim.id, body, problem, claim.origin(r.Header))
+		message = schema.Quarantine(claim.id, body, problem, claim.quarantineHeader(r.Header))
 	case err != nil:
 		return result, err
 	}
 	receipt, err := h.publish(r.Context(), message)
 	if err != nil {
-		return result, unavailable.because(reasonOf(err)).after(err)
+		return result, reject(unavailable, reasonOf(err)).wrap(err)
 	}
 	result.receipt, result.problem = receipt, problem
 	return result, nil

@@ -15,8 +15,8 @@ import (
 	svix "github.com/svix/svix-webhooks/go"
 )
 
-// loadEnv names the address that the process is to load instead of running
-// tests: BenchmarkHandler's client is a process of its own.
+// loadEnv is the environment variable with the address to load instead of running
+// tests, for the client process of BenchmarkHandler.
 const loadEnv = "INGRESS_TEST_LOAD"
 
 // loadBody is an event of 8 KiB with a conversation.
@@ -29,9 +29,10 @@ func loadBody() string {
 	return more(strings.Repeat("x", 8<<10-len(more(""))))
 }
 
-// runLoad reads how many events to send over how many connections, signs them
-// all, says "ready", and on the next line sends them. In the end it says how
-// many were refused and which latency 99 % of the others kept.
+// runLoad reads the numbers of events and connections from in, signs the events,
+// prints "ready", and sends them after another line of input. It then prints how
+// many were rejected and the 99th percentile latency in microseconds. It returns
+// the exit status.
 func runLoad(address string, in io.Reader, out io.Writer) int {
 	var n, connections int
 	if _, err := fmt.Fscanln(in, &n, &connections); err != nil {
@@ -61,7 +62,7 @@ func runLoad(address string, in io.Reader, out io.Writer) int {
 	fmt.Fprintln(out, "ready")
 	fmt.Fscanln(in)
 
-	latencies := make([]time.Duration, n) // 0: refused
+	latencies := make([]time.Duration, n) // 0 if rejected
 	var wg sync.WaitGroup
 	for c, conn := range conns {
 		wg.Go(func() {
@@ -85,10 +86,10 @@ func runLoad(address string, in io.Reader, out io.Writer) int {
 	}
 	wg.Wait()
 	slices.Sort(latencies)
-	refused := 0
-	for refused < n && latencies[refused] == 0 {
-		refused++
+	rejected := 0
+	for rejected < n && latencies[rejected] == 0 {
+		rejected++
 	}
-	fmt.Fprintln(out, refused, latencies[(n-1)*99/100].Microseconds())
+	fmt.Fprintln(out, rejected, latencies[(n-1)*99/100].Microseconds())
 	return 0
 }

@@ -17,8 +17,8 @@ import (
 
 const webhookPath = "/webhooks/versive"
 
-// now is when the tests sign. A handler's clock stands there too, so that a
-// test can be exactly at the tolerance.
+// now is the time at which tests sign and the fixed clock of their handlers, so
+// that a test can be exactly at the tolerance.
 var now = time.Unix(1_790_000_000, 0)
 
 var (
@@ -30,7 +30,7 @@ func makeSecret(key string) string {
 	return "whsec_" + base64.StdEncoding.EncodeToString([]byte(key))
 }
 
-// sign returns the signature header's value as the sender makes it.
+// sign returns the value of the sender's signature header.
 func sign(t testing.TB, secret, id string, at time.Time, body string) string {
 	t.Helper()
 	webhook, err := svix.NewWebhook(secret)
@@ -44,26 +44,26 @@ func sign(t testing.TB, secret, id string, at time.Time, body string) string {
 	return signature
 }
 
-// A request is what goes over the wire, so that a test can send what
-// net/http's client would refuse to.
+// A request is the text of an HTTP request, so that a test can send what
+// net/http's client would not.
 type request struct {
 	line   string   // the request line
 	header []string // lines, in order
-	body   string   // with its framing, if it has any
-	cut    bool     // the client sends no more after the body
+	body   string   // with the framing of chunks, if any
+	cut    bool     // the client closes its side after the body
 
-	id, signed string // what the sender meant, to compare with what is stored
+	id, signed string // the id and the body that the sender signed
 }
 
-// signed returns a request as the sender makes it.
+// signed returns a request of the sender.
 func signed(t testing.TB, id, body string) request {
 	t.Helper()
 	return signedBy(t, "Svix", secret, id, now, body)
 }
 
-// signedBy returns a signed request with the headers of a family: "Svix" or
-// "Webhook".
-func signedBy(t testing.TB, family, secret, id string, at time.Time, body string) request {
+// signedBy returns a signed request whose signing headers have the prefix "Svix"
+// or "Webhook".
+func signedBy(t testing.TB, prefix, secret, id string, at time.Time, body string) request {
 	t.Helper()
 	return request{
 		line: "POST " + webhookPath + " HTTP/1.1",
@@ -71,9 +71,9 @@ func signedBy(t testing.TB, family, secret, id string, at time.Time, body string
 			"Host: ingress.test",
 			"Content-Type: application/json",
 			"Content-Length: " + strconv.Itoa(len(body)),
-			family + "-Id: " + id,
-			family + "-Timestamp: " + strconv.FormatInt(at.Unix(), 10),
-			family + "-Signature: " + sign(t, secret, id, at, body),
+			prefix + "-Id: " + id,
+			prefix + "-Timestamp: " + strconv.FormatInt(at.Unix(), 10),
+			prefix + "-Signature: " + sign(t, secret, id, at, body),
 		},
 		body: body, id: id, signed: body,
 	}
@@ -123,15 +123,14 @@ func (r request) head() string {
 	return r.line + "\r\n" + strings.Join(r.header, "\r\n") + "\r\n\r\n"
 }
 
-// An answer is what came back. Status 0: the connection was closed instead.
+// An answer is an HTTP response. Status 0 means that the connection was closed.
 type answer struct {
 	status int
 	header http.Header
 	body   string
 }
 
-// patience is how long anything may take before a test fails. Far more than
-// any of it should, for a slow machine.
+// patience is how long a test waits before it fails, generous for a slow machine.
 const patience = time.Minute
 
 // exchange sends r over a connection of its own and reads the answer.
@@ -148,7 +147,7 @@ func exchange(t testing.TB, address string, r request) answer {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		// A server that refuses a request need not read all of it.
+		// A server that rejects a request need not read all of it.
 		if _, err := io.WriteString(conn, r.head()+r.body); err == nil && r.cut {
 			_ = conn.(*net.TCPConn).CloseWrite()
 		}
@@ -171,8 +170,8 @@ func readAnswer(t testing.TB, from *bufio.Reader, r request) answer {
 		return answer{}
 	}
 	defer response.Body.Close()
-	// An error is not one of the answer: net/http closes a connection that it
-	// does not understand with bytes unread, and the kernel resets it.
+	// Ignore the error: net/http may close a connection with unread bytes after a
+	// malformed request, and the kernel resets it then.
 	body, _ := io.ReadAll(response.Body)
 	return answer{response.StatusCode, response.Header, string(body)}
 }

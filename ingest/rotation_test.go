@@ -20,17 +20,17 @@ const (
 	lastVerified  = "versive_ingress_secret_last_verified_timestamp_seconds"
 )
 
-// A rotation as the metrics tell it: what a secret has counted stays with it,
-// wherever it stands, and ends with it.
+// A secret keeps its counts during a rotation, whatever its position, until it is
+// removed.
 func TestSetSecrets(t *testing.T) {
 	t.Parallel()
 	stored := fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 		return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 	}}
 	clock := now
-	r := newRoom(t, stored, func(c *ingest.Config) { c.Now = func() time.Time { return clock } })
+	r := newHarness(t, stored, func(c *ingest.Config) { c.Now = func() time.Time { return clock } })
 	first, second := ingest.Fingerprint(secret), ingest.Fingerprint(otherSecret)
-	const accepted, refused = "200 stored", "401 unauthorized signature"
+	const accepted, rejected = "200 stored", "401 unauthorized signature"
 
 	n := 0
 	post := func(by, want string) {
@@ -55,7 +55,7 @@ func TestSetSecrets(t *testing.T) {
 	seconds := func(at time.Time) float64 { return float64(at.UnixMilli()) / 1000 }
 
 	post(secret, accepted)
-	post(otherSecret, refused)
+	post(otherSecret, rejected)
 	metric(verifiedTotal, map[string]float64{first + " 1": 1})
 
 	set(otherSecret, secret)
@@ -65,11 +65,12 @@ func TestSetSecrets(t *testing.T) {
 	post(secret, accepted)
 	post(otherSecret, accepted)
 	post(otherSecret, accepted)
-	post(makeSecret("a-third-secret-nobody-knows"), refused)
+	post(makeSecret("a-third-secret-nobody-knows"), rejected)
 	metric(verifiedTotal, map[string]float64{second + " 1": 2, first + " 2": 2})
 	metric(lastVerified, map[string]float64{second + " 1": seconds(clock), first + " 2": seconds(clock)})
 
-	// Signed with both, as the sender does while it rotates: the first counts.
+	// Of a request signed with both, as the sender does during a rotation, the first
+	// secret is counted.
 	both := signedBy(t, "Svix", otherSecret, "msg_both", now, event(""))
 	both = both.with("Svix-Signature", sign(t, secret, "msg_both", now, both.body)+" "+sign(t, otherSecret, "msg_both", now, both.body))
 	if got, _ := r.post(t, both); got != accepted {
@@ -77,7 +78,7 @@ func TestSetSecrets(t *testing.T) {
 	}
 	metric(verifiedTotal, map[string]float64{second + " 1": 3, first + " 2": 2})
 
-	// What cannot be used changes nothing, and is not quoted.
+	// An invalid list changes nothing and is not quoted.
 	for name, secrets := range map[string][]string{
 		"none":         nil,
 		"an empty one": {secret, ""},
@@ -92,22 +93,22 @@ func TestSetSecrets(t *testing.T) {
 	metric(verifiedTotal, map[string]float64{second + " 1": 3, first + " 2": 2})
 	post(secret, accepted)
 
-	// Twice the same is counted once.
+	// Of two equal secrets, only the first is counted.
 	set(otherSecret, secret, secret)
 	metric(verifiedTotal, map[string]float64{second + " 1": 3, first + " 2": 3, first + " 3": 0})
 
 	set(otherSecret)
 	metric(verifiedTotal, map[string]float64{second + " 1": 3})
 	metric(lastVerified, map[string]float64{second + " 1": seconds(clock)})
-	post(secret, refused)
+	post(secret, rejected)
 	post(otherSecret, accepted)
 }
 
-// A request is verified by the secrets that were there when it came to that,
-// however fast they change.
+// SetSecrets fails no request whose secret is in both lists, even if it is called
+// all the time.
 func TestSetSecretsUnderLoad(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 		return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 	}})
 	const senders, each = 4, 250
@@ -161,6 +162,6 @@ func TestFingerprint(t *testing.T) {
 		t.Error("the prefix makes a difference")
 	}
 	if got := ingest.Fingerprint("whsec_c2hvcnQ="); got != "" {
-		t.Errorf("no secret has the fingerprint %q", got)
+		t.Errorf("an invalid secret has the fingerprint %q", got)
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// What people said in an interview, and the key to it, are in no answer, no
-// log line and no metric, whatever becomes of the request.
+// No answer, log line or metric contains anything that was said in an interview,
+// or the secret, whatever the outcome of the request.
 func TestSecrecy(t *testing.T) {
 	t.Parallel()
 	const marker = "m4rk3r"
@@ -21,7 +21,7 @@ func TestSecrecy(t *testing.T) {
 	secret := makeSecret(key)
 	s := newStore(t)
 	failing := false
-	r := newRoom(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
 		if failing {
 			return ingest.Receipt{}, namedError{"full"}
 		}
@@ -74,7 +74,7 @@ func TestSecrecy(t *testing.T) {
 		{"another method", post("msg_25", good).to(marker + " " + webhookPath + " HTTP/1.1"), "405 method_not_allowed method"},
 		{"cut short", post("msg_26", good).sending(good[:200]).cutOff(), "400 bad_request body_cut_short"},
 	}
-	// Only a failure's own error is logged, and the publisher answers for it.
+	// The error of a failure is logged, and the publisher keeps it free of content.
 	failures := []row{
 		{"failed", post("msg_27", good), "503 unavailable full"},
 		{"failed in quarantine", post("msg_28", marker), "503 unavailable full"},
@@ -92,11 +92,11 @@ func TestSecrecy(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for place, told := range map[string]string{
+		for place, text := range map[string]string{
 			"answer": a.body + fmt.Sprint(a.header), "log": text, "metrics": fmt.Sprint(families),
 		} {
-			if i := slices.IndexFunc(forbidden, func(f string) bool { return strings.Contains(told, f) }); i >= 0 {
-				t.Errorf("%s: the %s tells %q: %s", row.name, place, forbidden[i], told)
+			if i := slices.IndexFunc(forbidden, func(f string) bool { return strings.Contains(text, f) }); i >= 0 {
+				t.Errorf("%s: the %s contains %q: %s", row.name, place, forbidden[i], text)
 			}
 		}
 	}

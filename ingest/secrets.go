@@ -16,12 +16,14 @@ import (
 	svix "github.com/svix/svix-webhooks/go"
 )
 
-// MinSecretLen is the shortest key in bytes that is accepted, the shortest
-// that Svix gives out.
+// MinSecretLen is the length in bytes of the shortest accepted key, which is the
+// shortest that Svix issues.
 const MinSecretLen = 24
 
-// CheckSecret returns what is wrong with a signing secret: "whsec_" and the
-// base64 of at least [MinSecretLen] bytes. The error does not quote it.
+// CheckSecret returns an error unless secret is a signing secret: the standard
+// base64 encoding of at least [MinSecretLen] bytes, with or without the prefix
+// "whsec_". The error completes a sentence that names the secret; it does not
+// quote it.
 func CheckSecret(secret string) error {
 	key, err := decodeSecret(secret)
 	switch {
@@ -39,9 +41,9 @@ func decodeSecret(secret string) ([]byte, error) {
 	return base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 }
 
-// Fingerprint returns a name for a secret that tells nothing of it: the first
-// 8 hexadecimal digits of the key's SHA-256. A secret that [CheckSecret]
-// refuses has none: "".
+// Fingerprint returns a public name for a secret: the first 8 hexadecimal digits
+// of the key's SHA-256. It returns "" for a secret that [CheckSecret] does not
+// accept.
 func Fingerprint(secret string) string {
 	if CheckSecret(secret) != nil {
 		return ""
@@ -51,19 +53,19 @@ func Fingerprint(secret string) string {
 	return hex.EncodeToString(sum[:4])
 }
 
-// A secret is one signing secret and what it was good for.
+// A secret is a signing secret and its usage.
 type secret struct {
 	*svix.Webhook
 	fingerprint string
 	verified    atomic.Uint64
-	last        atomic.Int64 // when it last verified, in Unix milliseconds; 0 is never
+	last        atomic.Int64 // time of the last verification in Unix milliseconds; 0 if none
 }
 
-// A keyring holds the secrets of the moment in the order of the settings. It
-// is replaced, never changed: who verifies by an old one may finish.
+// A keyring holds the current secrets in their configured order. It is immutable:
+// SetSecrets replaces it, and a verification in progress keeps the old one.
 type keyring []*secret
 
-// newKeyring parses secrets. What old has counted of one of them goes on.
+// newKeyring parses secrets. A secret that is also in old keeps its counts.
 func newKeyring(secrets []string, old keyring) (keyring, error) {
 	if len(secrets) == 0 {
 		return nil, errors.New("no signing secret")
@@ -81,7 +83,7 @@ func newKeyring(secrets []string, old keyring) (keyring, error) {
 		name := Fingerprint(text)
 		if s, ok := counted[name]; ok {
 			k[i] = s
-			delete(counted, name) // a secret that is there twice counts once
+			delete(counted, name) // of two equal secrets, only the first is counted
 			continue
 		}
 		webhook, err := svix.NewWebhook(text)
@@ -93,8 +95,8 @@ func newKeyring(secrets []string, old keyring) (keyring, error) {
 	return k, nil
 }
 
-// verify reports whether one of the secrets has signed the body, and notes
-// which: the first one that has.
+// verify reports whether one of the secrets has signed the body, and counts the
+// first that has.
 func (k keyring) verify(body []byte, header http.Header, now time.Time) bool {
 	for _, s := range k {
 		if s.VerifyIgnoringTimestamp(body, header) == nil {
@@ -106,12 +108,13 @@ func (k keyring) verify(body []byte, header http.Header, now time.Time) bool {
 	return false
 }
 
-// SetSecrets replaces the secrets that are accepted; see [Config.Secrets]. On
-// an error, which does not quote them, the old ones stay. No request is
-// refused for the change: each is verified by all of the old or all of the new.
+// SetSecrets replaces the accepted secrets; see [Config.Secrets]. If it returns an
+// error, which does not quote them, the old ones stay in effect. It is safe for
+// concurrent use: each request is verified against either all old or all new
+// secrets.
 func (h *Handler) SetSecrets(secrets []string) error {
-	h.changing.Lock()
-	defer h.changing.Unlock()
+	h.secretsMu.Lock()
+	defer h.secretsMu.Unlock()
 	k, err := newKeyring(secrets, *h.secrets.Load())
 	if err == nil {
 		h.secrets.Store(&k)
@@ -123,28 +126,28 @@ var (
 	secretLabels = []string{"position", "fingerprint"}
 
 	verifiedDesc = prometheus.NewDesc("versive_ingress_secret_verified_total",
-		"Requests that a signing secret has verified, by its position in the settings and its fingerprint.", secretLabels, nil)
+		"Requests verified by a signing secret, by its position in the settings and its fingerprint.", secretLabels, nil)
 	lastVerifiedDesc = prometheus.NewDesc("versive_ingress_secret_last_verified_timestamp_seconds",
-		"When a signing secret last verified a request; 0 is never since the start.", secretLabels, nil)
+		"When a signing secret last verified a request; 0 if it has not since the start.", secretLabels, nil)
 )
 
-// secretMetrics tells of the secrets of the moment: the series of one that is
-// removed end with it.
+// secretMetrics collects the metrics of the current secrets. A removed secret has
+// none.
 type secretMetrics struct {
 	secrets *atomic.Pointer[keyring]
 }
 
-func (m secretMetrics) Describe(to chan<- *prometheus.Desc) {
-	to <- verifiedDesc
-	to <- lastVerifiedDesc
+func (m secretMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- verifiedDesc
+	ch <- lastVerifiedDesc
 }
 
-func (m secretMetrics) Collect(to chan<- prometheus.Metric) {
+func (m secretMetrics) Collect(ch chan<- prometheus.Metric) {
 	for i, s := range *m.secrets.Load() {
 		position := strconv.Itoa(i + 1)
-		to <- prometheus.MustNewConstMetric(verifiedDesc, prometheus.CounterValue,
+		ch <- prometheus.MustNewConstMetric(verifiedDesc, prometheus.CounterValue,
 			float64(s.verified.Load()), position, s.fingerprint)
-		to <- prometheus.MustNewConstMetric(lastVerifiedDesc, prometheus.GaugeValue,
+		ch <- prometheus.MustNewConstMetric(lastVerifiedDesc, prometheus.GaugeValue,
 			float64(s.last.Load())/1000, position, s.fingerprint)
 	}
 }

@@ -8,8 +8,8 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// A stage is a step of a request that is timed, and a span of its own where
-// the request is traced.
+// A stage is a step of a request that has its own duration metric and, with
+// tracing, its own span.
 type stage int
 
 const (
@@ -21,16 +21,16 @@ const (
 
 var stageNames = [...]string{"read", "verify", "normalize", "publish"}
 
-// A timer runs while a stage does.
+// A timer measures a stage.
 type timer struct {
 	h       *Handler
 	stage   stage
 	started time.Time
 	ctx     context.Context
-	span    trace.Span // nil if the request is not traced
+	span    trace.Span // nil without tracing
 }
 
-// begin starts a stage. Nothing is allocated for it unless requests are traced.
+// begin starts a stage. It allocates nothing without tracing.
 func (h *Handler) begin(ctx context.Context, s stage) timer {
 	t := timer{h: h, stage: s, started: h.cfg.Now(), ctx: ctx}
 	if h.cfg.Tracer != nil {
@@ -43,8 +43,8 @@ func (h *Handler) begin(ctx context.Context, s stage) timer {
 	return t
 }
 
-// end stops the timer. The pointer is to the stage's error, so that end can be
-// deferred.
+// end stops the timer and ends the span. It takes a pointer to the stage's error
+// so that it can be deferred.
 func (t timer) end(err *error) {
 	elapsed, histogram := t.h.cfg.Now().Sub(t.started), t.h.metrics.stages[t.stage]
 	if t.span == nil {
@@ -55,7 +55,7 @@ func (t timer) end(err *error) {
 	endStage(t.span, *err)
 }
 
-// observe adds a duration, with the trace that it is from as an exemplar.
+// observe records a duration, with its trace as an exemplar if that is sampled.
 func observe(ctx context.Context, o prometheus.Observer, elapsed time.Duration) {
 	span := trace.SpanContextFromContext(ctx)
 	if e, ok := o.(prometheus.ExemplarObserver); ok && span.IsSampled() {

@@ -14,17 +14,17 @@ import (
 	"versive-ingress/schema"
 )
 
-// A request's span tells what the log's line tells, and nothing that a forger
-// has written: no path, header or address of the client.
+// A request's span has the same facts as its log line and nothing that a forger
+// controls: no path, header or client address.
 var (
 	outcomeKey  = attribute.Key("versive_ingress.outcome")
 	reasonKey   = attribute.Key("versive_ingress.reason")
 	sequenceKey = attribute.Key("versive_ingress.sequence")
 )
 
-// startSpan begins the request's span, the root of a trace, if requests are
-// traced. A traceparent header is not signed, so it neither names the trace
-// nor decides whether it is recorded.
+// startSpan starts the request's span, the root of a new trace, if there is a
+// tracer. The traceparent header is not signed, so it neither determines the
+// trace ID nor whether the trace is sampled.
 func (h *Handler) startSpan(r *http.Request) *http.Request {
 	if h.cfg.Tracer == nil {
 		return r
@@ -46,22 +46,22 @@ func (h *Handler) startSpan(r *http.Request) *http.Request {
 	return r.WithContext(ctx)
 }
 
-// linkCaller links the span of a verified request to the one that its
-// traceparent names: a proxy's of ours, perhaps. It is a hint, not to be
-// trusted, for the signature does not cover it.
+// linkCaller links the span of a verified request to the span in its traceparent
+// header, such as that of a reverse proxy. The link is only a hint, because the
+// signature does not cover the header.
 func linkCaller(r *http.Request) {
 	span := trace.SpanFromContext(r.Context())
 	if !span.IsRecording() {
 		return
 	}
 	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
-	caller := trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}) // which is free text
+	caller := trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}) // free text
 	if caller.IsValid() {
 		span.AddLink(trace.Link{SpanContext: caller})
 	}
 }
 
-// endSpan ends the request's span with what was answered.
+// endSpan ends the request's span and records the answer.
 func endSpan(ctx context.Context, status int, outcome, reason string, r result) {
 	span := trace.SpanFromContext(ctx)
 	if !span.IsRecording() {
@@ -81,7 +81,7 @@ func endSpan(ctx context.Context, status int, outcome, reason string, r result) 
 	span.End()
 }
 
-// endStage ends the span of a step, which has failed if err is not nil.
+// endStage ends a stage's span. A non-nil err marks it as failed.
 func endStage(span trace.Span, err error) {
 	if err != nil && span.IsRecording() {
 		span.SetAttributes(semconv.ErrorTypeKey.String(reasonOf(err)))
@@ -90,8 +90,8 @@ func endStage(span trace.Span, err error) {
 	span.End()
 }
 
-// describeMessage says what the publish span is about. It is the one that the
-// message carries on to its consumers.
+// describeMessage adds the message's attributes to the publish span, the one that
+// the message propagates to its consumers.
 func describeMessage(ctx context.Context, m schema.Message) {
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		span.SetAttributes(
@@ -110,10 +110,10 @@ func describeReceipt(ctx context.Context, r Receipt) {
 	}
 }
 
-// reasonOf returns the one of a few words that says why a step has failed.
+// reasonOf returns why a step failed: one of a small, fixed set of words.
 func reasonOf(err error) string {
-	if refusal, ok := errors.AsType[*refusal](err); ok {
-		return refusal.reason
+	if rejected, ok := errors.AsType[*rejection](err); ok {
+		return rejected.reason
 	}
 	if problem, ok := errors.AsType[*schema.Error](err); ok {
 		return string(problem.Reason)

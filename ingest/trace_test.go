@@ -17,15 +17,16 @@ import (
 	"versive-ingress/schema"
 )
 
-// traced returns what makes a room trace its requests, and what it records.
+// traced returns a change of a Config that turns on tracing, and the recorder of
+// the spans.
 func traced() (func(*ingest.Config), *tracetest.SpanRecorder) {
 	recorder := tracetest.NewSpanRecorder()
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder)).Tracer("test")
 	return func(c *ingest.Config) { c.Tracer = tracer }, recorder
 }
 
-// take returns the spans that have ended since the last call, a request's
-// own last, once there are n of them.
+// take waits for n spans since the last call and returns them in the order of their
+// ends, so that the request's own is the last.
 func take(t testing.TB, recorder *tracetest.SpanRecorder, n int) []sdktrace.ReadOnlySpan {
 	t.Helper()
 	await(t, fmt.Sprint(n, " spans"), func() bool { return len(recorder.Ended()) >= n })
@@ -45,19 +46,19 @@ func attributes(span sdktrace.ReadOnlySpan) map[string]string {
 	return m
 }
 
-// A request is one span, and each of its steps a child. The publisher gets
-// the context of the step that it is.
+// A request has a span, with a child for each step. The publisher gets the context
+// of the publish span.
 func TestTrace(t *testing.T) {
 	t.Parallel()
 	tracing, recorder := traced()
 	var published trace.SpanContext
-	r := newRoom(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
 		published = trace.SpanContextFromContext(ctx)
 		switch m.ID {
 		case "msg_full":
 			return ingest.Receipt{}, namedError{"full"}
 		case "msg_panic":
-			panic("no span may be lost")
+			panic("test")
 		}
 		return ingest.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
 	}}, tracing)
@@ -67,9 +68,9 @@ func TestTrace(t *testing.T) {
 	for _, test := range []struct {
 		request request
 		answer  string
-		spans   string // in the order in which they end, without the request's own
+		spans   string // in the order of their ends, without the request's own
 		name    string
-		failed  string // the steps that failed, and the request if it is our fault
+		failed  string // the steps that failed, and "request" after a 5xx
 	}{
 		{signed(t, "msg_1", event("")), "200 stored", all, route, ""},
 		{signed(t, "msg_2", "{"), "202 quarantined malformed", all, route, "normalize"},
@@ -83,7 +84,7 @@ func TestTrace(t *testing.T) {
 		r.logs.take(t)
 		a := exchange(t, r.address, test.request)
 		var line logLine
-		await(t, "the log's line", func() bool {
+		await(t, "a log line", func() bool {
 			lines, _ := r.logs.take(t)
 			if len(lines) == 1 {
 				line = lines[0]
@@ -103,14 +104,14 @@ func TestTrace(t *testing.T) {
 			} else {
 				names = append(names, name)
 				if s.Parent().SpanID() != root.SpanContext().SpanID() {
-					t.Errorf("%s: %s is no child of the request's span", test.answer, name)
+					t.Errorf("%s: %s is not a child of the request's span", test.answer, name)
 				}
 			}
 			if s.Status().Code == codes.Error {
 				failed = append(failed, name)
 			}
 			if s.SpanContext().TraceID().String() != line.TraceID {
-				t.Errorf("%s: %s belongs to another trace than the log's line", test.answer, name)
+				t.Errorf("%s: %s is in another trace than the log line", test.answer, name)
 			}
 		}
 		got := []string{strings.Join(names, " "), root.Name(), strings.Join(failed, " ")}
@@ -123,23 +124,23 @@ func TestTrace(t *testing.T) {
 		about := attributes(root)
 		if about["versive_ingress.outcome"] != line.Outcome || about["versive_ingress.reason"] != line.Reason ||
 			about["messaging.message.id"] != line.ID || about["http.response.status_code"] != fmt.Sprint(a.status) {
-			t.Errorf("%s: the span tells %v, the log %+v", test.answer, about, line)
+			t.Errorf("%s: the span has %v, the log %+v", test.answer, about, line)
 		}
 		if test.spans == all {
 			publishing := spans[3]
 			if publishing.SpanKind() != trace.SpanKindProducer || !publishing.SpanContext().Equal(published) {
-				t.Errorf("%s: the publisher was given the context of another span than publish", test.answer)
+				t.Errorf("%s: the publisher did not get the context of the publish span", test.answer)
 			}
 		}
 	}
 }
 
-// Whoever calls names no trace of ours and does not decide what is recorded. A
-// request that is verified is linked to the caller's span, no other.
+// The caller determines neither the trace ID nor what is sampled. A verified
+// request is linked to the caller's span.
 func TestTraceparentIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	tracing, recorder := traced()
-	r := newRoom(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 		return ingest.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
 	}}, tracing)
 	const traceID, spanID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -162,7 +163,7 @@ func TestTraceparentIsNotTrusted(t *testing.T) {
 		spans := take(t, recorder, test.spans)
 		root := spans[len(spans)-1]
 		if root.Parent().IsValid() || root.SpanContext().TraceID().String() == traceID {
-			t.Errorf("%s: the caller has named the trace", test.name)
+			t.Errorf("%s: the caller determined the trace ID", test.name)
 		}
 		links := root.Links()
 		if !test.linked {
@@ -175,20 +176,20 @@ func TestTraceparentIsNotTrusted(t *testing.T) {
 			t.Errorf("%s: linked to %v", test.name, links)
 		}
 		if slices.ContainsFunc(links, func(l sdktrace.Link) bool { return l.SpanContext.TraceState().Len() > 0 }) {
-			t.Errorf("%s: the caller's text is in the link", test.name)
+			t.Errorf("%s: the link has the caller's trace state", test.name)
 		}
 	}
 }
 
-// The durations of a traced request name it as their exemplar; what is not
-// sampled is in no backend, so it names nothing.
+// The durations of a sampled request have its trace as their exemplar. A trace that
+// is not sampled is in no backend, so it is no exemplar.
 func TestExemplars(t *testing.T) {
 	t.Parallel()
 	for _, test := range []struct {
 		sampler sdktrace.Sampler
 		want    int
 	}{{sdktrace.AlwaysSample(), 5}, {sdktrace.NeverSample(), 0}} {
-		r := newRoom(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+		r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
 			return ingest.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
 		}}, func(c *ingest.Config) {
 			c.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSampler(test.sampler)).Tracer("test")

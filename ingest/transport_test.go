@@ -17,7 +17,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// dial opens a connection that fails the test when it stands still.
+// dial opens a connection with a deadline for all reads and writes.
 func dial(t *testing.T, address string) (net.Conn, *bufio.Reader) {
 	t.Helper()
 	conn, err := net.Dial("tcp", address)
@@ -38,13 +38,12 @@ func write(t *testing.T, to io.Writer, s string) {
 	}
 }
 
-// A body that does not arrive holds nothing for long: neither when it is
-// awaited, nor when the request is refused and net/http wants to read the rest
-// before it answers.
+// A body that does not arrive times out, both when the handler reads it and when
+// net/http reads the rest of a rejected request before it answers.
 func TestSlowBody(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, fake{}) // panics when it is used
-	draining := newRoom(t, fake{})
+	r := newHarness(t, fake{}) // panics when it is called
+	draining := newHarness(t, fake{})
 	draining.handler.Drain()
 	starting := serve(t, http.HandlerFunc(ingest.Unavailable), 16<<10)
 
@@ -86,17 +85,17 @@ func TestSlowBody(t *testing.T) {
 			t.Errorf("%s: got status %d, want %d", row.name, a.status, row.status)
 		}
 	}
-	// The deadline is for all of the body, not for a byte of it.
+	// The deadline is for the whole body, not for each read.
 	if a := readAnswer(t, fromDripping, good); a.status != 400 {
 		t.Errorf("dripping: got status %d, want 400", a.status)
 	}
-	if took := time.Since(started); took > ingest.BodyTimeout+8*time.Second { // all but the last byte takes twice as long
+	if took := time.Since(started); took > ingest.BodyTimeout+8*time.Second { // the dripping body would take twice as long
 		t.Errorf("took %v, want at most %v and a little", took, ingest.BodyTimeout)
 	}
-	await(t, "all is given back", func() bool { return r.inflight(t) == 0 })
+	await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
 }
 
-// drip writes a byte of s every now and then, until the test ends.
+// drip writes s byte by byte, 50 bytes per BodyTimeout, until the test ends.
 func drip(t *testing.T, conn net.Conn, s string) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -115,14 +114,14 @@ func drip(t *testing.T, conn net.Conn, s string) {
 	t.Cleanup(func() { close(stop); wg.Wait() })
 }
 
-// The body's deadline ends with the body. Storing may take longer, and the
-// sender is still there.
+// The body's deadline does not apply to storing, so a request that is stored
+// slowly is not canceled.
 func TestSlowPublish(t *testing.T) {
 	t.Parallel()
-	r := newRoom(t, fake{func(ctx context.Context, _ schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, _ schema.Message) (ingest.Receipt, error) {
 		select {
 		case <-ctx.Done():
-			return ingest.Receipt{}, errors.New("the client counts as gone")
+			return ingest.Receipt{}, errors.New("the request was canceled")
 		case <-time.After(ingest.BodyTimeout + time.Second):
 			return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 		}
@@ -145,11 +144,11 @@ func TestSlowPublish(t *testing.T) {
 	}
 }
 
-// One connection serves good and bad requests in turn.
+// A connection serves accepted and rejected requests alternately.
 func TestOneConnection(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	conn, from := dial(t, r.address)
 	for i := range 3 {
 		for _, row := range []row{
@@ -171,11 +170,11 @@ func TestOneConnection(t *testing.T) {
 	}
 }
 
-// Who asks before sending a body is refused before sending it.
+// A request with Expect: 100-continue is rejected before its body is sent.
 func TestExpectContinue(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 	asking := signed(t, "msg_1", event("")).plus("Expect: 100-continue")
 	for _, row := range []row{
 		{"", asking.without("Svix-Id"), "401"},
@@ -208,11 +207,11 @@ func TestExpectContinue(t *testing.T) {
 	}
 }
 
-// HTTP/2, with and without TLS, keeps the same contract.
+// The HTTP contract also holds over HTTP/2, with and without TLS.
 func TestHTTP2(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
-	r := newRoom(t, s)
+	r := newHarness(t, s)
 
 	plain := new(http.Protocols)
 	plain.SetUnencryptedHTTP2(true)
@@ -271,8 +270,8 @@ func TestHTTP2(t *testing.T) {
 				{"", good.to("POST /webhooks HTTP/2"), "404 not_found path"},
 				{"", good.sending(strings.Repeat("x", maxBody+1)), "413 too_large content_length"},
 			} {
+				// The length of the second reader is unknown, so it is not announced.
 				for _, body := range []io.Reader{strings.NewReader(row.request.body), io.MultiReader(strings.NewReader(row.request.body))} {
-					// The second reader's length is not known, and not announced.
 					a, err := post(row.request.without("Content-Length").without("Host"), body)
 					if err != nil {
 						t.Fatalf("want %s: %v", row.want, err)
@@ -291,12 +290,12 @@ func TestHTTP2(t *testing.T) {
 				}
 			}
 
-			// A client that gives up in the middle of a body.
+			// The client aborts in the middle of a body.
 			broken := io.MultiReader(strings.NewReader("{"), errorReader{})
 			if a, err := post(good.with("Svix-Id", "msg_broken").without("Content-Length").without("Host"), broken); err == nil {
 				t.Errorf("got %d for half a body", a.status)
 			}
-			await(t, "half a body is refused", func() bool {
+			await(t, "half a body is rejected", func() bool {
 				lines, _ := r.logs.take(t)
 				return len(lines) == 1 && lines[0].Reason == "body_cut_short"
 			})

@@ -8,8 +8,7 @@ import (
 	"testing"
 )
 
-// targetRows are requests for another path, with another method or in another
-// dialect of HTTP.
+// targetRows are requests with another path, method or version of HTTP.
 func targetRows(t testing.TB) []row {
 	const notFound, notAllowed = "404 not_found path", "405 method_not_allowed method"
 	var rows []row
@@ -32,7 +31,7 @@ func targetRows(t testing.TB) []row {
 	add("CONNECT ingress.test:443 HTTP/1.1", notFound)
 	add("OPTIONS * HTTP/1.1", notFound)
 
-	// The path is compared decoded, and nothing else of the target counts.
+	// Only the decoded path of the target is compared.
 	add("POST /webhooks/%76ersive HTTP/1.1", "200 stored")
 	add("POST /webhooks%2Fversive HTTP/1.1", "200 stored")
 	add("POST "+webhookPath+"? HTTP/1.1", "200 stored")
@@ -41,7 +40,7 @@ func targetRows(t testing.TB) []row {
 	add("POST https://user:password@elsewhere.test"+webhookPath+" HTTP/1.1", "200 stored")
 	add("POST "+webhookPath+" HTTP/1.0", "200 stored")
 
-	// net/http's own answers.
+	// net/http answers these itself.
 	add("POST "+webhookPath, "400")
 	add("POST /webhooks/%zz HTTP/1.1", "400")
 	add("POST /webhooks/versive\x00 HTTP/1.1", "400")
@@ -64,7 +63,7 @@ func targetRows(t testing.TB) []row {
 	return rows
 }
 
-// framingRows are requests whose body has another length than it says.
+// framingRows are requests with a wrong, malformed or unusual body length.
 func framingRows(t testing.TB) []row {
 	const cut, tooLarge = "400 bad_request body_cut_short", "413 too_large "
 	var rows []row
@@ -125,7 +124,7 @@ func framingRows(t testing.TB) []row {
 	add("two transfer encodings", c.plus("Transfer-Encoding: identity"), "501")
 	add("transfer encoding in HTTP/1.0", c.to("POST "+webhookPath+" HTTP/1.0"), "401 unauthorized signature")
 
-	// Odd, and authentic all the same.
+	// Unusual but valid.
 	add("as long as the limit", signed(t, "msg_framing_1", eventOf(maxBody)), "200 stored")
 	add("as long as the limit, chunked", signed(t, "msg_framing_2", eventOf(maxBody)).chunked(), "200 stored")
 	add("chunked", signed(t, "msg_framing_3", r.body).chunked(), "200 stored")
@@ -136,8 +135,8 @@ func framingRows(t testing.TB) []row {
 	return rows
 }
 
-// encodingRows are requests with encoded bodies. They are signed: it is not
-// the signature that they are refused for.
+// encodingRows are requests with encoded bodies. Their signatures are valid unless
+// the name says otherwise.
 func encodingRows(t testing.TB) []row {
 	const unsupported = "415 unsupported_encoding content_encoding"
 	var gzipped, deflated bytes.Buffer
@@ -166,8 +165,8 @@ func encodingRows(t testing.TB) []row {
 		{"identity and gzip", encoded("identity, gzip", plain), unsupported},
 		{"identity and gzip on two lines", encoded("identity", plain).plus("Content-Encoding: gzip"), unsupported},
 		{"unknown encoding", encoded("x", plain), unsupported},
-		{"gzip without saying so", signed(t, "msg_gzipped", gzipped.String()), "202 quarantined malformed"},
-		{"gzip without saying so, unsigned", signed(t, "msg_gzipped", gzipped.String()).with("Svix-Signature", "v1,AAAA"), "401 unauthorized signature"},
+		{"unannounced gzip", signed(t, "msg_gzipped", gzipped.String()), "202 quarantined malformed"},
+		{"unannounced gzip, unsigned", signed(t, "msg_gzipped", gzipped.String()).with("Svix-Signature", "v1,AAAA"), "401 unauthorized signature"},
 		{"identity", encoded("identity", plain), "200 stored"},
 		{"identity in capitals", encoded("Identity", plain), "200 stored"},
 		{"no encoding", encoded("", plain), "200 stored"},

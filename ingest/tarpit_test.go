@@ -12,16 +12,14 @@ import (
 	"versive-ingress/ingest"
 )
 
-// Of a flood of unsigned requests so many a second are answered at once, and
-// the others a second late, unless their sender goes. What is signed never
-// waits, whatever becomes of it.
-func TestBrake(t *testing.T) {
+// Rejections beyond the limit of a second are delayed by a second, unless the
+// client disconnects. Signed requests are never delayed, whatever their outcome.
+func TestTarpit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		h, err := ingest.New(ingest.Config{
 			Path: webhookPath, Secrets: []string{secret}, Tolerance: time.Hour, MaxBody: maxBody, MaxInflight: maxInflight,
-			RefusalLimit: 10,
-			Publisher:    fake{fullForOne},
+			Publisher: fake{fullForOne},
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -52,14 +50,15 @@ func TestBrake(t *testing.T) {
 			}
 		}
 
-		flood(make([]time.Duration, 10)...)
+		const limit = 1000 // rejections per second
+		flood(make([]time.Duration, limit)...)
 		signed()
 		gone, cancel := context.WithCancel(t.Context())
 		cancel()
 		post(gone, webhookPath, "msg_forged", "v1,x", http.StatusUnauthorized, 0)
 		post(t.Context(), "/elsewhere", "msg_lost", "v1,x", http.StatusNotFound, time.Second)
 		signed()
-		flood(make([]time.Duration, 10)...) // for the second is over
+		flood(make([]time.Duration, limit)...) // the limit applies to each second
 		flood(time.Second)
 	})
 }

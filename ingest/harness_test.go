@@ -28,7 +28,7 @@ const (
 	maxInflight = 1 << 20
 )
 
-// fake is a Publisher for failures that a broker does not have on demand.
+// fake is a Publisher for failures that a broker cannot produce on demand.
 type fake struct {
 	publish func(context.Context, schema.Message) (ingest.Receipt, error)
 }
@@ -37,7 +37,7 @@ func (f fake) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, er
 	return f.publish(ctx, m)
 }
 
-// real is the project's publisher, as the command wires it.
+// real adapts the project's publisher, as the command does.
 type real struct{ *publish.Publisher }
 
 func (p real) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
@@ -45,8 +45,8 @@ func (p real) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, er
 	return ingest.Receipt(receipt), err
 }
 
-// A store is a broker of its own with a publisher, and a client to look at
-// what is stored.
+// A store is an embedded broker with a publisher, and a client to inspect the
+// streams.
 type store struct {
 	ingest.Publisher
 	js jetstream.JetStream
@@ -82,7 +82,7 @@ func newStore(t testing.TB) *store {
 	return &store{real{p}, js}
 }
 
-// A state is what both streams hold: how many messages, and the last sequence.
+// A state has the number of messages and the last sequence of both streams.
 type state struct{ events, lastEvent, quarantined, lastQuarantined uint64 }
 
 func (s *store) state(t testing.TB) state {
@@ -111,17 +111,17 @@ func (s *store) message(t testing.TB, stream string, sequence uint64) *jetstream
 	return m
 }
 
-// A room is a handler behind a server, with all that it tells.
-type room struct {
+// A harness is a handler behind a server, with its log and metrics.
+type harness struct {
 	handler  *ingest.Handler
 	address  string
 	logs     *logs
 	registry *prometheus.Registry
 }
 
-func newRoom(t testing.TB, p ingest.Publisher, changes ...func(*ingest.Config)) *room {
+func newHarness(t testing.TB, p ingest.Publisher, changes ...func(*ingest.Config)) *harness {
 	t.Helper()
-	r := &room{logs: &logs{}, registry: prometheus.NewRegistry()}
+	r := &harness{logs: &logs{}, registry: prometheus.NewRegistry()}
 	cfg := ingest.Config{
 		Path:        webhookPath,
 		Secrets:     []string{secret},
@@ -132,7 +132,6 @@ func newRoom(t testing.TB, p ingest.Publisher, changes ...func(*ingest.Config)) 
 		Logger:      slog.New(slog.NewJSONHandler(r.logs, nil)),
 		Metrics:     r.registry,
 		Now:         func() time.Time { return now },
-		LogLimit:    1 << 30, // a line for each request
 	}
 	for _, change := range changes {
 		change(&cfg)
@@ -141,11 +140,12 @@ func newRoom(t testing.TB, p ingest.Publisher, changes ...func(*ingest.Config)) 
 	if r.handler, err = ingest.New(cfg); err != nil {
 		t.Fatal(err)
 	}
+	r.handler.LogEverything()
 	r.address = serve(t, r.handler, 16<<10)
 	return r
 }
 
-// serve runs a server with the limits of the command's until the test ends.
+// serve runs a server with the command's limits until the test ends.
 func serve(t testing.TB, h http.Handler, maxHeader int) (address string) {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -163,13 +163,13 @@ func serve(t testing.TB, h http.Handler, maxHeader int) (address string) {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    maxHeader,
 		ErrorLog:          slog.NewLogLogger(slog.DiscardHandler, 0),
-		// Or net/http answers OPTIONS * by itself, with 200.
+		// Without this, net/http itself answers OPTIONS * with 200.
 		DisableGeneralOptionsHandler: true,
 	}
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = server.Serve(listener) })
 	t.Cleanup(func() {
-		// Not Close: a handler in progress may use what is cleaned up next.
+		// Close would not wait for handlers, which may use what is cleaned up next.
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		if err := server.Shutdown(ctx); err != nil {
@@ -192,7 +192,7 @@ func (l *logs) Write(p []byte) (int, error) {
 	return l.buf.Write(p)
 }
 
-// A logLine is one webhook as the log tells it.
+// A logLine is a log line about a webhook.
 type logLine struct {
 	Level    string `json:"level"`
 	ID       string `json:"id"`
@@ -206,7 +206,7 @@ type logLine struct {
 	LeftOut  int    `json:"left_out"`
 }
 
-// take returns the lines since the last call, parsed and as they are.
+// take returns the lines since the last call, parsed and as text.
 func (l *logs) take(t testing.TB) (lines []logLine, text string) {
 	t.Helper()
 	l.mu.Lock()
@@ -223,9 +223,9 @@ func (l *logs) take(t testing.TB) (lines []logLine, text string) {
 	return lines, text
 }
 
-// metric returns the values of a metric by its labels' values, joined by
-// spaces; a histogram's value is its count.
-func (r *room) metric(t testing.TB, name string) map[string]float64 {
+// metric returns the values of a metric by its label values, joined by spaces. The
+// value of a histogram is its count.
+func (r *harness) metric(t testing.TB, name string) map[string]float64 {
 	t.Helper()
 	families, err := r.registry.Gather()
 	if err != nil {
@@ -248,7 +248,7 @@ func (r *room) metric(t testing.TB, name string) map[string]float64 {
 	return values
 }
 
-func (r *room) inflight(t testing.TB) float64 {
+func (r *harness) inflight(t testing.TB) float64 {
 	t.Helper()
 	return r.metric(t, "versive_ingress_inflight_bytes")[""]
 }
@@ -274,7 +274,7 @@ func await(t testing.TB, what string, condition func() bool) {
 	}
 }
 
-// receive waits for a value, or for the channel's closing.
+// receive waits for a value or the end of the channel.
 func receive[T any](t testing.TB, from <-chan T) T {
 	t.Helper()
 	select {
