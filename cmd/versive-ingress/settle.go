@@ -70,7 +70,7 @@ func (c *connection) settleStream(ctx context.Context, kind schema.Kind, sequenc
 		return 0, notEmbedded
 	}
 	erased := embedded.Erased{Stream: name, Created: info.Created, Sequences: sequences}
-	inBlocks, unsettled := erased.Settle(dir)
+	inBlocks, unsettled := erased.Sync(dir)
 	if erased.Sequences, err = deleted(ctx, stream, inBlocks); err != nil {
 		return 0, err
 	}

@@ -12,10 +12,10 @@ import (
 	"github.com/minio/highwayhash"
 )
 
-// This file reads the message blocks of nats-server's file store, a layout
-// that belongs to the server. It is read only where the server itself cannot
-// be asked: before it starts, and for what it reports as deleted. A test fails
-// if an upgrade of the server changes the layout.
+// This file reads the message blocks of nats-server's file store, whose layout is
+// private to the server. It does so only where the server has no API: before the
+// server starts, and for messages that the server reports as deleted. TestRecords
+// fails if an upgrade of the server changes the layout.
 //
 // A block file, msgs/N.blk, is a sequence of records:
 //
@@ -39,19 +39,19 @@ const (
 type record struct {
 	offset, length int
 	sequence       uint64 // without the two bits below
-	timestamp      int64  // when it was stored, in Unix nanoseconds; meaningless if erased
-	erased         bool   // the content was overwritten
-	deletion       bool   // marks another record, the one with this sequence, as deleted
+	timestamp      int64  // Unix nanoseconds; meaningless if erased
+	erased         bool   // the server has overwritten the content
+	deletion       bool   // marks an earlier record with this sequence as deleted
 	subject        []byte // aliases the block; meaningless if erased
 }
 
-// errDamaged is wrapped by the error that ends the records of a block: from
-// there on the server does not read the block either.
+// errDamaged is wrapped by the error for the first damaged record of a block. The
+// server does not read beyond it either.
 var errDamaged = errors.New("damaged record")
 
-// records yields the records of a block of a stream, plain or of a decrypted
-// and decompressed block, until the first damaged one, which it yields with an
-// error that wraps errDamaged. The index is the block's number.
+// records yields the records of a stream's block, which must be neither encrypted
+// nor compressed. It ends with the first damaged record, which it yields with an
+// error that wraps errDamaged. The index is the number in the block's file name.
 func records(stream string, index int, block []byte) iter.Seq2[record, error] {
 	digest := blockDigest(stream, index)
 	return func(yield func(record, error) bool) {
@@ -67,7 +67,13 @@ func records(stream string, index int, block []byte) iter.Seq2[record, error] {
 
 // blockDigest returns the digest for the checksums of a block.
 func blockDigest(stream string, index int) hash.Hash {
-	key := sha256.Sum256(fmt.Appendf(nil, "%s-%d", stream, index))
+	return newDigest(fmt.Sprintf("%s-%d", stream, index))
+}
+
+// newDigest returns a digest with a key derived from a name, as the server uses
+// for blocks and configurations.
+func newDigest(name string) hash.Hash {
+	key := sha256.Sum256([]byte(name))
 	digest, err := highwayhash.NewDigest64(key[:])
 	if err != nil {
 		panic(err) // the key has the right length
@@ -86,9 +92,9 @@ func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {
 	length &^= headersBit
 	sequence := binary.LittleEndian.Uint64(rest[4:])
 	subject := int(binary.LittleEndian.Uint16(rest[20:]))
-	prefix := recordHeaderLen + subject // what precedes the content
+	prefix := recordHeaderLen + subject // bytes before the content
 	if headers {
-		prefix += 4 // the headers' length, which the checksum leaves out
+		prefix += 4 // the headers' length, which the checksum does not cover
 	}
 	if uint64(length) > uint64(len(rest)) || int(length) < prefix+checksumLen {
 		return r, fmt.Errorf("%w at offset %d: its length is %d", errDamaged, offset, length)

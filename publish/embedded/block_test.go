@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestRecords holds the reader of block files against what this version of
-// the server writes: stored, overwritten and deleted messages.
+// TestRecords checks the reader of block files against the blocks of this version
+// of the server, with stored, overwritten and deleted messages.
 func TestRecords(t *testing.T) {
 	dir := t.TempDir()
 	broker, err := Start(t.Context(), Config{Dir: dir, Listen: "127.0.0.1:0"})
@@ -74,7 +74,7 @@ func TestRecords(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 
-	block[len(block)-100] ^= 1 // the last stored record, or a deletion marker behind it
+	block[len(block)-100] ^= 1 // in the last message or a deletion marker after it
 	var damaged error
 	for _, err := range records("S", 1, block) {
 		damaged = err

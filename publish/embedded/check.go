@@ -13,25 +13,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// nats-server skips a stream that it cannot read at its start, with a warning,
-// and writes over it when somebody creates a stream of that name. So before
-// each start of the server this package looks at the whole store, which is
+// nats-server skips a stream that it cannot read at the start, with a warning, and
+// overwrites it when a stream of that name is created. Therefore this package
+// checks the whole store before each start of the server. The store is
 //
 //	<account>/streams/<stream>/meta.inf, meta.sum                 the configuration and its checksum
 //	<account>/streams/<stream>/msgs/N.blk                         the messages
 //	<account>/streams/<stream>/obs/<consumer>/meta.inf, meta.sum  a consumer; its position is in o.dat
-//	<system account>/_js_/<group>/msgs/N.blk                      a Raft log of a cluster; the group _meta_ has its streams
+//	<system account>/_js_/<group>/msgs/N.blk                      a Raft log of a cluster; the group _meta_ lists its streams
 //
-// It first checks everything and changes nothing, and it repairs what it can
-// only if no check has failed.
+// All checks come first and change nothing. Repairs follow only if no check fails.
 
 // storeDir returns where the server keeps its store.
 func (c Config) storeDir() string { return filepath.Join(c.Dir, server.JetStreamStoreDir) }
 
-// prepare checks the store and makes it ready for a server with these options.
-// No server may run.
+// prepare checks the store and repairs it for a server with these options. No
+// server may be running.
 func (b *Broker) prepare(store string, options *server.Options) error {
-	if err := checkRights(store); err != nil {
+	if err := checkAccess(store); err != nil {
 		return err
 	}
 	repairs, err := findRepairs(store)
@@ -53,11 +52,11 @@ func (b *Broker) prepare(store string, options *server.Options) error {
 	return rewriteLastBlocks(store)
 }
 
-// checkRights returns an error if this process cannot read and write a file or
-// directory of the store.
-func checkRights(store string) error {
-	var first error // of the files that fail
-	var path string
+// checkAccess returns an error if this process cannot read and write every file
+// and directory of the store.
+func checkAccess(store string) error {
+	var first error // of the failed files
+	var path string // of that file
 	var failed int
 	err := walk(store, func(p string, d fs.DirEntry, err error) error {
 		switch {
@@ -84,13 +83,13 @@ func checkRights(store string) error {
 	if first == nil {
 		return err
 	}
-	return fmt.Errorf("%w; files like this: %d; nothing was changed", unusable(filepath.Dir(store), path, first), failed)
+	return fmt.Errorf("%w; files with this problem: %d; nothing was changed", accessError(filepath.Dir(store), path, first), failed)
 }
 
-// unusable returns what is wrong with a file below the data directory dir that
-// cannot be opened because of err, and the command that helps. The command is for
-// all of dir: the lock and the high-water marks have the owner of the store.
-func unusable(dir, path string, err error) error {
+// accessError returns an error that explains why a file below the data directory
+// dir cannot be opened, and has the command that fixes it. The command is for all
+// of dir: the lock and the high-water marks have the owner of the store.
+func accessError(dir, path string, err error) error {
 	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathError.Err
 	}
@@ -104,14 +103,14 @@ func unusable(dir, path string, err error) error {
 	}
 	uid, gid := os.Geteuid(), os.Getegid()
 	owner := info.Sys().(*syscall.Stat_t)
-	remedy := "look for the reason in the kernel's log, the mount options and the output of lsattr"
+	remedy := "check the kernel's log, the mount options and the output of lsattr"
 	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EPERM) {
 		remedy = "run: chmod -R u+rwX " + quote(dir)
 		if int(owner.Uid) != uid {
 			remedy = fmt.Sprintf("run as root: chown -R %d:%d %s", uid, gid, quote(dir))
 		}
 	}
-	return fmt.Errorf("%s cannot be opened for reading and writing: %w; it belongs to uid %d, gid %d with mode %v, and this process has uid %d, gid %d; %s",
+	return fmt.Errorf("%s cannot be opened for reading and writing: %w; it belongs to uid %d, gid %d and has mode %v, but this process has uid %d, gid %d; %s",
 		path, err, owner.Uid, owner.Gid, info.Mode(), uid, gid, remedy)
 }
 
@@ -124,8 +123,8 @@ type streamDir struct {
 	path            string
 }
 
-// streamDirs returns the directories of all streams. Those whose names begin
-// with a dot are left out: the server is deleting them.
+// streamDirs returns the directories of all streams, except those that the server
+// is deleting, whose names begin with a dot.
 func streamDirs(store string) ([]streamDir, error) {
 	names, err := fs.Glob(os.DirFS(store), "*/streams/*")
 	if err != nil {
@@ -142,7 +141,7 @@ func streamDirs(store string) ([]streamDir, error) {
 	return dirs, nil
 }
 
-// consumers returns the names of the consumers that have a directory.
+// consumers returns the names of the consumers with a directory.
 func (d streamDir) consumers() ([]string, error) {
 	entries, err := os.ReadDir(d.consumerDir(""))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -160,9 +159,9 @@ func (d streamDir) consumers() ([]string, error) {
 // consumerDir returns the directory of a consumer.
 func (d streamDir) consumerDir(name string) string { return filepath.Join(d.path, "obs", name) }
 
-// checkCluster returns an error if a server with these options would not find
-// the streams because they were stored with a cluster, or without one. A
-// cluster knows its streams from its own records, and removes others.
+// checkCluster returns an error if the streams were stored by a cluster and these
+// options have none, or the reverse: the server would not find them. A cluster
+// reads the list of its streams from its Raft log, and removes others.
 func checkCluster(store string, o *server.Options) error {
 	if o.JetStreamExtHint == "will_extend" { // may join a cluster through a leaf node
 		return nil
@@ -177,11 +176,11 @@ func checkCluster(store string, o *server.Options) error {
 	case err != nil:
 		return err
 	case clustered && len(meta) == 0 && len(streams) > 0:
-		return fmt.Errorf("%s has the stream %s of a single server, which a cluster would remove, and the configuration file has a cluster; start without the cluster, or move the streams: "+
-			"back them up without it (nats stream backup), start with it and an empty data directory, restore them with one replica, as they are (nats stream restore), and raise INGRESS_REPLICAS then", store, streams[0].stream)
+		return fmt.Errorf("%s has the stream %s of a single server, which the cluster in the configuration file would remove; start without the cluster, or move the streams: "+
+			"back them up without the cluster (nats stream backup), start the cluster with an empty data directory, restore the streams with one replica (nats stream restore), and then raise INGRESS_REPLICAS", store, streams[0].stream)
 	case !clustered && len(meta) > 0:
-		return fmt.Errorf("%s belongs to a server of a cluster, and the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
-			"back them up in the cluster (nats stream backup), start without it and an empty data directory, and restore them (nats stream restore --replicas 1)", store)
+		return fmt.Errorf("%s belongs to a server of a cluster, but the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
+			"back them up in the cluster (nats stream backup), start without the cluster and with an empty data directory, and restore them (nats stream restore --replicas 1)", store)
 	}
 	return nil
 }

@@ -19,11 +19,11 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// nobody is a user who is not root.
+// nobody is the uid of a user other than root.
 const nobody = 65534
 
-// TestMain makes this binary a program that starts a broker on a directory and
-// stops it again: a test that runs as root runs it as another user.
+// TestMain makes this binary a program that starts and stops a broker on a
+// directory. A test that runs as root runs it as another user.
 func TestMain(m *testing.M) {
 	dir, ok := os.LookupEnv("START_BROKER")
 	if !ok {
@@ -38,8 +38,8 @@ func TestMain(m *testing.M) {
 	broker.Stop()
 }
 
-// startAsUser starts a broker on a directory as a user whom file permissions
-// bind, and stops it. It returns how many messages were there.
+// startAsUser starts and stops a broker on a directory as a user other than root.
+// It returns the number of messages.
 func startAsUser(t *testing.T, dir string) (messages string, err error) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
@@ -57,9 +57,9 @@ func startAsUser(t *testing.T, dir string) (messages string, err error) {
 	return string(out), nil
 }
 
-// newStore fills a data directory with a stream S of 100 messages, of which
-// its durable consumer has acknowledged 10. The broker, which may have a
-// configuration file, has stopped afterwards.
+// newStore fills a data directory with a stream S of 100 messages, of which a
+// durable consumer has acknowledged 10. It stops the broker, which may have a
+// configuration file.
 func newStore(t *testing.T, dir string, configFile ...string) {
 	t.Helper()
 	cfg := embedded.Config{Dir: dir, Listen: "127.0.0.1:0"}
@@ -93,7 +93,7 @@ func newStore(t *testing.T, dir string, configFile ...string) {
 	broker.Stop()
 }
 
-// requireStore checks that a broker has what newStore has stored.
+// requireStore checks that a broker has the stream and consumer of newStore.
 func requireStore(t *testing.T, js jetstream.JetStream) {
 	t.Helper()
 	stream, err := js.Stream(t.Context(), "S")
@@ -115,7 +115,7 @@ func requireStore(t *testing.T, js jetstream.JetStream) {
 	}
 }
 
-// snapshot returns what is in a directory: names, owners, modes, contents.
+// snapshot returns the names, modes, owners and contents of a directory's files.
 func snapshot(t *testing.T, dir string) string {
 	t.Helper()
 	var all strings.Builder
@@ -143,18 +143,19 @@ func snapshot(t *testing.T, dir string) string {
 	return all.String()
 }
 
-// streamPath returns the path of a file of the stream that newStore makes.
+// streamPath returns the path of a file of newStore's stream.
 func streamPath(dir string, elements ...string) string {
 	return filepath.Join(append([]string{dir, "jetstream", "$G", "streams", "S"}, elements...)...)
 }
 
-// A store that this process cannot read or write whole is refused, and not
-// changed. The error names the file and a command, which helps.
+// The broker does not start on a store that this process cannot fully read and
+// write, and does not change it. The error names the file and a command that
+// fixes the problem.
 func TestUnusableFile(t *testing.T) {
 	for _, test := range []struct {
 		name string
 		file []string // below the stream's directory
-		uid  int      // of the file; 0 keeps it that of the others, if root runs the test
+		uid  int      // owner of the file, if root runs the test
 		mode os.FileMode
 		want string // the command
 	}{
@@ -244,12 +245,12 @@ func obey(t *testing.T, err error, words string) {
 	if !found {
 		t.Fatalf("want %q in the error: %v", words, err)
 	}
-	command, _, _ = strings.Cut(words+command, "; files like this")
+	command, _, _ = strings.Cut(words+command, "; files with this problem")
 	shell(t, command)
 }
 
-// What belongs to the file system or to somebody else beside the store does
-// not keep the broker from starting.
+// Unreadable directories that do not belong to the store do not keep the broker
+// from starting.
 func TestUnrelatedDirectories(t *testing.T) {
 	top := t.TempDir()
 	newStore(t, top)
@@ -267,7 +268,7 @@ func TestUnrelatedDirectories(t *testing.T) {
 	}
 }
 
-// open lets every user into a temporary directory of a test.
+// open gives every user access to a temporary directory of a test.
 func open(t *testing.T, dir string) {
 	t.Helper()
 	for _, d := range []string{dir, filepath.Dir(dir)} {
@@ -277,7 +278,7 @@ func open(t *testing.T, dir string) {
 	}
 }
 
-// shell runs a command; its arguments are $0, $1 and so on.
+// shell runs a command with the arguments $0, $1 and so on.
 func shell(t *testing.T, command string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command("sh", append([]string{"-c", command}, args...)...).CombinedOutput(); err != nil {
@@ -285,9 +286,9 @@ func shell(t *testing.T, command string, args ...string) {
 	}
 }
 
-// Where a configuration would put the streams out of sight, the start fails
-// with what to do, and the store is not changed.
-func TestStreamsOutOfSight(t *testing.T) {
+// If the server would not find the streams with a configuration, the start fails
+// with an error that has the remedy, and the store is not changed.
+func TestInaccessibleStreams(t *testing.T) {
 	const (
 		accounts = "listen: \"127.0.0.1:-1\"\naccounts { VERSIVE { jetstream: enabled, users: [{user: ingress, password: ingress}] } }"
 		cluster  = "listen: \"127.0.0.1:-1\"\nserver_name: a\ncluster { name: c, listen: \"127.0.0.1:-1\", routes: [\"nats://127.0.0.1:1\"] }"
@@ -336,7 +337,7 @@ func TestStreamsOutOfSight(t *testing.T) {
 	})
 }
 
-// startFails returns the error of a start, which has to mention all of want.
+// startFails checks that a start fails, with all of want in the error.
 func startFails(t *testing.T, cfg embedded.Config, want ...string) error {
 	t.Helper()
 	broker, err := embedded.Start(t.Context(), cfg)

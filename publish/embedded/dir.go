@@ -13,9 +13,9 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// lockDir takes the data directory for this process. The lock ends with the
-// file's closing or the process, whatever ends it. nats-server has none of its
-// own, and two servers on one directory corrupt it.
+// lockDir locks the data directory for this process, because nats-server does not
+// and two servers corrupt it. The lock is released when the file is closed or the
+// process ends, even if it crashes.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -23,7 +23,7 @@ func lockDir(dir string) (*os.File, error) {
 		if !exists(path) {
 			path = dir
 		}
-		return nil, fmt.Errorf("locking the data directory: %w", unusable(dir, path, err))
+		return nil, fmt.Errorf("locking the data directory: %w", accessError(dir, path, err))
 	}
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", err)
@@ -47,16 +47,15 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// unlockDir gives the data directory free. To close the file is not enough: a
-// process that is just being started has a copy of it until it runs its program.
+// unlockDir releases the lock. Closing the file is not enough: a child process has
+// a copy of the descriptor between fork and exec.
 func unlockDir(f *os.File) {
-	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) // fails if it was closed before: fine
+	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) // fails if f is closed already, which is fine
 	f.Close()
 }
 
-// Disk returns how many bytes can still be written to the file system of a
-// data directory, and how many are stored in it. A running broker may write
-// meanwhile.
+// Disk returns the free bytes of the file system of a data directory, and the
+// bytes that the store takes in it. A broker may be running on dir.
 func Disk(dir string) (free, stored int64, err error) {
 	if free, err = freeBytes(dir); err != nil {
 		return 0, 0, err
@@ -65,10 +64,10 @@ func Disk(dir string) (free, stored int64, err error) {
 	return free, stored, err
 }
 
-// mostOfDisk returns the size in bytes that the store may reach: what it has
-// now and most of what is free. A disk that runs full stops JetStream until
-// it is restarted.
-func mostOfDisk(dir string) (int64, error) {
+// defaultMaxStore returns the default limit of the store in bytes: its current size
+// plus 80 % of the free space. On a full disk JetStream stops until it is
+// restarted.
+func defaultMaxStore(dir string) (int64, error) {
 	free, stored, err := Disk(dir)
 	if err != nil {
 		return 0, err
@@ -76,8 +75,8 @@ func mostOfDisk(dir string) (int64, error) {
 	return stored + free/5*4, nil
 }
 
-// freeBytes returns what an unprivileged process can still write to dir's
-// file system.
+// freeBytes returns the free space, for unprivileged processes, of dir's file
+// system.
 func freeBytes(dir string) (int64, error) {
 	var s syscall.Statfs_t
 	if err := syscall.Statfs(dir, &s); err != nil {
@@ -86,8 +85,7 @@ func freeBytes(dir string) (int64, error) {
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }
 
-// dirBytes returns the total size of the files below dir; 0 if it does not
-// exist.
+// dirBytes returns the total size of the files below dir, 0 if dir does not exist.
 func dirBytes(dir string) (int64, error) {
 	var total int64
 	err := walk(dir, func(_ string, d fs.DirEntry, err error) error {
@@ -106,10 +104,9 @@ func dirBytes(dir string) (int64, error) {
 	return total, err
 }
 
-// walk calls visit as filepath.WalkDir does, but not for what does not exist,
-// such as dir itself or what a running broker has removed, and not for a
-// lost+found, which belongs to the file system. It follows dir if that is a
-// symbolic link.
+// walk is filepath.WalkDir, except that it ignores a missing dir and files that a
+// running broker removes, skips lost+found directories, and follows dir if that
+// is a symbolic link.
 func walk(dir string, visit fs.WalkDirFunc) error {
 	return filepath.WalkDir(dir+"/.", func(path string, d fs.DirEntry, err error) error {
 		switch {
@@ -122,7 +119,7 @@ func walk(dir string, visit fs.WalkDirFunc) error {
 	})
 }
 
-// makeDir creates a directory and its parents, durably.
+// makeDir durably creates a directory and its parents.
 func makeDir(dir string) error {
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -140,7 +137,7 @@ func makeDir(dir string) error {
 	return err
 }
 
-// removeAll removes a directory with all that is in it, durably.
+// removeAll durably removes a directory and its content.
 func removeAll(dir string) error {
 	if err := os.RemoveAll(dir); err != nil {
 		return err
@@ -148,8 +145,8 @@ func removeAll(dir string) error {
 	return syncDir(filepath.Dir(dir))
 }
 
-// writeFile replaces the content of a file durably and atomically. An existing
-// file keeps its mode and, as far as this process may set it, its owner.
+// writeFile durably and atomically replaces the content of a file. An existing
+// file keeps its mode and, if this process may set it, its owner.
 func writeFile(path string, data []byte) error {
 	tmp := path + ".tmp" // see removeLeftovers
 	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
@@ -173,15 +170,15 @@ func writeFile(path string, data []byte) error {
 	return syncDir(filepath.Dir(path))
 }
 
-// overwriteFile writes the content of a file over itself, durably. That needs no
-// free space unless the file system copies on write, but a power cut meanwhile
-// can damage the sector that is being written.
+// overwriteFile durably writes data over the content of a file in place. That needs
+// no free space unless the file system copies on write, but a power cut during the
+// write can damage a sector.
 func overwriteFile(path string, data []byte) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		return err
 	}
-	_ = f.Sync() // reports the failure of an earlier write, if there was one
+	_ = f.Sync() // consumes the error of an earlier write, if any
 	_, err = f.WriteAt(data, 0)
 	return cmp.Or(err, f.Sync(), f.Close())
 }

@@ -1,12 +1,12 @@
 // Package embedded runs a NATS server with JetStream inside the process.
 //
 // Its part of the promise (see package ingest): what the broker acknowledges
-// is on the disk, power loss included (sync_interval: always); the store
-// stays smaller than the disk; one process alone has the data directory; and
-// what is stored there is served whole, or the broker does not start.
+// survives a power loss (sync_interval: always); the store cannot fill the disk;
+// the data directory is locked; and the broker either serves everything that is
+// stored there or does not start.
 //
-// Only commands import this package, so that a program which publishes or
-// subscribes does not compile a NATS server.
+// Only commands import this package, so that programs that publish or subscribe
+// do not link a NATS server.
 package embedded
 
 import (
@@ -24,52 +24,53 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// DefaultListen is where subscribers connect if nothing else is said.
+// DefaultListen is the default address for subscribers.
 const DefaultListen = "127.0.0.1:4222"
 
-// Config says how the broker runs.
+// Config configures a Broker. Dir must be set.
 type Config struct {
-	// Dir is where the streams live. It is created if it does not exist.
+	// Dir is the data directory. It is created if it does not exist.
 	Dir string
-	// Listen is the host:port for subscribers; port 0 takes a free one. Empty
-	// is what ConfigFile says, or else DefaultListen.
+	// Listen is the host:port for subscribers; port 0 chooses a free port. If
+	// empty, ConfigFile determines it, or else it is DefaultListen. An address that
+	// is not loopback requires authorization in ConfigFile.
 	Listen string
-	// ConfigFile is a nats-server configuration file for what is not set here:
-	// accounts, TLS, leaf nodes, a cluster. Empty is none.
+	// ConfigFile is an optional nats-server configuration file for everything else,
+	// such as accounts, TLS, leaf nodes or a cluster.
 	ConfigFile string
-	// MaxStore is the largest total size of the streams in bytes. 0 is what
-	// ConfigFile says, or else what is stored plus 80 % of what is free on the
-	// disk.
+	// MaxStore limits the total size of the streams, in bytes. If 0, ConfigFile
+	// determines it, or else it is the current size plus 80 % of the free disk
+	// space.
 	MaxStore int64
-	// MaxPayload is the largest message in bytes, headers included. A larger
-	// max_payload in ConfigFile wins.
+	// MaxPayload is the size of the largest message in bytes, including headers. A
+	// larger max_payload in ConfigFile takes precedence.
 	MaxPayload int64
 
 	Logger *slog.Logger // nil discards
 }
 
-// Broker is a running NATS server. When its store can no longer be written,
-// because the disk was full or has failed, it restarts the server as soon as
-// that helps; see heal. It is safe for concurrent use.
+// Broker is a running NATS server. After a failed write, for example on a full
+// disk, it restarts the server as soon as the disk has space. It is safe for
+// concurrent use.
 type Broker struct {
 	cfg  Config
 	lock *os.File
 	url  string
-	port int // that the first server took
+	port int // of the first server
 
 	stop   context.CancelFunc
 	healer sync.WaitGroup
 
 	mu       sync.Mutex
 	server   *server.Server // replaced by heal; guarded by mu
-	maxStore int64          // of that server, in bytes; guarded by mu
-	down     error          // why the last restart has failed, else nil; guarded by mu
+	maxStore int64          // of server, in bytes; guarded by mu
+	down     error          // why the last restart failed, or nil; guarded by mu
 }
 
-// Start starts the broker and returns when it takes connections, with all
-// streams recovered. That can take a while with a large store; ctx ends the
-// wait. It returns an error if anything in the store cannot be read and
-// written, or the server does not recover it.
+// Start starts a broker and returns when it accepts connections and has recovered
+// all streams, which can take minutes with a large store. When ctx is done before
+// that, Start returns an error; later, ctx has no effect. Start also returns an
+// error if a part of the store cannot be read and written, or is not recovered.
 func Start(ctx context.Context, cfg Config) (*Broker, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
@@ -87,8 +88,8 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 		return nil, err
 	}
 	if (len(options.LeafNode.Remotes) > 0 || options.LeafNode.Port != 0) && options.JetStreamDomain == "" {
-		cfg.Logger.Warn("leaf nodes are configured without a JetStream domain: what a stream on the other side acknowledges cannot be told from what this one has stored",
-			"remedy", "jetstream { domain: … } in the configuration file, another name on each side")
+		cfg.Logger.Warn("leaf nodes are configured without a JetStream domain: an acknowledgement of a stream on the other side looks like one of this broker",
+			"remedy", "set jetstream { domain: … } in the configuration file, to a different name on each side")
 	}
 	if err := makeDir(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("data directory: %w", err)
@@ -109,8 +110,8 @@ func start(ctx context.Context, cfg Config) (*Broker, error) {
 	return b, nil
 }
 
-// launch starts a server and returns when it takes connections, or an error
-// when none is left of it. No other may be running.
+// launch starts a server and returns when it accepts connections, or an error after
+// the server has shut down. No other server may be running.
 func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	store := b.cfg.storeDir()
 	if err := b.prepare(store, options); err != nil {
@@ -121,22 +122,22 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	if err != nil {
 		return err
 	}
-	// Measured under the lock: nothing else writes there now.
+	// The directory is locked, so the measured size cannot change.
 	if options.JetStreamMaxStore <= 0 {
-		if options.JetStreamMaxStore, err = mostOfDisk(b.cfg.Dir); err != nil {
+		if options.JetStreamMaxStore, err = defaultMaxStore(b.cfg.Dir); err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
 	}
-	// A client that is connected before the check would create what the server has
-	// not recovered. The routes of a cluster wait for the listener, and so do users
-	// that are mapped from certificates.
+	// A client that connects before checkRecovered could create a stream that the
+	// server has not recovered. This is not possible with the routes of a cluster, or
+	// users mapped from certificates, which need the listener from the start.
 	options.DontListen = options.Cluster.Port == 0 && !options.TLSMap
 	s, err := server.NewServer(options)
 	if err != nil {
 		return err
 	}
 	fatal := make(chan error, 1)
-	log := &bridge{log: b.cfg.Logger, fatal: fatal}
+	log := &serverLog{log: b.cfg.Logger, fatal: fatal}
 	s.SetLoggerV2(log, false, false, false)
 
 	go s.Start() // returns, or blocks after a fatal error
@@ -144,7 +145,7 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 		err = checkRecovered(s, store, stored, log.takeWarnings())
 	}
 	if err == nil && options.DontListen {
-		s.AcceptLoop(make(chan struct{})) // returns when it listens, or cannot
+		s.AcceptLoop(make(chan struct{})) // returns when it listens or has failed
 		select {
 		case err = <-fatal:
 		default:
@@ -161,8 +162,8 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	return nil
 }
 
-// awaitStart waits until s is ready to take connections, with all streams
-// recovered.
+// awaitStart waits until s is ready to accept connections and has recovered all
+// streams.
 func awaitStart(ctx context.Context, s *server.Server, fatal <-chan error) error {
 	for !s.ReadyForConnections(50 * time.Millisecond) {
 		select {
@@ -176,7 +177,7 @@ func awaitStart(ctx context.Context, s *server.Server, fatal <-chan error) error
 	return nil
 }
 
-// options merges the configuration file with what this package decides.
+// options merges the configuration file with c and with what this package requires.
 func (c Config) options() (*server.Options, error) {
 	o := &server.Options{}
 	if c.ConfigFile != "" {
@@ -188,7 +189,7 @@ func (c Config) options() (*server.Options, error) {
 			return nil, fmt.Errorf("configuration file %s sets store_dir %q, but the data directory is %q; remove store_dir", c.ConfigFile, o.StoreDir, c.Dir)
 		}
 		if c.Listen != "" && (o.Host != "" || o.Port != 0) {
-			return nil, fmt.Errorf("configuration file %s sets a listener, and so does the listen address %q; remove one of them", c.ConfigFile, c.Listen)
+			return nil, fmt.Errorf("configuration file %s sets a listener, but the listen address is also set, to %q; remove one of them", c.ConfigFile, c.Listen)
 		}
 	}
 	if o.Host == "" && o.Port == 0 {
@@ -197,15 +198,15 @@ func (c Config) options() (*server.Options, error) {
 		}
 	}
 	for _, l := range []struct {
-		host string
-		on   bool
+		host    string
+		enabled bool
 	}{
 		{o.Host, true},
 		{o.Websocket.Host, o.Websocket.Port != 0},
 		{o.LeafNode.Host, o.LeafNode.Port != 0},
 		{o.MQTT.Host, o.MQTT.Port != 0},
 	} {
-		if l.on && !isLoopback(l.host) && !hasAuthorization(o) {
+		if l.enabled && !isLoopback(l.host) && !hasAuthorization(o) {
 			return nil, fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure users in a NATS configuration file", l.host)
 		}
 	}
@@ -213,7 +214,7 @@ func (c Config) options() (*server.Options, error) {
 	if o.ServerName == "" {
 		o.ServerName = "versive-ingress"
 	}
-	o.NoSigs = true // signals belong to the program
+	o.NoSigs = true // the program handles signals
 	o.JetStream = true
 	o.StoreDir = c.Dir
 	o.SyncAlways = true
@@ -240,8 +241,8 @@ func listen(o *server.Options, address string) error {
 	return nil
 }
 
-// isLoopback reports whether a listener on host is out of reach for others. An
-// empty host is the server's default, all interfaces.
+// isLoopback reports whether a listener on host is reachable only from this
+// machine. An empty host means all interfaces.
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
@@ -252,25 +253,36 @@ func hasAuthorization(o *server.Options) bool {
 		len(o.TrustedOperators) > 0 || o.AuthCallout != nil || o.TLSMap)
 }
 
-// current returns the server that runs now, or the last one while none does,
-// and its limit.
+// current returns the current server and its limit. While none is running, it is
+// the last one.
 func (b *Broker) current() (*server.Server, int64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.server, b.maxStore
 }
 
-// InProcessConn connects to the broker without a socket; it makes a Broker a
-// nats.InProcessConnProvider. It fails while the server restarts.
+// InProcessConn connects to the broker without a socket. It implements
+// [nats.InProcessConnProvider], and fails while the server restarts.
 func (b *Broker) InProcessConn() (net.Conn, error) {
 	s, _ := b.current()
 	return s.InProcessConn()
 }
 
-// URL returns where subscribers connect.
+// URL returns the URL for subscribers. It does not change while the broker runs.
 func (b *Broker) URL() string { return b.url }
 
-// Messages returns how many messages all streams hold; 0 while the server
+// Usage returns how many bytes the streams take, and their limit. It fails while
+// the server restarts.
+func (b *Broker) Usage() (used, limit int64, err error) {
+	s, maxStore := b.current()
+	info, err := s.Jsz(nil)
+	if err != nil {
+		return 0, 0, fmt.Errorf("embedded broker: %w", err)
+	}
+	return int64(info.Store), maxStore, nil
+}
+
+// Messages returns the number of messages in all streams, 0 while the server
 // restarts.
 func (b *Broker) Messages() int64 {
 	s, _ := b.current()
@@ -281,7 +293,7 @@ func (b *Broker) Messages() int64 {
 	return int64(info.Messages)
 }
 
-// Stop ends the broker, flushes its store and gives the data directory free.
+// Stop shuts down the broker, flushes its store and unlocks the data directory.
 func (b *Broker) Stop() {
 	b.stop()
 	b.healer.Wait()

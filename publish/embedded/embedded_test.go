@@ -38,7 +38,7 @@ func writeConfig(t *testing.T, text string) string {
 	return file
 }
 
-// One process alone has the data directory, for as long as its broker runs.
+// The data directory is locked for as long as the broker runs.
 func TestDirIsLocked(t *testing.T) {
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
 	first := start(t, cfg)
@@ -46,14 +46,14 @@ func TestDirIsLocked(t *testing.T) {
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("got %v, want an error that names this process", err)
 	}
-	copyFile(t, filepath.Join(cfg.Dir, "lock"))
+	dupFile(t, filepath.Join(cfg.Dir, "lock"))
 	first.Stop()
 	start(t, cfg)
 }
 
-// copyFile holds this process's open file at path until the test ends, as a
-// process does that is being started and does not run its program yet.
-func copyFile(t *testing.T, path string) {
+// dupFile duplicates this process's descriptor of path until the test ends, as a
+// child process does between fork and exec.
+func dupFile(t *testing.T, path string) {
 	t.Helper()
 	var want, got syscall.Stat_t
 	if err := syscall.Stat(path, &want); err != nil {
@@ -72,7 +72,7 @@ func copyFile(t *testing.T, path string) {
 	t.Fatalf("%s is not open", path)
 }
 
-// What was stored is there after a restart, and so is what is known of it.
+// A message that was stored is there after a restart.
 func TestStoreSurvivesRestart(t *testing.T) {
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
 	broker := start(t, cfg)
@@ -108,9 +108,9 @@ func inProcess(t *testing.T, b *embedded.Broker) jetstream.JetStream {
 	return js
 }
 
-// The server itself says that it syncs always, and what its limits are.
+// The monitoring port reports sync_interval: always and the limits.
 func TestSyncsAlways(t *testing.T) {
-	// Below the ports that the system gives out, and not one of another package's tests.
+	// A port below the ephemeral ones, and outside the range of other packages' tests.
 	address := fmt.Sprint("127.0.0.1:", 32_000+rand.N(700))
 	start(t, embedded.Config{
 		Dir:        t.TempDir(),
@@ -144,22 +144,22 @@ func TestFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := broker.Ready(); err != nil {
-		t.Errorf("an empty store is full: %v", err)
+		t.Errorf("an empty store is not ready: %v", err)
 	}
 	for i := 0; ; i++ {
 		if _, err := js.Publish(t.Context(), "s", make([]byte, 1<<10)); err != nil {
 			break
 		}
 		if i > 100 {
-			t.Fatal("the limit of the store is not kept")
+			t.Fatal("the store has no limit")
 		}
 	}
 	if err := broker.Ready(); err == nil {
-		t.Error("a store at its limit is not full")
+		t.Error("a full store is ready")
 	}
 }
 
-func TestStartRefuses(t *testing.T) {
+func TestStartFails(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -176,7 +176,7 @@ func TestStartRefuses(t *testing.T) {
 	}{
 		{"an open listener without authorization", embedded.Config{Listen: "0.0.0.0:0"}, "without authorization"},
 		{"all interfaces without authorization", embedded.Config{Listen: ":0"}, "without authorization"},
-		{"the same in a file", embedded.Config{ConfigFile: writeConfig(t, `listen: "0.0.0.0:-1"`)}, "without authorization"},
+		{"all interfaces in a file", embedded.Config{ConfigFile: writeConfig(t, `listen: "0.0.0.0:-1"`)}, "without authorization"},
 		{"an open WebSocket", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
 			websocket { listen: "0.0.0.0:-1", no_tls: true }`)}, "without authorization"},
@@ -189,10 +189,10 @@ func TestStartRefuses(t *testing.T) {
 			authorization { users: [{user: anyone, password: x}] }`)}, "without authorization"},
 		{"a listener in both places", embedded.Config{Listen: "127.0.0.1:0", ConfigFile: writeConfig(t, `port: 4222`)}, "remove one of them"},
 		{"another store directory", embedded.Config{ConfigFile: writeConfig(t, `jetstream { store_dir: "/elsewhere" }`)}, "store_dir"},
-		{"a file that is none", embedded.Config{ConfigFile: writeConfig(t, `no_such_option: 1`)}, "configuration file"},
+		{"an invalid file", embedded.Config{ConfigFile: writeConfig(t, `no_such_option: 1`)}, "configuration file"},
 		{"a port that is taken", embedded.Config{Listen: taken.Addr().String()}, "address already in use"},
-		{"a port that is none", embedded.Config{Listen: "127.0.0.1:http"}, "must be a number"},
-		{"an address that is none", embedded.Config{Listen: "4222"}, "listen address"},
+		{"an invalid port", embedded.Config{Listen: "127.0.0.1:http"}, "must be a number"},
+		{"an invalid address", embedded.Config{Listen: "4222"}, "listen address"},
 		{"a directory that is a file", embedded.Config{Dir: file, Listen: "127.0.0.1:0"}, "data directory"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -210,14 +210,15 @@ func TestStartRefuses(t *testing.T) {
 	}
 }
 
-// With users, a broker may listen anywhere, and only they get in.
+// With authorization, a broker may listen on all interfaces, and only its users can
+// connect.
 func TestAuthorization(t *testing.T) {
 	broker := start(t, embedded.Config{Dir: t.TempDir(), ConfigFile: writeConfig(t, `
 		listen: "0.0.0.0:-1"
 		authorization { users: [{user: reader, password: secret}] }`)})
 	if nc, err := nats.Connect(broker.URL()); err == nil {
 		nc.Close()
-		t.Error("anyone gets in")
+		t.Error("a client without credentials can connect")
 	}
 	nc, err := nats.Connect(broker.URL(), nats.UserInfo("reader", "secret"), nats.Timeout(patience))
 	if err != nil {

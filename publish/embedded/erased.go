@@ -18,66 +18,67 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// This file completes what the server leaves undone when it overwrites a
-// message. The server writes the message's block to a new file and renames that
-// over the old one without an fsync of the directory: a power cut within the
-// next seconds brings the old file back. If the server is killed before the
-// rename, the old file stays. In both cases the server counts the message as
-// deleted and never overwrites it again, so its content is overwritten before
-// the next start.
+// This file makes a secure delete durable. To overwrite a message, the server
+// writes its block to a new file and renames that over the old one without an
+// fsync of the directory: after a power cut within the next seconds, the old file
+// is back. If the server is killed before the rename, the old file stays. In both
+// cases the server considers the message deleted and does not overwrite it again,
+// so this package overwrites its content before the next start.
 
-// Erased names messages of a stream of an embedded broker that the broker has
-// overwritten and deleted.
+// Erased identifies messages of a stream that an embedded broker has securely
+// deleted.
 type Erased struct {
 	Stream    string
-	Created   time.Time // of the stream; another stream of this name has other messages
+	Created   time.Time // of the stream, to tell it from other streams of its name
 	Sequences []uint64
-	// Until is when they were deleted, at the latest; set by Schedule. The server
-	// uses the sequences again if it drops what follows a damaged record.
+	// Until is an upper bound of the time of the deletions, set by Schedule. It
+	// excludes later messages, because the server reuses sequences after it has
+	// dropped the messages that follow a damaged record.
 	Until time.Time
 }
 
-// ErrEncrypted means that the broker deletes from the stream without overwriting.
+// ErrEncrypted means that the stream is encrypted, so the broker does not overwrite
+// its messages.
 var ErrEncrypted = errors.New("the stream is encrypted")
 
-// ErrCompressed means that not all of the stream's blocks can be read.
+// ErrCompressed means that the stream has compressed blocks, which are not searched.
 var ErrCompressed = errors.New("the block is compressed")
 
-// Settle makes durable what the broker has overwritten, and returns those of the
-// messages whose content is in a block file nevertheless; see [Erased.Schedule].
-// The broker may run on dir, its data directory, meanwhile. The error wraps
-// fs.ErrNotExist if the stream is not there.
-func (e Erased) Settle(dir string) (left []uint64, err error) {
+// Sync makes the broker's overwrites durable. It returns the sequences of messages
+// whose content is still in a block file, for [Erased.Schedule]. The broker may be
+// running on dir, its data directory. The error wraps fs.ErrNotExist if the stream
+// does not exist, [ErrEncrypted] or [ErrCompressed].
+func (e Erased) Sync(dir string) (remaining []uint64, err error) {
 	blocks, err := e.blocks(dir)
 	if err == nil {
 		err = syncRenames(blocks)
 	}
 	if err == nil {
-		err = e.find(blocks, func(r residue) error {
-			for _, m := range r.records {
-				left = append(left, m.sequence)
+		err = e.find(blocks, func(b staleBlock) error {
+			for _, m := range b.records {
+				remaining = append(remaining, m.sequence)
 			}
 			return nil
 		})
 	}
-	slices.Sort(left)
-	return left, err
+	slices.Sort(remaining)
+	return remaining, err
 }
 
 // blocks returns the directory of the stream's block files. The error wraps
-// fs.ErrNotExist if the stream is not there, or not to be seen by this user.
+// fs.ErrNotExist if the stream does not exist or this user cannot see it.
 func (e Erased) blocks(dir string) (string, error) {
 	store := Config{Dir: dir}.storeDir()
 	streams, err := streamDirs(store)
 	if err != nil {
 		return "", err
 	}
-	err = fmt.Errorf("stream %s of %s is not in %s, or this user cannot read it: %w", e.Stream, e.Created.Format(time.RFC3339), store, fs.ErrNotExist)
+	err = fmt.Errorf("stream %s, created %s, is not in %s, or this user cannot read it: %w", e.Stream, e.Created.Format(time.RFC3339), store, fs.ErrNotExist)
 	for _, d := range streams {
 		switch {
 		case d.stream != e.Stream:
 		case exists(filepath.Join(d.path, server.JetStreamMetaFileKey)):
-			err = ErrEncrypted // and so is meta.inf
+			err = ErrEncrypted // meta.inf is encrypted too
 		default:
 			text, failed := os.ReadFile(filepath.Join(d.path, server.JetStreamMetaFile))
 			if failed != nil {
@@ -92,17 +93,16 @@ func (e Erased) blocks(dir string) (string, error) {
 	return "", err
 }
 
-// A residue is a block that has the content of erased messages.
-type residue struct {
+// A staleBlock is a block that still has the content of erased messages.
+type staleBlock struct {
 	path    string
 	index   int
-	block   []byte
-	records []record // of these messages
+	data    []byte
+	records []record // of the erased messages
 }
 
-// find calls visit with each block that has the content of a message, the newest
-// first.
-func (e Erased) find(blocks string, visit func(residue) error) error {
+// find calls visit for each stale block, the newest first.
+func (e Erased) find(blocks string, visit func(staleBlock) error) error {
 	paths, err := blockFiles(blocks)
 	if err != nil {
 		return err
@@ -113,7 +113,7 @@ func (e Erased) find(blocks string, visit func(residue) error) error {
 		if err == nil && first > 0 {
 			from, _ := slices.BinarySearch(sequences, first)
 			err = e.findIn(path, sequences[from:], visit)
-			sequences = sequences[:from] // are in the blocks before
+			sequences = sequences[:from] // the rest is in earlier blocks
 		}
 		if err != nil && !errors.Is(err, fs.ErrNotExist) { // a running server has removed it
 			return fmt.Errorf("block file %s: %w", path, err)
@@ -122,8 +122,8 @@ func (e Erased) find(blocks string, visit func(residue) error) error {
 	return nil
 }
 
-// firstSequence returns the sequence of the first message of a block, or 0 if it
-// has none. It reads only as far as it must.
+// firstSequence returns the sequence of the first message of a block, 0 if it has
+// none. It reads no more than the first records' headers.
 func firstSequence(path string) (uint64, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -151,20 +151,20 @@ func firstSequence(path string) (uint64, error) {
 	}
 }
 
-// findIn reads one block. The sequences are sorted.
-func (e Erased) findIn(path string, sequences []uint64, visit func(residue) error) error {
+// findIn calls visit if the block at path is stale. The sequences must be sorted.
+func (e Erased) findIn(path string, sequences []uint64, visit func(staleBlock) error) error {
 	if len(sequences) == 0 {
 		return nil
 	}
-	r := residue{path: path}
-	_, err := fmt.Sscanf(filepath.Base(path), "%d.blk", &r.index)
+	b := staleBlock{path: path}
+	_, err := fmt.Sscanf(filepath.Base(path), "%d.blk", &b.index)
 	if err == nil {
-		r.block, err = os.ReadFile(path)
+		b.data, err = os.ReadFile(path)
 	}
 	if err != nil {
 		return err
 	}
-	for m, err := range records(e.Stream, r.index, r.block) {
+	for m, err := range records(e.Stream, b.index, b.data) {
 		if err != nil {
 			return err
 		}
@@ -176,21 +176,21 @@ func (e Erased) findIn(path string, sequences []uint64, visit func(residue) erro
 		}
 		stored := e.Until.IsZero() || m.timestamp <= e.Until.UnixNano()
 		if _, ok := slices.BinarySearch(sequences, m.sequence); ok && stored && !m.erased {
-			r.records = append(r.records, m)
+			b.records = append(b.records, m)
 		}
 	}
-	if len(r.records) == 0 {
+	if len(b.records) == 0 {
 		return nil
 	}
-	return visit(r)
+	return visit(b)
 }
 
-// scheduled is the file in the data directory that holds what the next start
-// overwrites: a JSON object a line for each call of Schedule.
+// scheduled is the file in the data directory that lists what the next start
+// overwrites, with a line of JSON for each call of Schedule.
 const scheduled = "erased.jsonl"
 
-// Schedule makes the next start of a broker on dir overwrite the messages'
-// content before it opens the store. The messages must be deleted.
+// Schedule makes the next broker on dir overwrite the content of the messages
+// before it opens the store. The messages must have been deleted.
 func (e Erased) Schedule(dir string) error {
 	e.Until = time.Now()
 	line, err := json.Marshal(e)
@@ -201,13 +201,13 @@ func (e Erased) Schedule(dir string) error {
 	if err != nil {
 		return err
 	}
-	_ = file.Chmod(0o644)                                                // whatever root's umask is, the broker's user can read it
-	_, err = file.Write(slices.Concat([]byte("\n"), line, []byte("\n"))) // the line before may have been cut short
+	_ = file.Chmod(0o644)                                                // readable by the broker's user, even if root has a strict umask
+	_, err = file.Write(slices.Concat([]byte("\n"), line, []byte("\n"))) // the previous line may be truncated
 	return errors.Join(err, file.Sync(), file.Close(), syncDir(dir))
 }
 
-// overwriteScheduled overwrites what was scheduled. No server may be running on
-// dir. What it cannot overwrite stays scheduled, and is no reason not to start.
+// overwriteScheduled overwrites the scheduled messages. No server may be running on
+// dir. After an error, which it only logs, they stay scheduled.
 func overwriteScheduled(dir string, log *slog.Logger) {
 	path := filepath.Join(dir, scheduled)
 	lines, err := os.ReadFile(path)
@@ -218,16 +218,16 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 	for line := range bytes.Lines(lines) {
 		var e Erased
 		if json.Unmarshal(line, &e) != nil {
-			continue // empty, or cut short by a crash before Schedule has returned
+			continue // empty, or truncated by a crash before Schedule returned
 		}
 		blocks, failed := e.blocks(dir)
 		if failed == nil {
-			failed = e.find(blocks, func(r residue) error {
-				overwritten += len(r.records)
-				return r.overwrite(e.Stream)
+			failed = e.find(blocks, func(b staleBlock) error {
+				overwritten += len(b.records)
+				return b.overwrite(e.Stream)
 			})
 		}
-		// A stream that is gone, encrypted or compressed since then is no failure.
+		// The stream may have been deleted, encrypted or compressed since.
 		if !errors.Is(failed, fs.ErrNotExist) && !errors.Is(failed, ErrEncrypted) && !errors.Is(failed, ErrCompressed) {
 			err = errors.Join(err, failed)
 		}
@@ -236,18 +236,18 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 		err = errors.Join(os.Remove(path), syncDir(dir))
 	}
 	if err != nil {
-		log.Error("erased messages could not be overwritten; the next start tries again", "file", path, "error", err)
+		log.Error("erased messages could not be overwritten; the next start will retry", "file", path, "error", err)
 		return
 	}
-	log.Info("overwrote erased messages that a crash had brought back", "messages", overwritten)
+	log.Info("overwrote erased messages that a crash had restored", "messages", overwritten)
 }
 
-// overwrite replaces the messages' content, as the server does, and writes the
-// block anew.
-func (r residue) overwrite(stream string) error {
-	digest := blockDigest(stream, r.index)
-	for _, m := range r.records {
-		content := r.block[m.offset : m.offset+m.length]
+// overwrite replaces the content of the messages with random bytes, as the server
+// does, and rewrites the block file.
+func (b staleBlock) overwrite(stream string) error {
+	digest := blockDigest(stream, b.index)
+	for _, m := range b.records {
+		content := b.data[m.offset : m.offset+m.length]
 		clear(content[:recordHeaderLen]) // no subject, no timestamp
 		binary.LittleEndian.PutUint32(content, uint32(m.length))
 		binary.LittleEndian.PutUint64(content[4:], m.sequence|erasedBit)
@@ -258,5 +258,5 @@ func (r residue) overwrite(stream string) error {
 		digest.Write(content[recordHeaderLen:sum])
 		copy(content[sum:], digest.Sum(nil))
 	}
-	return writeFile(r.path, r.block)
+	return writeFile(b.path, b.data)
 }

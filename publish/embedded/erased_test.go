@@ -16,8 +16,8 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// fill makes a stream of messages that are large enough for several block
-// files. Each holds its own content; see contentsIn.
+// fill creates a stream of large messages, which take several block files. Each has
+// unique content; see contentsIn.
 func fill(t *testing.T, js jetstream.JetStream, messages int, config jetstream.StreamConfig) jetstream.Stream {
 	t.Helper()
 	config.Name, config.Subjects = "S", []string{"s"}
@@ -35,8 +35,8 @@ func fill(t *testing.T, js jetstream.JetStream, messages int, config jetstream.S
 
 func content(sequence int) string { return fmt.Sprintf("<content of message %d>", sequence) }
 
-// contentsIn returns the sequences of the messages whose content is in a file of
-// the data directory.
+// contentsIn returns the sequences of the messages whose content is in the data
+// directory.
 func contentsIn(t *testing.T, dir string, messages int) (found []uint64) {
 	t.Helper()
 	var all []byte
@@ -59,10 +59,10 @@ func contentsIn(t *testing.T, dir string, messages int) (found []uint64) {
 	return found
 }
 
-// A power cut, or a kill, has undone the overwriting, as far as the block files
-// go: the server counts the messages as deleted. That is found, and the next
-// start overwrites them, in every block, and nothing else.
-func TestErasedComesBack(t *testing.T) {
+// After a crash that restored the old block files, the server still considers the
+// messages deleted. Sync finds their content, and the next start overwrites it, in
+// every block, and nothing else.
+func TestRestoredBlocks(t *testing.T) {
 	for _, index := range []string{"kept", "lost"} {
 		t.Run("index "+index, func(t *testing.T) {
 			t.Parallel()
@@ -72,8 +72,8 @@ func TestErasedComesBack(t *testing.T) {
 			stream := fill(t, inProcess(t, broker), messages, jetstream.StreamConfig{})
 			erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{21, 2, 12, 3}}
 			blocks := filepath.Join(cfg.Dir, "jetstream", "$G", "streams", "S", "msgs")
-			// What is on the disk until the directory was synced. The server goes on
-			// writing to these files until it renames the new ones.
+			// The disk has these files until the directory is synced. The server appends
+			// to them until it renames the new ones.
 			old := t.TempDir()
 			names, err := filepath.Glob(filepath.Join(blocks, "*.blk"))
 			if err != nil || len(names) < 3 {
@@ -89,8 +89,8 @@ func TestErasedComesBack(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if left, err := erased.Settle(cfg.Dir); err != nil || len(left) > 0 {
-				t.Errorf("as long as nothing has happened: left %v, %v", left, err)
+			if remaining, err := erased.Sync(cfg.Dir); err != nil || len(remaining) > 0 {
+				t.Errorf("before the crash: remaining %v, %v", remaining, err)
 			}
 			broker.Stop()
 			for _, name := range names {
@@ -105,14 +105,14 @@ func TestErasedComesBack(t *testing.T) {
 			}
 
 			broker = start(t, cfg)
-			left, err := erased.Settle(cfg.Dir)
-			if want := []uint64{2, 3, 12, 21}; err != nil || !slices.Equal(left, want) {
-				t.Errorf("left %v, %v; want %v", left, err, want)
+			remaining, err := erased.Sync(cfg.Dir)
+			if want := []uint64{2, 3, 12, 21}; err != nil || !slices.Equal(remaining, want) {
+				t.Errorf("remaining %v, %v; want %v", remaining, err, want)
 			}
 			if got := contentsIn(t, cfg.Dir, messages); len(got) != messages {
-				t.Fatalf("the content of %v is there", got)
+				t.Fatalf("the directory has the content of %v", got)
 			}
-			// A full disk has cut the schedule before short.
+			// A full disk has truncated an earlier schedule.
 			if err := os.WriteFile(filepath.Join(cfg.Dir, "erased.jsonl"), []byte(`{"Stream":"S`), 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -122,12 +122,12 @@ func TestErasedComesBack(t *testing.T) {
 			broker.Stop()
 
 			broker = start(t, cfg)
-			if left, err := erased.Settle(cfg.Dir); err != nil || len(left) > 0 {
-				t.Errorf("after the next start: left %v, %v", left, err)
+			if remaining, err := erased.Sync(cfg.Dir); err != nil || len(remaining) > 0 {
+				t.Errorf("after the next start: remaining %v, %v", remaining, err)
 			}
 			want := slices.DeleteFunc(contentsIn(t, cfg.Dir, messages), func(s uint64) bool { return slices.Contains(erased.Sequences, s) })
 			if got := contentsIn(t, cfg.Dir, messages); len(got) != messages-4 || !slices.Equal(got, want) {
-				t.Errorf("the content of %v is there", got)
+				t.Errorf("the directory has the content of %v", got)
 			}
 			if stream, err = inProcess(t, broker).Stream(t.Context(), "S"); err != nil {
 				t.Fatal(err)
@@ -141,14 +141,14 @@ func TestErasedComesBack(t *testing.T) {
 				}
 			}
 			if list, err := filepath.Glob(filepath.Join(cfg.Dir, "*erased*")); len(list) > 0 || err != nil {
-				t.Errorf("%v is left, %v", list, err)
+				t.Errorf("%v still exists, %v", list, err)
 			}
 		})
 	}
 }
 
-// A schedule that is cut short, or is for another stream of the same name, is
-// not followed, and is gone after it.
+// A schedule that is truncated, or for another stream of the same name, overwrites
+// nothing and is removed.
 func TestScheduleOfAnotherStream(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
@@ -158,7 +158,7 @@ func TestScheduleOfAnotherStream(t *testing.T) {
 		{Stream: "S", Created: created.Add(-time.Hour), Sequences: []uint64{1}},
 		{Stream: "T", Created: created, Sequences: []uint64{1}},
 	} {
-		if _, err := e.Settle(cfg.Dir); !errors.Is(err, fs.ErrNotExist) {
+		if _, err := e.Sync(cfg.Dir); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%+v: got error %v", e, err)
 		}
 		if err := e.Schedule(cfg.Dir); err != nil {
@@ -176,16 +176,16 @@ func TestScheduleOfAnotherStream(t *testing.T) {
 	file.Close()
 	start(t, cfg)
 	if got := contentsIn(t, cfg.Dir, 2); len(got) != 2 {
-		t.Errorf("only the content of %v is left", got)
+		t.Errorf("only the content of %v is there", got)
 	}
 	if _, err := os.Stat(file.Name()); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the schedule is still there: %v", err)
+		t.Errorf("the schedule still exists: %v", err)
 	}
 }
 
-// The error says where the broker does not overwrite, and where its blocks
-// cannot be read.
-func TestErasedIsUnverified(t *testing.T) {
+// Sync returns an error for a stream whose messages are not overwritten and for one
+// whose blocks cannot be searched.
+func TestSyncUnverified(t *testing.T) {
 	for name, test := range map[string]struct {
 		config string
 		stream jetstream.StreamConfig
@@ -203,18 +203,18 @@ func TestErasedIsUnverified(t *testing.T) {
 				t.Fatal(err)
 			}
 			erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{2}}
-			eventually(t, "the error", func() bool { // a block is compressed some time after the next has begun
-				left, err := erased.Settle(cfg.Dir)
-				return errors.Is(err, test.want) && len(left) == 0
+			eventually(t, "the error", func() bool { // the server compresses a block some time after it has begun the next
+				remaining, err := erased.Sync(cfg.Dir)
+				return errors.Is(err, test.want) && len(remaining) == 0
 			})
 		})
 	}
 }
 
-// A schedule that could not be followed stays, and the server may meanwhile have
-// dropped what follows a damaged record, and used its sequences again. What was
-// stored since then is not overwritten.
-func TestScheduleSparesWhatWasStoredSince(t *testing.T) {
+// After a failure a schedule stays. Until the next start, the server may have dropped
+// messages after a damaged record and reused their sequences. The new messages are not
+// overwritten.
+func TestScheduleSparesLaterMessages(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
 	newStore(t, cfg.Dir)
@@ -223,7 +223,7 @@ func TestScheduleSparesWhatWasStoredSince(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := stream.DeleteMsg(t.Context(), 50); err != nil { // as if its overwriting was undone
+	if err := stream.DeleteMsg(t.Context(), 50); err != nil { // as if the overwrite had been undone
 		t.Fatal(err)
 	}
 	erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{50}}
@@ -237,7 +237,7 @@ func TestScheduleSparesWhatWasStoredSince(t *testing.T) {
 	broker = start(t, cfg)
 	js := inProcess(t, broker)
 	for {
-		ack, err := js.Publish(t.Context(), "s.again", []byte("content"))
+		ack, err := js.Publish(t.Context(), "s.later", []byte("content"))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -13,8 +13,8 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
 )
 
-// On a disk with less space than a block takes the broker starts, so that what
-// is stored can be read. Btrfs never writes in place, so it needs that space.
+// The broker starts on a disk with less free space than a block takes, so that the
+// events can be read. Btrfs, which never writes in place, would need that space.
 func TestStartOnFullDisk(t *testing.T) {
 	for _, kind := range []faultdisk.Kind{faultdisk.Ext4, faultdisk.XFS} {
 		t.Run(string(kind), func(t *testing.T) {

@@ -11,22 +11,21 @@ import (
 )
 
 const (
-	// healInterval is between two looks at the server's health.
+	// healInterval is how often the server's health is checked.
 	healInterval = time.Second
-	// A restart interrupts subscribers and costs the recovery of the streams.
-	// The first comes at once, the next after minPause, and each further one
-	// after twice as long, up to maxPause.
+	// A restart interrupts subscribers and recovers all streams, which takes time.
+	// The first is immediate, the second follows after minPause, and each further
+	// one after twice the pause, up to maxPause.
 	minPause, maxPause = 5 * time.Second, 5 * time.Minute
-	// healRoom is the free space in bytes from which a restart is worth it.
-	healRoom = 16 << 20
-	// smallEvent is the room, in bytes, that a store must have left not to be
-	// full.
+	// minFree is the free disk space, in bytes, without which a restart is
+	// pointless.
+	minFree = 16 << 20
+	// smallEvent is the space, in bytes, that the store must have left to be ready.
 	smallEvent = 4 << 10
 )
 
-// Ready returns nil while the store can be written, as far as the server
-// knows, else why not: it is at its limit, a write has failed, or the server
-// could not be started again after that.
+// Ready returns an error if the store cannot be written: it is at its limit, a
+// write has failed, or the server did not restart after that.
 func (b *Broker) Ready() error {
 	if err := b.Durable(); err != nil {
 		return err
@@ -42,10 +41,10 @@ func (b *Broker) Ready() error {
 	return nil
 }
 
-// Durable returns an error if what the server reports as stored may not be on
-// the disk. After a failed write it answers no publisher of a new message, but
-// it knows the messages of a batch whose fsync has failed, and reports a second
-// copy of one as a duplicate.
+// Durable returns an error if messages that the server reports as stored may not
+// be on the disk. After a failed write the server acknowledges no new message, but
+// it reports a second copy of a message as a duplicate even if the fsync of the
+// first copy's batch has failed.
 func (b *Broker) Durable() error {
 	b.mu.Lock()
 	s, err := b.server, b.down
@@ -60,14 +59,14 @@ func (b *Broker) Durable() error {
 }
 
 // broken returns an error that only a restart of the server can clear: after a
-// failed write it does not try again for that stream and leaves every publisher
-// without an answer, or it has switched JetStream off.
+// failed write the server no longer writes to that stream and does not answer its
+// publishers, or it turns off JetStream.
 func broken(s *server.Server) error {
 	switch {
 	case !s.Running():
 		return errors.New("not running")
 	case !s.JetStreamEnabled():
-		return errors.New("JetStream has switched itself off after a failed write")
+		return errors.New("JetStream has shut itself down after a failed write")
 	}
 	for _, e := range s.Healthz(&server.HealthzOptions{Details: true}).Errors {
 		if e.Type == server.HealthzErrorStream && strings.Contains(e.Error, "write error") {
@@ -77,16 +76,16 @@ func broken(s *server.Server) error {
 	return nil
 }
 
-// heal restarts the server, until ctx ends, when it is broken and the disk has
-// space again. What was acknowledged is on the disk and is there afterwards. A
-// failed write may have left more, which the server then reads: complete
-// messages, which are made durable before it starts (see rewriteLastBlocks), and
-// an incomplete one at the end, which it cuts off as after a crash. If that or a
-// check of the store fails, there is no server until a later attempt succeeds.
+// heal restarts the server whenever it is broken and the disk has space, until ctx
+// is done. Acknowledged messages are on the disk, so they survive. A failed write
+// may have left more: complete messages, which are made durable before the server
+// starts (see rewriteLastBlocks), and an incomplete one at the end, which the
+// server truncates as after a crash. If a check of the store or the start fails,
+// no server runs until a later attempt succeeds.
 func (b *Broker) heal(ctx context.Context) {
 	ticker := time.NewTicker(healInterval)
 	defer ticker.Stop()
-	var pause time.Duration // between last and the next restart
+	var pause time.Duration // from last to the next restart
 	var last time.Time
 	for {
 		select {
@@ -105,8 +104,8 @@ func (b *Broker) heal(ctx context.Context) {
 		if time.Since(last) < pause {
 			continue
 		}
-		if free, err := freeBytes(b.cfg.Dir); err == nil && free < healRoom {
-			continue // readiness says why
+		if free, err := freeBytes(b.cfg.Dir); err == nil && free < minFree {
+			continue // Ready returns the reason
 		}
 		b.cfg.Logger.Error("embedded broker cannot write; restarting it", "error", problem)
 		pause = min(max(2*pause, minPause), maxPause)
@@ -116,19 +115,18 @@ func (b *Broker) heal(ctx context.Context) {
 		b.mu.Unlock()
 		last = time.Now()
 		if err != nil {
-			b.cfg.Logger.Error("embedded broker does not start again; trying later", "error", err, "wait", pause)
+			b.cfg.Logger.Error("embedded broker failed to restart; retrying later", "error", err, "wait", pause)
 			continue
 		}
 		b.cfg.Logger.Info("embedded broker is running again", "subscribers", b.url)
 	}
 }
 
-// restart replaces s by a new server, as a new process would start it, on the
-// same port.
+// restart replaces s with a new server on the same port.
 func (b *Broker) restart(ctx context.Context, s *server.Server) error {
 	options, err := b.cfg.options()
 	if err != nil {
-		return err // the configuration file was edited; s can still be read from
+		return err // the configuration file has changed; s can still serve reads
 	}
 	if options.Port == server.RANDOM_PORT {
 		options.Port = b.port

@@ -17,12 +17,12 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// fileLimit is more than the log that package testing keeps of the files that
-// are opened: its writes fail as well.
+// fileLimit leaves space for the log of opened files that package testing writes,
+// to which the limit also applies.
 const fileLimit = 512 << 10
 
-// limitFiles makes every write beyond fileLimit in a file fail, as on a full
-// disk, for the whole process, until lift is called.
+// limitFiles makes every write beyond fileLimit in a file fail, as on a full disk,
+// until lift is called. It affects the whole process.
 func limitFiles(t *testing.T) (lift func()) {
 	t.Helper()
 	var before syscall.Rlimit
@@ -40,9 +40,9 @@ func limitFiles(t *testing.T) (lift func()) {
 	return lift
 }
 
-// After a failed write the server would never write to the stream again. The
-// broker reports that and heals: for its own process, for subscribers, and with
-// all that was acknowledged.
+// After a failed write the server would never write to the stream again. The broker
+// reports that and heals. In-process clients and subscribers reconnect, and all
+// acknowledged messages are there.
 func TestHeals(t *testing.T) {
 	var log strings.Builder // written by the broker, read when it has stopped
 	broker := start(t, embedded.Config{
@@ -58,7 +58,7 @@ func TestHeals(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer subscriber.Close()
-	heard, err := subscriber.SubscribeSync("s.>")
+	subscription, err := subscriber.SubscribeSync("s.>")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +69,7 @@ func TestHeals(t *testing.T) {
 	}
 	scraping, stopScraping := context.WithCancel(t.Context())
 	var scrapes sync.WaitGroup
-	scrapes.Go(func() { // as monitoring does, for the race detector
+	scrapes.Go(func() { // as monitoring does, to find data races
 		ticker := time.NewTicker(time.Millisecond)
 		defer ticker.Stop()
 		for scraping.Err() == nil {
@@ -80,11 +80,11 @@ func TestHeals(t *testing.T) {
 	})
 	defer scrapes.Wait()
 	defer stopScraping()
-	// The disk has space again as soon as the broker says that it is broken.
+	// The disk has space again as soon as the broker is not ready.
 	lift := limitFiles(t)
-	ctx, said := context.WithTimeout(t.Context(), patience)
+	ctx, notReady := context.WithTimeout(t.Context(), patience)
 	go func() {
-		defer said()
+		defer notReady()
 		for broker.Ready() == nil && ctx.Err() == nil {
 			time.Sleep(5 * time.Millisecond)
 		}
@@ -93,27 +93,27 @@ func TestHeals(t *testing.T) {
 	var acknowledged []string
 	for {
 		subject := fmt.Sprint("s.", len(acknowledged))
-		if publish(ctx, subject) != nil { // there is no answer
+		if publish(ctx, subject) != nil { // no answer
 			break
 		}
 		if acknowledged = append(acknowledged, subject); len(acknowledged) > 100 {
-			t.Fatal("the limit is not kept")
+			t.Fatal("the limit has no effect")
 		}
 	}
 	if !errors.Is(ctx.Err(), context.Canceled) {
-		t.Errorf("ready, although the stream takes nothing any more: %v", ctx.Err())
+		t.Errorf("ready, although the stream cannot be written: %v", ctx.Err())
 	}
 
 	eventually(t, "the broker is ready again", func() bool { return broker.Ready() == nil })
-	eventually(t, "the subscriber hears of a message that is stored", func() bool {
+	eventually(t, "the subscriber receives a message that is stored", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
-		if publish(ctx, "s.again") != nil {
+		if publish(ctx, "s.healed") != nil {
 			return false
 		}
-		m, err := heard.NextMsg(100 * time.Millisecond)
-		for err == nil && m.Subject != "s.again" {
-			m, err = heard.NextMsg(100 * time.Millisecond)
+		m, err := subscription.NextMsg(100 * time.Millisecond)
+		for err == nil && m.Subject != "s.healed" {
+			m, err = subscription.NextMsg(100 * time.Millisecond)
 		}
 		return err == nil
 	})
@@ -121,7 +121,7 @@ func TestHeals(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, subject := range append(acknowledged, "s.again") {
+	for _, subject := range append(acknowledged, "s.healed") {
 		if _, err := stream.GetLastMsgForSubject(t.Context(), subject); err != nil {
 			t.Errorf("%s: %v", subject, err)
 		}
@@ -132,8 +132,7 @@ func TestHeals(t *testing.T) {
 	}
 }
 
-// A restart that does not help yet is tried again, and stopping does not wait
-// for it.
+// Stop does not wait until a broker whose disk stays full has healed.
 func TestStopsWhileBroken(t *testing.T) {
 	broker := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
 	js := inProcess(t, broker)
@@ -144,16 +143,15 @@ func TestStopsWhileBroken(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
 	if _, err := js.Publish(ctx, "s", make([]byte, 3*fileLimit/2)); err == nil {
-		t.Fatal("the limit is not kept")
+		t.Fatal("the limit has no effect")
 	}
 	broker.Stop()
 	if err := broker.Ready(); err == nil {
-		t.Error("ready after its end")
+		t.Error("ready after Stop")
 	}
 }
 
-// patience is how long anything may take before a test fails. Far more than
-// any of it should, for a busy machine.
+// patience is how long a test waits before it fails, generous for a busy machine.
 const patience = time.Minute
 
 func eventually(t *testing.T, what string, condition func() bool) {

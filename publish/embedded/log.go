@@ -7,62 +7,61 @@ import (
 	"sync"
 )
 
-// bridge is the server's logger.
-type bridge struct {
+// serverLog is a [server.Logger] that writes to a slog.Logger.
+type serverLog struct {
 	log   *slog.Logger
 	fatal chan<- error
 
 	mu       sync.Mutex
 	started  bool     // guarded by mu
-	warnings []string // until the server has started; guarded by mu
+	warnings []string // logged until the server started; guarded by mu
 }
 
-// Noticef logs at debug level: the server announces every step of its start.
-func (b *bridge) Noticef(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
+// Noticef logs at debug level, because the server announces every step of its start.
+func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 
-// Warnf leaves out what the server says of a max_payload over 8 MiB: the
-// default is that large on purpose.
-func (b *bridge) Warnf(format string, v ...any) {
+// Warnf drops the warning about a max_payload over 8 MiB, which is intended.
+func (l *serverLog) Warnf(format string, v ...any) {
 	if !strings.HasPrefix(format, "Maximum payloads over") {
 		text := fmt.Sprintf(format, v...)
-		b.keep(text)
-		b.log.Warn(text)
+		l.keep(text)
+		l.log.Warn(text)
 	}
 }
 
-func (b *bridge) Errorf(format string, v ...any) {
+func (l *serverLog) Errorf(format string, v ...any) {
 	text := fmt.Sprintf(format, v...)
-	b.keep(text)
-	b.log.Error(text)
+	l.keep(text)
+	l.log.Error(text)
 }
 
-func (b *bridge) Debugf(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
-func (b *bridge) Tracef(format string, v ...any) { b.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
+func (l *serverLog) Tracef(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
 
-// Fatalf is called for errors that keep the server from starting; it leaves
-// it to its logger to end the process.
-func (b *bridge) Fatalf(format string, v ...any) {
+// Fatalf reports an error that keeps the server from starting. The server expects
+// its logger to end the process.
+func (l *serverLog) Fatalf(format string, v ...any) {
 	select {
-	case b.fatal <- fmt.Errorf(format, v...):
+	case l.fatal <- fmt.Errorf(format, v...):
 	default:
 	}
 }
 
-// keep adds to the warnings, of which there are a few for each stream.
-func (b *bridge) keep(warning string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.started {
-		b.warnings = append(b.warnings, strings.TrimSpace(warning))
+// keep adds a warning. There are few for each stream.
+func (l *serverLog) keep(warning string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.started {
+		l.warnings = append(l.warnings, strings.TrimSpace(warning))
 	}
 }
 
-// takeWarnings returns what the server warned of during its start. From then
-// on warnings are not kept.
-func (b *bridge) takeWarnings() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	warnings := b.warnings
-	b.started, b.warnings = true, nil
+// takeWarnings returns the warnings and errors logged so far. Later ones are not
+// kept.
+func (l *serverLog) takeWarnings() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	warnings := l.warnings
+	l.started, l.warnings = true, nil
 	return warnings
 }

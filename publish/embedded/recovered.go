@@ -14,13 +14,13 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// An asset is a stream, or a consumer of one.
+// An asset is a stream or a consumer.
 type asset struct {
 	streamDir
 	consumer string // empty for the stream itself
 }
 
-// assets returns what is in the store.
+// assets returns all streams and consumers in the store.
 func assets(store string) ([]asset, error) {
 	streams, err := streamDirs(store)
 	if err != nil {
@@ -40,9 +40,9 @@ func assets(store string) ([]asset, error) {
 	return all, nil
 }
 
-// checkRecovered returns an error if s, which has just started, does not know
-// a stream or a durable consumer that was in the store before. The warnings are
-// those that it logged meanwhile.
+// checkRecovered returns an error if s, which has just started, has not recovered a
+// stream or durable consumer that was in the store before. The warnings are those
+// that s has logged.
 func checkRecovered(s *server.Server, store string, before []asset, warnings []string) error {
 	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Consumer: true, DirectConsumer: true, Limit: math.MaxInt})
 	if err != nil {
@@ -64,20 +64,20 @@ func checkRecovered(s *server.Server, store string, before []asset, warnings []s
 		switch {
 		case known[key{a.account, a.stream, a.consumer}]:
 		case !slices.Contains(accounts, a.account):
-			return a.outOfSight(store, accounts)
+			return a.unreachable(store, accounts)
 		case a.consumer == "" && remains(a.path):
-			return fmt.Errorf("the server has not recovered the stream %s of account %s, which is in %s: %s; remove the reason, or restore the stream from a backup",
+			return fmt.Errorf("the server has not recovered the stream %s of account %s in %s: %s; fix the cause, or restore the stream from a backup",
 				a.stream, a.account, a.path, reason(warnings, a.stream))
 		case a.consumer != "" && !isEphemeral(a.consumerDir(a.consumer)) && remains(a.consumerDir(a.consumer)):
-			return fmt.Errorf("the server has not recovered the consumer %s of stream %s, which is in %s: %s; remove the reason, or restore the consumer from a backup",
+			return fmt.Errorf("the server has not recovered the consumer %s of stream %s in %s: %s; fix the cause, or restore the consumer from a backup",
 				a.consumer, a.stream, a.consumerDir(a.consumer), reason(warnings, a.consumer))
 		}
 	}
 	return nil
 }
 
-// remains reports whether a directory is still there after the time that the
-// server, which may be deleting it, needs for that.
+// remains reports whether a directory still exists after a second, in which the
+// server can finish deleting it.
 func remains(dir string) bool {
 	for range 20 {
 		if !exists(dir) {
@@ -88,20 +88,19 @@ func remains(dir string) bool {
 	return true
 }
 
-// outOfSight is the error for a stream of an account that has no JetStream.
-func (d streamDir) outOfSight(store string, accounts []string) error {
-	move := "move it: back it up with that configuration, and restore it with this one (nats stream backup, nats stream restore)"
+// unreachable returns the error for a stream of an account without JetStream.
+func (d streamDir) unreachable(store string, accounts []string) error {
+	move := "back it up with the old configuration and restore it with this one (nats stream backup, nats stream restore)"
 	if len(accounts) == 1 && !exists(filepath.Join(store, accounts[0])) && !exists(filepath.Join(d.path, server.JetStreamMetaFileKey)) {
-		move = fmt.Sprintf("give the account's streams with their consumers to %s: mv %s %s",
+		move = fmt.Sprintf("move the account's streams and consumers to %s: mv %s %s",
 			accounts[0], quote(filepath.Join(store, d.account)), quote(filepath.Join(store, accounts[0])))
 	}
 	return fmt.Errorf("%s is a stream of the account %s, which has no JetStream in the configuration, or cannot be resolved: "+
-		"its messages would be out of sight, and resent events would be stored again; start with the configuration from before, "+
-		"move the directory out of the store if nobody needs it any more, or %s", d.path, d.account, move)
+		"its messages would not be accessible, and resent events would be stored twice; start with the old configuration, "+
+		"move the directory out of the store if it is no longer needed, or %s", d.path, d.account, move)
 }
 
-// reason returns those of the server's warnings that mention a name, or all if
-// none does.
+// reason returns the server's warnings that mention a name, or all if none does.
 func reason(warnings []string, name string) string {
 	about := slices.Clone(warnings)
 	about = slices.DeleteFunc(about, func(w string) bool { return !strings.Contains(w, name) })
@@ -111,8 +110,8 @@ func reason(warnings []string, name string) string {
 	return "its log has: " + strings.Join(slices.Compact(about), "; ")
 }
 
-// isEphemeral reports whether the consumer in a directory is no durable one.
-// Of one whose configuration is encrypted that is not known.
+// isEphemeral reports whether the consumer in a directory is known to be ephemeral.
+// It returns false if the configuration is encrypted.
 func isEphemeral(dir string) bool {
 	config, err := os.ReadFile(filepath.Join(dir, server.JetStreamMetaFile))
 	var info server.FileConsumerInfo
@@ -124,9 +123,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// MayCreate returns an error if the store has a stream of that name, of any
-// account. A stream that the server does not know, but that is there, must not
-// be created: the server would write over it.
+// MayCreate returns an error if the store has a stream of that name in any account.
+// A caller that finds no such stream on the server must not create it then: the
+// server would overwrite the stored one.
 func (b *Broker) MayCreate(stream string) error {
 	streams, err := streamDirs(b.cfg.storeDir())
 	if err != nil {
@@ -134,8 +133,8 @@ func (b *Broker) MayCreate(stream string) error {
 	}
 	for _, d := range streams {
 		if d.stream == stream {
-			return fmt.Errorf("the broker does not know it, but it is stored in %s, of account %s; a new one would write over it, or put its events out of sight: "+
-				"let the ingress be a user of that account, restore that directory from a backup, or move it away", d.path, d.account)
+			return fmt.Errorf("the broker does not know it, but it is stored in %s, in account %s; a new stream would overwrite it or make its events inaccessible: "+
+				"let the ingress connect as a user of that account, restore the directory from a backup, or move it away", d.path, d.account)
 		}
 	}
 	return nil

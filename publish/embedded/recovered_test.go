@@ -13,14 +13,14 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// Nobody is connected before the broker knows that the store was recovered: a
-// second ingress or a consumer would create what is missing, over what is there.
-func TestNobodyConnectsBeforeTheCheck(t *testing.T) {
+// No client can connect before the broker has checked that the store was recovered: a
+// second ingress or a consumer would create a missing stream over the stored one.
+func TestNoClientBeforeTheCheck(t *testing.T) {
 	dir := t.TempDir()
 	newStore(t, dir)
-	edit(t, dir, "meta.inf", replaced(`"num_replicas":1`, `"num_replicas":3`)) // which the server refuses
+	edit(t, dir, "meta.inf", replaced(`"num_replicas":1`, `"num_replicas":3`)) // not accepted by the server
 
-	// Below the ports that the system gives out, and not one of another package's tests.
+	// A port below the ephemeral ones, and outside the range of other packages' tests.
 	address := fmt.Sprint("127.0.0.1:", 31_000+rand.N(700))
 	starting, stop := context.WithCancel(t.Context())
 	var client sync.WaitGroup
@@ -30,7 +30,7 @@ func TestNobodyConnectsBeforeTheCheck(t *testing.T) {
 		for ; starting.Err() == nil; <-ticker.C {
 			if nc, err := nats.Connect("nats://"+address, nats.Timeout(patience)); err == nil {
 				nc.Close()
-				t.Error("a client was connected")
+				t.Error("a client has connected")
 				return
 			}
 		}

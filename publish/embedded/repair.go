@@ -3,7 +3,6 @@ package embedded
 import (
 	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -15,28 +14,27 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/minio/highwayhash"
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// A repair brings a file or directory into a state that the server can read.
+// A repair makes a file or directory readable for the server.
 type repair struct {
 	action string
 	path   string
 	do     func() error
 }
 
-// findRepairs looks for streams and consumers whose creation, update or
-// deletion was interrupted. It returns an error if one is damaged and cannot be
-// repaired. It changes nothing.
+// findRepairs finds streams and consumers whose creation, update or deletion was
+// interrupted. It returns an error if one is damaged beyond repair. It changes
+// nothing.
 func findRepairs(store string) ([]repair, error) {
 	var repairs []repair
-	// check looks at a directory with a configuration. The name is the one that
-	// goes into the checksum.
+	// check checks the configuration in a directory. The checksum depends on the
+	// name.
 	check := func(dir, name string, parse func(config []byte) error) (incomplete bool, err error) {
 		config, err := os.ReadFile(filepath.Join(dir, server.JetStreamMetaFile))
 		if errors.Is(err, fs.ErrNotExist) || err == nil && len(config) == 0 {
-			repairs = append(repairs, repair{"removing what an interrupted creation or deletion has left", dir, func() error { return removeAll(dir) }})
+			repairs = append(repairs, repair{"removing the remains of an interrupted creation or deletion", dir, func() error { return removeAll(dir) }})
 			return true, nil
 		}
 		if err != nil {
@@ -46,14 +44,14 @@ func findRepairs(store string) ([]repair, error) {
 		if have, err := os.ReadFile(sumFile); err == nil && string(have) == sum {
 			return false, nil
 		}
-		// An encrypted configuration is authenticated by its key.
+		// Encryption authenticates a configuration, so its checksum does not matter.
 		if _, err := os.Stat(filepath.Join(dir, server.JetStreamMetaFileKey)); err != nil {
 			if err := parse(config); err != nil {
-				return false, fmt.Errorf("%s is damaged: it does not match meta.sum beside it, and it is no configuration (%w); "+
+				return false, fmt.Errorf("%s is damaged: it does not match meta.sum next to it and is not a valid configuration (%w); "+
 					"restore both files from a backup", filepath.Join(dir, server.JetStreamMetaFile), err)
 			}
 		}
-		repairs = append(repairs, repair{"writing the checksum of a configuration, whose update was interrupted", sumFile, func() error { return writeFile(sumFile, []byte(sum)) }})
+		repairs = append(repairs, repair{"writing the checksum of a configuration whose update was interrupted", sumFile, func() error { return writeFile(sumFile, []byte(sum)) }})
 		return false, nil
 	}
 
@@ -93,8 +91,8 @@ func findRepairs(store string) ([]repair, error) {
 	return repairs, nil
 }
 
-// parseConfig reads a configuration into info as the server does, and checks
-// the name that it then has.
+// parseConfig decodes a configuration into info as the server does, and checks that
+// *name, a field of info, is then want.
 func parseConfig(config []byte, info any, name *string, want string) error {
 	decoder := json.NewDecoder(bytes.NewReader(config))
 	decoder.DisallowUnknownFields()
@@ -107,7 +105,7 @@ func parseConfig(config []byte, info any, name *string, want string) error {
 	return nil
 }
 
-// storedBlock returns a block of the stream that has data, or "".
+// storedBlock returns the path of a non-empty block of the stream, or "".
 func (d streamDir) storedBlock() string {
 	blocks, _ := blockFiles(filepath.Join(d.path, "msgs"))
 	for _, block := range blocks {
@@ -118,19 +116,15 @@ func (d streamDir) storedBlock() string {
 	return ""
 }
 
-// checksum returns what the server writes to meta.sum.
+// checksum returns the content of meta.sum for a configuration.
 func checksum(name string, config []byte) string {
-	key := sha256.Sum256([]byte(name))
-	digest, err := highwayhash.NewDigest64(key[:])
-	if err != nil {
-		panic(err) // the key has the right length
-	}
+	digest := newDigest(name)
 	digest.Write(config)
 	return hex.EncodeToString(digest.Sum(nil))
 }
 
-// removeLeftovers removes the temporary files of a server that was killed.
-// They can hold messages that were erased or have expired since.
+// removeLeftovers removes the temporary files of a server that was killed. They can
+// contain messages that have been erased or have expired since.
 func removeLeftovers(store string) error {
 	changed := make(map[string]struct{}) // directories
 	err := walk(store, func(path string, d fs.DirEntry, err error) error {
@@ -154,18 +148,17 @@ func removeLeftovers(store string) error {
 	return nil
 }
 
-// maxUnsynced is an upper bound, in bytes, for what the server writes to a
-// stream between two fsyncs: a batch of package publish, which is 256 messages
-// of at most 64 KiB and their headers.
+// maxUnsynced is an upper bound, in bytes, of what the server writes to a stream
+// between two fsyncs: a batch of package publish has at most 256 messages of 64 KiB
+// and their headers.
 const maxUnsynced = 20 << 20
 
-// rewriteLastBlocks writes the last blocks of all streams and Raft logs anew.
-// When a write or an fsync fails, Linux takes the pages for clean: they are read
-// as they were written, though the disk does not have them, and are never
-// written again. A server that stored something after such a record would lose
-// it at the next reboot, for it reads a block up to the first damaged record.
-// After rewriteLastBlocks the disk has what the server reads. Of a replicated
-// stream more can be unsynced, which its Raft log has.
+// rewriteLastBlocks rewrites the last blocks of all streams and Raft logs, so that
+// the disk has what the server reads. When an fsync fails, Linux marks the pages as
+// clean: they read as written, although the disk does not have them, and are never
+// written back. A server that appended to such a block would lose the new messages
+// at the next reboot, because it reads a block only up to the first damaged record.
+// A replicated stream can have more unsynced messages, but its Raft log has them.
 func rewriteLastBlocks(store string) error {
 	var dirs []string
 	for _, pattern := range []string{"*/streams/[^.]*/msgs", "*/_js_/*/msgs"} {
@@ -185,7 +178,7 @@ func rewriteLastBlocks(store string) error {
 			if written >= maxUnsynced && i < len(blocks)-2 {
 				break
 			}
-			// Not io.Copy: it may share the blocks of the file on the disk.
+			// io.Copy would not do, because it may clone the extents of the file.
 			data, err := os.ReadFile(block)
 			if err == nil {
 				err = writeFile(block, data)
@@ -194,7 +187,7 @@ func rewriteLastBlocks(store string) error {
 				err = overwriteFile(block, data)
 			}
 			if err != nil {
-				return fmt.Errorf("rewriting the last blocks of the store, so that the disk has what the server reads: %w", err)
+				return fmt.Errorf("rewriting the last blocks of the store: %w", err)
 			}
 			written += len(data)
 		}
@@ -202,7 +195,7 @@ func rewriteLastBlocks(store string) error {
 	return nil
 }
 
-// blockFiles returns the paths of the blocks in a directory, in their order.
+// blockFiles returns the paths of the blocks in a directory, in ascending order.
 func blockFiles(dir string) ([]string, error) {
 	entries, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -13,7 +13,7 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// copyStore returns a data directory with the files of another one.
+// copyStore returns a copy of a data directory.
 func copyStore(t *testing.T, from string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -23,8 +23,7 @@ func copyStore(t *testing.T, from string) string {
 	return dir
 }
 
-// edit changes a file of the stream that newStore makes; a nil content removes
-// it.
+// edit changes a file of newStore's stream, or removes it if change returns nil.
 func edit(t *testing.T, dir, file string, change func(content string) []byte) {
 	t.Helper()
 	path := streamPath(dir, filepath.FromSlash(file))
@@ -47,13 +46,14 @@ func emptied(string) []byte             { return []byte{} }
 func overwritten(content string) []byte { return []byte("0" + content) }
 func halved(content string) []byte      { return []byte(content[:len(content)/2]) }
 
-// replaced returns a change that replaces text by another.
+// replaced returns a change that replaces the first occurrence of text.
 func replaced(text, by string) func(string) []byte {
 	return func(content string) []byte { return []byte(strings.Replace(content, text, by, 1)) }
 }
 
-// The configuration of a stream or a consumer is two files. A crash between
-// them loses nothing, and a configuration that is damaged stops the start.
+// The configuration of a stream or consumer consists of two files. After a crash
+// between writing the two, the start repairs them; it fails if a configuration is
+// damaged.
 func TestConfigurationFiles(t *testing.T) {
 	plain, encrypted := t.TempDir(), t.TempDir()
 	newStore(t, plain)
@@ -64,8 +64,8 @@ func TestConfigurationFiles(t *testing.T) {
 		encrypted bool
 		file      string
 		change    func(string) []byte
-		logs      string // part of the log of a start that repairs
-		refused   string // or of the error
+		logs      string // part of the log if the start repairs
+		fails     string // part of the error if it fails
 	}{
 		{name: "a new stream", file: "meta.sum", change: removed, logs: "writing the checksum"},
 		{name: "an updated stream", file: "meta.sum", change: overwritten, logs: "writing the checksum"},
@@ -74,15 +74,15 @@ func TestConfigurationFiles(t *testing.T) {
 		{name: "an encrypted stream", encrypted: true, file: "meta.sum", change: removed, logs: "writing the checksum"},
 		{name: "an encrypted consumer", encrypted: true, file: "obs/durable/meta.sum", change: removed, logs: "writing the checksum"},
 
-		{name: "no configuration", file: "meta.inf", change: removed, refused: "1.blk has messages, but no configuration"},
-		{name: "an empty configuration", file: "meta.inf", change: emptied, refused: "1.blk has messages, but no configuration"},
-		{name: "half a configuration", file: "meta.inf", change: halved, refused: "meta.inf is damaged"},
-		{name: "a damaged configuration", file: "meta.inf", change: replaced(`"subjects"`, `"sudjects"`), refused: "meta.inf is damaged"},
-		{name: "another stream's configuration", file: "meta.inf", change: replaced(`"S"`, `"T"`), refused: `it has the name "T"`},
-		{name: "half a consumer's configuration", file: "obs/durable/meta.inf", change: halved, refused: "meta.inf is damaged"},
-		{name: "half an encrypted configuration", encrypted: true, file: "meta.inf", change: halved, refused: "Error decrypting our stream metafile"},
-		{name: "a configuration that the server refuses", file: "meta.inf", change: replaced(`"num_replicas":1`, `"num_replicas":3`), refused: "replicas > 1 not supported"},
-		{name: "a consumer that the server refuses", file: "obs/durable/meta.inf", change: replaced(`"deliver_policy":"all"`, `"deliver_policy":"by_start_sequence"`), refused: "the consumer durable of stream S"},
+		{name: "no configuration", file: "meta.inf", change: removed, fails: "1.blk has messages, but no configuration"},
+		{name: "an empty configuration", file: "meta.inf", change: emptied, fails: "1.blk has messages, but no configuration"},
+		{name: "half a configuration", file: "meta.inf", change: halved, fails: "meta.inf is damaged"},
+		{name: "a damaged configuration", file: "meta.inf", change: replaced(`"subjects"`, `"sudjects"`), fails: "meta.inf is damaged"},
+		{name: "another stream's configuration", file: "meta.inf", change: replaced(`"S"`, `"T"`), fails: `it has the name "T"`},
+		{name: "half a consumer's configuration", file: "obs/durable/meta.inf", change: halved, fails: "meta.inf is damaged"},
+		{name: "half an encrypted configuration", encrypted: true, file: "meta.inf", change: halved, fails: "Error decrypting our stream metafile"},
+		{name: "a configuration that the server does not accept", file: "meta.inf", change: replaced(`"num_replicas":1`, `"num_replicas":3`), fails: "replicas > 1 not supported"},
+		{name: "a consumer that the server does not accept", file: "obs/durable/meta.inf", change: replaced(`"deliver_policy":"all"`, `"deliver_policy":"by_start_sequence"`), fails: "the consumer durable of stream S"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
@@ -93,8 +93,8 @@ func TestConfigurationFiles(t *testing.T) {
 			}
 			edit(t, cfg.Dir, test.file, test.change)
 			before := contents(t, cfg.Dir)
-			if test.refused != "" {
-				startFails(t, cfg, test.refused)
+			if test.fails != "" {
+				startFails(t, cfg, test.fails)
 				for path, content := range contents(t, cfg.Dir) {
 					if content != before[path] && filepath.Base(path) != "meta.sum" {
 						t.Errorf("%s has changed: %d bytes, %d before", path, len(content), len(before[path]))
@@ -114,7 +114,7 @@ func TestConfigurationFiles(t *testing.T) {
 	}
 }
 
-// contents returns the files below the store's streams.
+// contents returns the content of each file in the store.
 func contents(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	files := make(map[string]string)
@@ -132,9 +132,9 @@ func contents(t *testing.T, dir string) map[string]string {
 	return files
 }
 
-// A kill leaves temporary files, and directories of what was being created or
-// deleted. The next start removes them: they can hold what has expired or was
-// erased, and a consumer's old position would be that of the next one of its name.
+// A killed server leaves temporary files and incomplete directories of streams and
+// consumers. The next start removes them, because they can have expired or erased
+// messages, and a new consumer would inherit the position of an old one of its name.
 func TestLeftovers(t *testing.T) {
 	dir := t.TempDir()
 	newStore(t, dir)
@@ -171,7 +171,7 @@ func TestLeftovers(t *testing.T) {
 	}
 	for _, name := range []string{"S", "CREATED"} {
 		if err := broker.MayCreate(name); err == nil || !strings.Contains(err.Error(), filepath.Join("$G", "streams", name)) {
-			t.Errorf("the stream %s exists, and may be created: %v", name, err)
+			t.Errorf("MayCreate allows the existing stream %s: %v", name, err)
 		}
 	}
 }

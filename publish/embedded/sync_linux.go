@@ -6,10 +6,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// syncRenames makes durable that files in a directory were renamed, replaced and
-// removed. It flushes the whole file system: after an fsync of the directory
-// alone, btrfs brings back at a power cut a file that was fsynced under a name
-// and has lost it since.
+// syncRenames makes renames, replacements and removals of files in a directory
+// durable. It syncs the whole file system, because an fsync of the directory does not
+// suffice with btrfs: after a power cut, a file that was fsynced can be back under its
+// old name.
 func syncRenames(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {

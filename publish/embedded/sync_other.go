@@ -2,6 +2,6 @@
 
 package embedded
 
-// syncRenames makes durable that files in a directory were renamed, replaced and
-// removed.
+// syncRenames makes renames, replacements and removals of files in a directory
+// durable.
 func syncRenames(dir string) error { return syncDir(dir) }

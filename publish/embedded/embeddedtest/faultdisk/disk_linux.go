@@ -1,14 +1,14 @@
-// Package faultdisk gives a test a disk that fails as real disks do, with a
-// real file system on it: it forgets at a power cut what was not flushed, and
-// it fails reads, writes and flushes. The promise of the ingress, that a 2xx
-// answer means a durable event, is tested on it.
+// Package faultdisk provides tests with a disk that fails as real disks do, with a real
+// file system on it: a power cut loses data that was not flushed, and reads, writes
+// and flushes can fail. It serves to test the promise of the ingress that a 2xx answer
+// means a durable event.
 //
-// A disk is a file of a FUSE file system that the test's process serves from
-// memory, and a loop device on that file. The kernel's page cache, journal and
-// error handling above it are the real ones. It needs Linux, root, /dev/fuse
-// and loop devices; a test is skipped where they are missing.
+// A disk is a loop device on a file of a FUSE file system that the test process serves
+// from memory. The page cache, journal and error handling are those of the kernel. It
+// needs Linux, root, /dev/fuse and loop devices; a test is skipped where they are
+// missing.
 //
-// The package is for tests alone.
+// The package is only for tests.
 package faultdisk
 
 import (
@@ -28,25 +28,24 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Size is the size of a disk in bytes. A disk takes memory for what was
-// written to it only.
+// Size is the size of a disk in bytes. A disk takes memory only for written pages.
 const Size = 1 << 30
 
-// A Kind is a kind of file system.
+// A Kind is a type of file system, named as by mkfs and mount.
 type Kind string
 
-// The kinds of file systems, by the names that mkfs and mount have for them.
+// The supported file systems.
 const (
 	Ext4  Kind = "ext4"
 	XFS   Kind = "xfs"
 	Btrfs Kind = "btrfs"
 )
 
-// Kinds are all of them.
+// Kinds lists all supported file systems.
 var Kinds = []Kind{Ext4, XFS, Btrfs}
 
-// Missing returns why there can be no disk with a file system of this kind on
-// this machine. It returns "" if there can be one.
+// Missing returns why this machine cannot have a disk with a file system of this kind,
+// or "" if it can.
 func Missing(kind Kind) string {
 	if os.Geteuid() != 0 {
 		return "mounting needs root"
@@ -66,23 +65,23 @@ func Missing(kind Kind) string {
 	return ""
 }
 
-// A When decides which requests fail. It gets the number of the request,
-// counted from 1 since the fault was set, and of a write also the data. It
-// must not keep the data, and it must not call a method of the disk.
+// A When decides which requests fail. It gets the number of the request, counted from
+// 1 since the fault was set, and the data of a write. It must neither retain the data
+// nor call a method of the disk.
 type When func(n int, data []byte) bool
 
 // Always makes every request fail.
 func Always() When { return Every(1) }
 
-// Nth makes the nth request fail, once.
+// Nth makes only the nth request fail.
 func Nth(n int) When { return func(i int, _ []byte) bool { return i == n } }
 
 // Every makes every nth request fail.
 func Every(n int) When { return func(i int, _ []byte) bool { return i%n == 0 } }
 
-// Holding makes those writes fail of which when approves among the writes that
-// hold part; the numbers that when gets count only these. The file system's
-// own writes, whose failure makes it read-only, can so be spared.
+// Holding makes writes fail that contain part and for which when returns true, where
+// when counts only writes that contain part. It can spare the file system's metadata,
+// whose failure makes the file system read-only.
 func Holding(part []byte, when When) When {
 	seen := 0
 	return func(_ int, data []byte) bool {
@@ -94,21 +93,21 @@ func Holding(part []byte, when When) When {
 	}
 }
 
-// A Disk is a disk with a mounted file system. The methods of its faults may
-// be called at any time by any goroutine; Remount is for the test's own.
+// A Disk is a disk with a mounted file system. Its methods are safe for concurrent use,
+// except Remount, which only the test's goroutine may call.
 type Disk struct {
 	Dir string // the root of the file system
 
 	t     testing.TB
 	kind  Kind
 	image *image
-	fuse  string // where the image is mounted
+	fuse  string // mount point of the FUSE file system
 	loop  string // the loop device that was mounted last
 }
 
-// New returns an empty disk with a file system of a kind, mounted. It is gone
-// when the test ends, even if the test's process is killed. The test is
-// skipped, with the reason, where a disk is not possible; see Missing.
+// New returns an empty disk with a mounted file system. The disk is removed when the
+// test ends, even if the test process is killed. New skips the test where a disk is not
+// possible; see Missing.
 func New(t testing.TB, kind Kind) *Disk {
 	t.Helper()
 	if why := Missing(kind); why != "" {
@@ -128,7 +127,7 @@ func New(t testing.TB, kind Kind) *Disk {
 	defer unix.Close(device)
 	mkfs := exec.Command("mkfs."+string(kind), loop)
 	if kind == Ext4 {
-		// Otherwise a thread of the kernel writes tables in the background.
+		// Otherwise the kernel initializes tables in the background.
 		mkfs.Args = append(mkfs.Args, "-E", "lazy_itable_init=0,lazy_journal_init=0")
 	}
 	if out, err := mkfs.CombinedOutput(); err != nil {
@@ -138,31 +137,30 @@ func New(t testing.TB, kind Kind) *Disk {
 	return d
 }
 
-// FailReads makes reads of the disk fail with EIO, until another call; nil
-// lifts the fault. What is in the page cache is not read from the disk.
+// FailReads makes reads of the disk fail with EIO, until the next call; nil lifts the
+// fault. Data in the page cache is not read from the disk.
 func (d *Disk) FailReads(when When) { d.image.setFault(opRead, when) }
 
-// FailWrites makes writes to the disk fail with EIO, until another call; nil
-// lifts the fault. A write that has failed has changed nothing.
+// FailWrites makes writes to the disk fail with EIO, until the next call; nil lifts the
+// fault. A failed write changes nothing.
 func (d *Disk) FailWrites(when When) { d.image.setFault(opWrite, when) }
 
-// FailSyncs makes flushes of the disk's cache fail with EIO, until another
-// call; nil lifts the fault. What was written before stays in the disk's
-// cache: a later flush may make it durable, a power cut may drop it.
+// FailSyncs makes flushes of the disk's cache fail with EIO, until the next call; nil
+// lifts the fault. The data stays in the disk's cache: a later flush may make it
+// durable, and a power cut may lose it.
 func (d *Disk) FailSyncs(when When) { d.image.setFault(opFlush, when) }
 
-// FailedReads, FailedWrites and FailedSyncs return how many requests have
-// failed since the fault was set.
+// FailedReads returns how many reads have failed since the fault was set.
 func (d *Disk) FailedReads() int { return d.image.failed(opRead) }
 
-// FailedWrites is described at FailedReads.
+// FailedWrites returns how many writes have failed since the fault was set.
 func (d *Disk) FailedWrites() int { return d.image.failed(opWrite) }
 
-// FailedSyncs is described at FailedReads.
+// FailedSyncs returns how many flushes have failed since the fault was set.
 func (d *Disk) FailedSyncs() int { return d.image.failed(opFlush) }
 
-// Works reports whether the file system takes writes. After a failed write of
-// its own it does not, until Remount.
+// Works reports whether the file system accepts writes. After a failed write of its
+// metadata it does not, until Remount.
 func (d *Disk) Works() bool {
 	file, err := os.CreateTemp(d.Dir, "probe")
 	if err != nil {
@@ -173,20 +171,19 @@ func (d *Disk) Works() bool {
 	return file.Sync() == nil
 }
 
-// Cut is a power cut. From now on nothing reaches the disk: every request of
-// the mounted file system fails. What was written and not flushed is lost; with
-// random, some of it is on the disk, in pages of 4 KiB and in any order, as
-// disks write what nobody has asked them to flush.
+// Cut simulates a power cut. From then on every request of the mounted file system
+// fails. Data that was written but not flushed is lost. If random is not nil, a random
+// part of it survives, in pages of 4 KiB and in any order, as on a disk that has
+// written back some of its cache.
 //
-// A process that stores something there would see EIO, which a power cut does
-// not give it time for: stop it (SIGSTOP) before, and kill it afterwards. Then
-// call Remount.
+// A process that uses the file system would get EIO, which a real power cut leaves no
+// time for: stop the process before (SIGSTOP) and kill it afterwards. Then call
+// Remount.
 func (d *Disk) Cut(random *rand.Rand) { d.image.cut(random) }
 
-// Remount unmounts the file system and mounts it again, as a reboot does: the
-// page cache is gone, and what is read is what the disk has. After a power cut
-// the file system recovers by its journal. All faults are lifted before.
-// Remount waits until no process has a file open there.
+// Remount unmounts the file system and mounts it again, as a reboot does: it drops the
+// page cache, and after a power cut the file system recovers from its journal. It lifts
+// all faults before, and waits until no process has a file open on the disk.
 func (d *Disk) Remount() {
 	d.t.Helper()
 	if err := d.unmount(); err != nil {
@@ -197,11 +194,11 @@ func (d *Disk) Remount() {
 	d.mount(loop)
 }
 
-// serve mounts the FUSE file system that holds the image.
+// serve mounts the FUSE file system with the image.
 func (d *Disk) serve() {
 	d.t.Helper()
-	// The library's own mount leaves the descriptor to child processes, which
-	// would keep the file system waiting for answers after this process has died.
+	// The library's own mount lets child processes inherit the descriptor, so that the
+	// file system would wait for answers after this process has died.
 	fd, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
 	if err != nil {
 		d.t.Fatalf("opening /dev/fuse: %v", err)
@@ -231,8 +228,8 @@ func (d *Disk) serve() {
 	}
 }
 
-// attach returns a loop device on the image. It is gone when it is neither
-// mounted nor open any more.
+// attach returns a loop device on the image, which is removed when it is neither mounted
+// nor open.
 func (d *Disk) attach() (device int, name string) {
 	d.t.Helper()
 	image, err := unix.Open(filepath.Join(d.fuse, "image"), unix.O_RDWR|unix.O_CLOEXEC, 0)
@@ -259,7 +256,7 @@ func (d *Disk) attach() (device int, name string) {
 			return device, name
 		}
 		unix.Close(device)
-		if !errors.Is(err, unix.EBUSY) { // another process was quicker
+		if !errors.Is(err, unix.EBUSY) { // another process has taken it
 			d.t.Fatalf("setting up %s: %v", name, err)
 		}
 	}
@@ -273,8 +270,8 @@ func (d *Disk) mount(loop string) {
 	d.loop = loop
 }
 
-// unmount lifts all faults, unmounts the file system once no process has a file
-// open there, and waits until the kernel has let go of it.
+// unmount lifts all faults, unmounts the file system when no process has a file open
+// there, and waits until the kernel has released it.
 func (d *Disk) unmount() error {
 	for o := range d.image.faults {
 		d.image.setFault(op(o), nil)
@@ -296,15 +293,14 @@ func (d *Disk) unmount() error {
 	}
 }
 
-// attached reports whether the last loop device still has the image: a process
-// with a mount namespace of its own, which it made meanwhile, keeps the file
-// system mounted there. XFS cannot be mounted a second time beside it.
+// attached reports whether the last loop device still has the image, because the file
+// system is still mounted in another mount namespace. XFS cannot be mounted twice.
 func (d *Disk) attached() bool {
 	file, err := os.ReadFile("/sys/block/" + filepath.Base(d.loop) + "/loop/backing_file")
 	return err == nil && strings.TrimSpace(string(file)) == filepath.Join(d.fuse, "image")
 }
 
-// guard starts a process that unmounts everything when this one has died.
+// guard starts a process that unmounts everything when this process dies.
 func (d *Disk) guard() {
 	d.t.Helper()
 	shell := exec.Command("sh", "-c", `cat; umount -l "$1"; umount -l "$2"`, "faultdisk", d.Dir, d.fuse)
@@ -318,6 +314,6 @@ func (d *Disk) guard() {
 	}
 	d.t.Cleanup(func() {
 		_ = alive.Close()
-		_ = shell.Wait() // it finds nothing to unmount
+		_ = shell.Wait() // it fails, since everything is unmounted
 	})
 }

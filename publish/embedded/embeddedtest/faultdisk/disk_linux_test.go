@@ -37,7 +37,7 @@ func onEach(t *testing.T, test func(*testing.T, *faultdisk.Disk)) {
 	}
 }
 
-// create returns a file that is open for appending.
+// create returns a file opened for appending.
 func create(t *testing.T, d *faultdisk.Disk) *os.File {
 	t.Helper()
 	file, err := os.OpenFile(filepath.Join(d.Dir, "file"), os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600)
@@ -48,7 +48,7 @@ func create(t *testing.T, d *faultdisk.Disk) *os.File {
 	return file
 }
 
-// write appends data and flushes it, and returns the error of the flush.
+// write appends data and returns the error of Sync.
 func write(t *testing.T, file *os.File, data []byte) error {
 	t.Helper()
 	if _, err := file.Write(data); err != nil {
@@ -57,7 +57,7 @@ func write(t *testing.T, file *os.File, data []byte) error {
 	return file.Sync()
 }
 
-// read returns what the file has, and whether it has what was lost.
+// read returns the content of the file, and whether it contains the lost data.
 func read(t *testing.T, d *faultdisk.Disk) (data []byte, found bool) {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(d.Dir, "file"))
@@ -65,13 +65,13 @@ func read(t *testing.T, d *faultdisk.Disk) (data []byte, found bool) {
 		t.Fatal(err)
 	}
 	if !bytes.HasPrefix(data, before) {
-		t.Error("what was flushed is not there")
+		t.Error("flushed data is missing")
 	}
 	return data, bytes.Contains(data, lost)
 }
 
-// After a failed fsync the page cache shows what the disk does not have, and
-// the next fsync succeeds.
+// After a failed fsync the page cache has data that the disk does not have, and the
+// next fsync succeeds.
 func TestFailedWrite(t *testing.T) {
 	onEach(t, func(t *testing.T, d *faultdisk.Disk) {
 		file := create(t, d)
@@ -91,16 +91,16 @@ func TestFailedWrite(t *testing.T) {
 		}
 		file.Close()
 		if _, found := read(t, d); !found {
-			t.Error("the page cache does not show what was written")
+			t.Error("the page cache does not have the data")
 		}
 		d.Remount()
 		if _, found := read(t, d); found {
-			t.Error("what failed to be written is on the disk")
+			t.Error("the data of the failed write is on the disk")
 		}
 	})
 }
 
-// A flush that fails is an error of fsync.
+// fsync returns the error of a failed flush.
 func TestFailedSync(t *testing.T) {
 	onEach(t, func(t *testing.T, d *faultdisk.Disk) {
 		file := create(t, d)
@@ -138,7 +138,7 @@ func TestFailedRead(t *testing.T) {
 	})
 }
 
-// A power cut takes what was not flushed, and nothing else.
+// A power cut loses only data that was not flushed.
 func TestCut(t *testing.T) {
 	onEach(t, func(t *testing.T, d *faultdisk.Disk) {
 		for seed := range uint64(5) {
@@ -160,7 +160,7 @@ func TestCut(t *testing.T) {
 			file.Close()
 			d.Remount()
 			if _, found := read(t, d); found {
-				t.Error("what was not flushed is on the disk")
+				t.Error("data that was not flushed is on the disk")
 			}
 			if err := os.Remove(filepath.Join(d.Dir, "file")); err != nil {
 				t.Fatal(err)
@@ -169,8 +169,8 @@ func TestCut(t *testing.T) {
 	})
 }
 
-// Writes that have reached the disk and were not flushed may survive, each by
-// itself. Btrfs is left out, for it never writes over what is stored.
+// Writes that have reached the disk but were not flushed may survive independently of
+// each other. Btrfs is not tested, because it does not overwrite in place.
 func TestCutReorders(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []faultdisk.Kind{faultdisk.Ext4, faultdisk.XFS} {
@@ -224,7 +224,7 @@ func TestCutReorders(t *testing.T) {
 	}
 }
 
-// Nothing is left of a disk whose process has died.
+// A disk is removed when its process dies.
 func TestGuard(t *testing.T) {
 	if dir := os.Getenv("FAULTDISK_DIE_IN"); dir != "" {
 		faultdisk.New(t, faultdisk.Ext4)

@@ -13,24 +13,24 @@ import (
 
 const pageSize = 4 << 10
 
-// A page is what the disk writes whole or not at all. Nil stands for zeros.
+// A page is the unit that the disk writes atomically. Nil stands for zeros.
 type page []byte
 
 var zeros = make(page, pageSize)
 
-// An image is the content of a disk, as a file of a FUSE file system. Pages
-// that were not written take no memory.
+// An image is the content of a disk, as a file of a FUSE file system. Pages that were
+// not written take no memory.
 type image struct {
 	fs.Inode
 
-	mu         sync.Mutex // guards all below
+	mu         sync.Mutex // guards the following
 	durable    map[int64]page
 	volatile   map[int64][]page // written since the last flush, oldest first
 	generation int              // number of power cuts
 	faults     [3]fault         // by op
 }
 
-// op is a kind of request that can be made to fail.
+// op is a type of request that can fail.
 type op int
 
 const (
@@ -39,11 +39,11 @@ const (
 	opFlush
 )
 
-// A fault decides which requests of one kind fail.
+// A fault determines which requests of an op fail.
 type fault struct {
 	when   When
-	seen   int // requests since the fault was set
-	failed int // those of them that failed
+	seen   int // number of requests since the fault was set
+	failed int // number of failed ones
 }
 
 func newImage() *image {
@@ -63,7 +63,7 @@ func (i *image) failed(o op) int {
 	return i.faults[o].failed
 }
 
-// fails reports whether this request has to fail. The caller holds mu.
+// fails reports whether a request must fail. The caller must hold mu.
 func (i *image) fails(o op, data []byte) bool {
 	f := &i.faults[o]
 	if f.when == nil {
@@ -77,9 +77,8 @@ func (i *image) fails(o op, data []byte) bool {
 	return true
 }
 
-// cut drops what is volatile, and invalidates every open handle. With random,
-// some of the volatile writes survive: for each page any of the contents that
-// it had since the last flush.
+// cut drops volatile writes and invalidates all open handles. If random is not nil, each
+// page gets a random one of the contents that it had since the last flush.
 func (i *image) cut(random *rand.Rand) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -95,7 +94,7 @@ func (i *image) cut(random *rand.Rand) {
 	clear(i.volatile)
 }
 
-// page returns the newest content of a page. The caller holds mu.
+// page returns the current content of a page. The caller must hold mu.
 func (i *image) page(at int64) page {
 	if versions := i.volatile[at]; len(versions) > 0 {
 		return versions[len(versions)-1]
@@ -108,21 +107,21 @@ func (i *image) Getattr(_ context.Context, _ fs.FileHandle, out *fuse.AttrOut) s
 	return 0
 }
 
-// Open returns a handle that is valid until the next power cut. The kernel
-// caches nothing of the image itself.
+// Open returns a handle that is valid until the next power cut. The kernel does not
+// cache the image.
 func (i *image) Open(context.Context, uint32) (fs.FileHandle, uint32, syscall.Errno) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return &handle{i, i.generation}, fuse.FOPEN_DIRECT_IO, 0
 }
 
-// A handle is the image as one loop device has it open.
+// A handle is the open image of a loop device.
 type handle struct {
 	image      *image
 	generation int
 }
 
-// begin locks the image, and returns EIO for a request that has to fail.
+// begin locks the image, and returns EIO if the request must fail.
 func (h *handle) begin(o op, data []byte) syscall.Errno {
 	h.image.mu.Lock()
 	if h.generation != h.image.generation || h.image.fails(o, data) {
@@ -169,7 +168,7 @@ func (h *handle) Write(_ context.Context, data []byte, off int64) (uint32, sysca
 	return uint32(len(data)), 0
 }
 
-// Fsync makes durable what was written before.
+// Fsync makes earlier writes durable.
 func (h *handle) Fsync(context.Context, uint32) syscall.Errno {
 	defer h.image.mu.Unlock()
 	if errno := h.begin(opFlush, nil); errno != 0 {
@@ -186,7 +185,7 @@ func (h *handle) Fsync(context.Context, uint32) syscall.Errno {
 	return 0
 }
 
-// root is the directory that holds the image.
+// root is the directory with the image.
 type root struct {
 	fs.Inode
 	image *image
