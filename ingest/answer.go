@@ -61,7 +61,7 @@ func (r *rejection) Error() string { return r.name + ": " + r.reason }
 type result struct {
 	id      string // "" until it is verified
 	bytes   int    // length of the body
-	receipt Receipt
+	receipt schema.Receipt
 	problem *schema.Error // why the event is in the quarantine, or nil
 }
 

@@ -45,8 +45,8 @@ func BenchmarkHandler(b *testing.B) {
 			}), 16<<10)
 		}},
 		{"ingest", func(b *testing.B) string {
-			return newHarness(b, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
-				return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+			return newHarness(b, fake{func(context.Context, schema.Message) (schema.Receipt, error) {
+				return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 			}}, like).address
 		}},
 		{"stored", func(b *testing.B) string { return newHarness(b, newStore(b), like).address }},

@@ -10,7 +10,7 @@
 //
 //   - Nothing is published before its signature is verified, and it is published
 //     under the id that the signature covers.
-//   - A 2xx answer requires a [Receipt] from the [Publisher].
+//   - A 2xx answer requires a [schema.Receipt] from the [Publisher].
 //   - An authentic webhook that cannot be parsed is quarantined as it is, not
 //     rejected: a sender eventually gives up on a rejected webhook, which would
 //     then be lost.

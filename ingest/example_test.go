@@ -16,13 +16,13 @@ import (
 	"versive-ingress/schema"
 )
 
-// printer is a stand-in for a publisher. A real one returns a Receipt only after
+// printer is a stand-in for a publisher. A real one returns a receipt only after
 // the message is durably stored.
 type printer struct{}
 
-func (printer) Publish(_ context.Context, m schema.Message) (ingest.Receipt, error) {
+func (printer) Publish(_ context.Context, m schema.Message) (schema.Receipt, error) {
 	fmt.Println(m.Subject("versive"))
-	return ingest.Receipt{Stream: "VERSIVE", Sequence: 42}, nil
+	return schema.Receipt{Stream: "VERSIVE", Sequence: 42}, nil
 }
 
 func ExampleNew() {

@@ -45,7 +45,7 @@ func TestFailure(t *testing.T) {
 				t.Parallel()
 				s := newStore(t)
 				failing := true
-				r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+				r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (schema.Receipt, error) {
 					if !failing {
 						return s.Publish(ctx, m)
 					}
@@ -54,7 +54,7 @@ func TestFailure(t *testing.T) {
 							t.Error(err)
 						}
 					}
-					return ingest.Receipt{}, failure.err
+					return schema.Receipt{}, failure.err
 				}})
 				request := signed(t, "msg_1", body.text)
 				for range 2 {
@@ -89,8 +89,8 @@ func TestFailure(t *testing.T) {
 // A failure is logged with its cause and the message id.
 func TestFailureIsLogged(t *testing.T) {
 	t.Parallel()
-	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
-		return ingest.Receipt{}, namedError{"full"}
+	r := newHarness(t, fake{func(context.Context, schema.Message) (schema.Receipt, error) {
+		return schema.Receipt{}, namedError{"full"}
 	}})
 	exchange(t, r.address, signed(t, "msg_1", event("")))
 	lines, _ := r.logs.take(t)
@@ -130,7 +130,7 @@ func TestClientHangsUp(t *testing.T) {
 	t.Parallel()
 	s := newStore(t)
 	entered, once := make(chan struct{}), sync.Once{}
-	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (schema.Receipt, error) {
 		once.Do(func() {
 			close(entered)
 			<-ctx.Done() // the server has noticed the disconnect
@@ -155,10 +155,10 @@ func TestClientHangsUp(t *testing.T) {
 // held is a publisher that blocks every message until release is closed.
 func held(release <-chan struct{}, entered chan<- string) fake {
 	var sequence atomic.Uint64
-	return fake{func(_ context.Context, m schema.Message) (ingest.Receipt, error) {
+	return fake{func(_ context.Context, m schema.Message) (schema.Receipt, error) {
 		entered <- m.ID
 		<-release
-		return ingest.Receipt{Stream: "VERSIVE", Sequence: sequence.Add(1)}, nil
+		return schema.Receipt{Stream: "VERSIVE", Sequence: sequence.Add(1)}, nil
 	}}
 }
 
@@ -322,7 +322,7 @@ func TestLargeBodyWaits(t *testing.T) {
 // A panic is answered 503, and its value is neither answered nor logged.
 func TestPanic(t *testing.T) {
 	t.Parallel()
-	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(context.Context, schema.Message) (schema.Receipt, error) {
 		panic("a transcript")
 	}})
 	got, a := r.post(t, signed(t, "msg_1", event("")))

@@ -66,10 +66,10 @@ func FuzzHandler(f *testing.F) {
 			Path: webhookPath, Secrets: []string{otherSecret, secret}, Tolerance: time.Minute,
 			MaxBody: [...]int64{maxBody, 200}[size], MaxInflight: maxInflight,
 			Now: func() time.Time { return now },
-			Publisher: fake{func(_ context.Context, m schema.Message) (ingest.Receipt, error) {
+			Publisher: fake{func(_ context.Context, m schema.Message) (schema.Receipt, error) {
 				m.Data = bytes.Clone(m.Data) // the handler reuses it
 				published = append(published, m)
-				return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+				return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 			}},
 		}); err != nil {
 			f.Fatal(err)

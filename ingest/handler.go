@@ -21,21 +21,14 @@ import (
 // Publisher stores a message durably and once. It must be safe for concurrent
 // use.
 //
-// Publish returns a Receipt only when the message is durably in its stream,
+// Publish returns a receipt only when the message is durably in its stream,
 // whether by this call or an earlier one. After an error the message may or may
 // not be stored, and publishing it again must be safe. It must return within a
 // bounded time, even if ctx is never done. It may read m afterwards.
 // An error with a method Reason() string provides the reason for logs and metrics,
 // which must be one of a small, fixed set.
 type Publisher interface {
-	Publish(ctx context.Context, m schema.Message) (Receipt, error)
-}
-
-// Receipt states where a message is stored.
-type Receipt struct {
-	Stream    string
-	Sequence  uint64
-	Duplicate bool // the message was stored before this call
+	Publish(ctx context.Context, m schema.Message) (schema.Receipt, error)
 }
 
 // Config configures a Handler. A field must be set unless its comment says what
@@ -232,7 +225,7 @@ func (h *Handler) normalize(ctx context.Context, claim claim, body []byte) (_ sc
 	return schema.Normalize(claim.id, body)
 }
 
-func (h *Handler) publish(ctx context.Context, m schema.Message) (receipt Receipt, err error) {
+func (h *Handler) publish(ctx context.Context, m schema.Message) (receipt schema.Receipt, err error) {
 	publishing := h.begin(ctx, stagePublish)
 	defer publishing.end(&err)
 	describeMessage(publishing.ctx, m)

@@ -30,19 +30,11 @@ const (
 
 // fake is a Publisher for failures that a broker cannot produce on demand.
 type fake struct {
-	publish func(context.Context, schema.Message) (ingest.Receipt, error)
+	publish func(context.Context, schema.Message) (schema.Receipt, error)
 }
 
-func (f fake) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+func (f fake) Publish(ctx context.Context, m schema.Message) (schema.Receipt, error) {
 	return f.publish(ctx, m)
-}
-
-// real adapts the project's publisher, as the command does.
-type real struct{ *publish.Publisher }
-
-func (p real) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
-	receipt, err := p.Publisher.Publish(ctx, m)
-	return ingest.Receipt(receipt), err
 }
 
 // A store is an embedded broker with a publisher, and a client to inspect the
@@ -79,7 +71,7 @@ func newStore(t testing.TB) *store {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &store{real{p}, js}
+	return &store{p, js}
 }
 
 // A state has the number of messages and the last sequence of both streams.

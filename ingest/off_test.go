@@ -26,9 +26,9 @@ func TestTracingOffCostsNothing(t *testing.T) {
 	var published context.Context
 	h, err := ingest.New(ingest.Config{
 		Path: webhookPath, Secrets: []string{secret}, Tolerance: time.Minute, MaxBody: maxBody, MaxInflight: maxInflight,
-		Publisher: fake{func(ctx context.Context, _ schema.Message) (ingest.Receipt, error) {
+		Publisher: fake{func(ctx context.Context, _ schema.Message) (schema.Receipt, error) {
 			published = ctx
-			return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+			return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 		}},
 		Metrics: prometheus.NewRegistry(),
 		Logger:  slog.New(slog.NewJSONHandler(io.Discard, &slog.HandlerOptions{Level: slog.LevelError})),

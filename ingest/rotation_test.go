@@ -24,8 +24,8 @@ const (
 // removed.
 func TestSetSecrets(t *testing.T) {
 	t.Parallel()
-	stored := fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
-		return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+	stored := fake{func(context.Context, schema.Message) (schema.Receipt, error) {
+		return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 	}}
 	clock := now
 	r := newHarness(t, stored, func(c *ingest.Config) { c.Now = func() time.Time { return clock } })
@@ -108,8 +108,8 @@ func TestSetSecrets(t *testing.T) {
 // all the time.
 func TestSetSecretsUnderLoad(t *testing.T) {
 	t.Parallel()
-	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
-		return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+	r := newHarness(t, fake{func(context.Context, schema.Message) (schema.Receipt, error) {
+		return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 	}})
 	const senders, each = 4, 250
 	var sending sync.WaitGroup

@@ -91,9 +91,9 @@ func TestFloodInLog(t *testing.T) {
 }
 
 // fullForOne fails for msg_full and publishes everything else.
-func fullForOne(_ context.Context, m schema.Message) (ingest.Receipt, error) {
+func fullForOne(_ context.Context, m schema.Message) (schema.Receipt, error) {
 	if m.ID == "msg_full" {
-		return ingest.Receipt{}, namedError{"full"}
+		return schema.Receipt{}, namedError{"full"}
 	}
-	return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+	return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 }

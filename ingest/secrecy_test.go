@@ -21,9 +21,9 @@ func TestSecrecy(t *testing.T) {
 	secret := makeSecret(key)
 	s := newStore(t)
 	failing := false
-	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (schema.Receipt, error) {
 		if failing {
-			return ingest.Receipt{}, namedError{"full"}
+			return schema.Receipt{}, namedError{"full"}
 		}
 		return s.Publish(ctx, m)
 	}}, func(c *ingest.Config) { c.Secrets = []string{secret} })

@@ -104,7 +104,7 @@ func describeMessage(ctx context.Context, m schema.Message) {
 	}
 }
 
-func describeReceipt(ctx context.Context, r Receipt) {
+func describeReceipt(ctx context.Context, r schema.Receipt) {
 	if span := trace.SpanFromContext(ctx); span.IsRecording() {
 		span.SetAttributes(semconv.MessagingDestinationName(r.Stream), sequenceKey.Int64(int64(r.Sequence)))
 	}

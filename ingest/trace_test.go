@@ -52,15 +52,15 @@ func TestTrace(t *testing.T) {
 	t.Parallel()
 	tracing, recorder := traced()
 	var published trace.SpanContext
-	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, m schema.Message) (schema.Receipt, error) {
 		published = trace.SpanContextFromContext(ctx)
 		switch m.ID {
 		case "msg_full":
-			return ingest.Receipt{}, namedError{"full"}
+			return schema.Receipt{}, namedError{"full"}
 		case "msg_panic":
 			panic("test")
 		}
-		return ingest.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
+		return schema.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
 	}}, tracing)
 
 	const all = "read verify normalize publish"
@@ -140,8 +140,8 @@ func TestTrace(t *testing.T) {
 func TestTraceparentIsNotTrusted(t *testing.T) {
 	t.Parallel()
 	tracing, recorder := traced()
-	r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
-		return ingest.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
+	r := newHarness(t, fake{func(context.Context, schema.Message) (schema.Receipt, error) {
+		return schema.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
 	}}, tracing)
 	const traceID, spanID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 	called := func(traceparent string) request {
@@ -189,8 +189,8 @@ func TestExemplars(t *testing.T) {
 		sampler sdktrace.Sampler
 		want    int
 	}{{sdktrace.AlwaysSample(), 5}, {sdktrace.NeverSample(), 0}} {
-		r := newHarness(t, fake{func(context.Context, schema.Message) (ingest.Receipt, error) {
-			return ingest.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
+		r := newHarness(t, fake{func(context.Context, schema.Message) (schema.Receipt, error) {
+			return schema.Receipt{Stream: "VERSIVE", Sequence: 7}, nil
 		}}, func(c *ingest.Config) {
 			c.Tracer = sdktrace.NewTracerProvider(sdktrace.WithSampler(test.sampler)).Tracer("test")
 		})

@@ -118,12 +118,12 @@ func drip(t *testing.T, conn net.Conn, s string) {
 // slowly is not canceled.
 func TestSlowPublish(t *testing.T) {
 	t.Parallel()
-	r := newHarness(t, fake{func(ctx context.Context, _ schema.Message) (ingest.Receipt, error) {
+	r := newHarness(t, fake{func(ctx context.Context, _ schema.Message) (schema.Receipt, error) {
 		select {
 		case <-ctx.Done():
-			return ingest.Receipt{}, errors.New("the request was canceled")
+			return schema.Receipt{}, errors.New("the request was canceled")
 		case <-time.After(ingest.BodyTimeout + time.Second):
-			return ingest.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
+			return schema.Receipt{Stream: "VERSIVE", Sequence: 1}, nil
 		}
 	}})
 	requests := []request{

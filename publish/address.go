@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Addresses returns a comma-separated list of broker URLs as it may be shown:
-// without the credentials in them. A token stands where a user's name does.
+// Addresses returns a comma-separated list of broker URLs without credentials, for
+// display. An entry that cannot be parsed becomes "(not a URL)".
 func Addresses(list string) string {
 	urls := strings.Split(list, ",")
 	for i, address := range urls {

@@ -10,6 +10,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/nats-io/nuid"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"versive-ingress/schema"
 )
 
 const (
@@ -62,7 +64,7 @@ func (c *committer) commitBatch(entries []*entry) {
 		c.committed(size)
 		first := last - uint64(size) + 1 // the sequences of a batch are contiguous
 		for i, e := range b.entries {
-			c.finish(e, Receipt{Stream: c.stream(), Sequence: first + uint64(i)}, nil)
+			c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first + uint64(i)}, nil)
 		}
 	case isRejection(err):
 		// Nothing is stored, and the broker does not name the culprit. Publishing
@@ -77,7 +79,7 @@ func (c *committer) commitBatch(entries []*entry) {
 		c.publishEach(b.entries)
 	default: // it may be stored
 		for _, e := range b.entries {
-			c.finish(e, Receipt{}, err)
+			c.finish(e, schema.Receipt{}, err)
 		}
 	}
 }

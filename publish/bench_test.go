@@ -14,8 +14,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// BenchmarkPublish compares the modes on the embedded broker, which syncs
-// every commit to the disk. One operation is one event of 8 KiB.
+// BenchmarkPublish compares the modes with the embedded broker, which syncs every
+// commit to the disk. An operation is an event of 8 KiB.
 //
 //	go test -run '^$' -bench Publish -benchtime 2s ./publish
 func BenchmarkPublish(b *testing.B) {

@@ -16,8 +16,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// On a cluster a copy can be in flight when the next one arrives, the first
-// check is another one than on a single server, and the leader can go away.
+// A cluster differs from a single server: a copy can be in flight when the next one
+// arrives, duplicates are checked elsewhere, and the leader can fail.
 func TestCluster(t *testing.T) {
 	dir := t.TempDir()
 	brokers := startCluster(t, dir)
@@ -43,7 +43,7 @@ func TestCluster(t *testing.T) {
 		}
 	}
 
-	cfg.Timeout = 10 * time.Second // without a leader a try may get no answer
+	cfg.Timeout = 10 * time.Second // without a leader an attempt may not be answered
 	p := openPublisher(t, cfg)
 	m := event(t, "msg_after")
 	await(t, "an event is stored without the old leader", func() bool {
@@ -59,8 +59,8 @@ func TestCluster(t *testing.T) {
 	}
 }
 
-// eraseOnCluster checks that copies are gone from every node's stream at once.
-// The nodes' replication logs keep what was proposed for some minutes more.
+// eraseOnCluster checks that erased copies are removed from the stream of every node.
+// The replication logs of the nodes keep them for some minutes more.
 func eraseOnCluster(t *testing.T, cfg publish.Config, dir string) {
 	t.Helper()
 	cfg.Stream, cfg.Subject = "ERASED", "erased"
@@ -91,8 +91,7 @@ func eraseOnCluster(t *testing.T, cfg publish.Config, dir string) {
 	await(t, "one tombstone", func() bool { return fmt.Sprint(kept(t, eraser.JetStream, "ERASED")) == want })
 }
 
-// startCluster runs three brokers that form a cluster and keep their streams
-// below dir.
+// startCluster runs a cluster of three brokers with their data directories in dir.
 func startCluster(t *testing.T, dir string) []*embedded.Broker {
 	t.Helper()
 	routes := make([]string, 3)
@@ -120,10 +119,9 @@ func startCluster(t *testing.T, dir string) []*embedded.Broker {
 	return brokers
 }
 
-// freeAddress returns an address on the loopback that nobody listens on. Its
-// port is below those that the system gives to connections, and not one of
-// another package's tests, so nothing takes it between now and its use, or while
-// a broker is away.
+// freeAddress returns a free loopback address. Its port is below the ephemeral ones
+// and outside the range of other packages' tests, so that nothing else takes it before
+// its use or while a broker is stopped.
 func freeAddress(t *testing.T) string {
 	t.Helper()
 	for {

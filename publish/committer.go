@@ -65,9 +65,9 @@ type entry struct {
 	ctx context.Context // of the first caller, with its deadline
 	msg *nats.Msg       // of the goroutine that publishes it
 
-	done    chan struct{} // closed by finish
-	receipt Receipt       // valid once done is closed
-	err     error         // valid once done is closed
+	done    chan struct{}  // closed by finish
+	receipt schema.Receipt // valid once done is closed
+	err     error          // valid once done is closed
 }
 
 // newCommitter returns a committer. If it is batching, run must be started.
@@ -86,12 +86,12 @@ func newCommitter(p *Publisher, kind schema.Kind, batching bool) *committer {
 
 // publish stores msg and returns its receipt, or waits for the caller that is
 // already storing a message with the same id. It ends with ctx.
-func (c *committer) publish(ctx context.Context, id string, msg *nats.Msg) (Receipt, error) {
+func (c *committer) publish(ctx context.Context, id string, msg *nats.Msg) (schema.Receipt, error) {
 	e := &entry{id: id, ctx: ctx, msg: msg, done: make(chan struct{})}
 	admission, first := c.admit(e)
 	switch admission {
 	case overloaded:
-		return Receipt{}, errOverloaded
+		return schema.Receipt{}, errOverloaded
 	case join:
 		select {
 		case <-first.done:
@@ -99,7 +99,7 @@ func (c *committer) publish(ctx context.Context, id string, msg *nats.Msg) (Rece
 			receipt.Duplicate = true
 			return receipt, first.err
 		case <-ctx.Done():
-			return Receipt{}, ctx.Err()
+			return schema.Receipt{}, ctx.Err()
 		}
 	case solo:
 		c.publishAlone(e)
@@ -114,7 +114,7 @@ func (c *committer) publish(ctx context.Context, id string, msg *nats.Msg) (Rece
 		select {
 		case <-e.done:
 		case <-ctx.Done():
-			c.finish(e, Receipt{}, ctx.Err())
+			c.finish(e, schema.Receipt{}, ctx.Err())
 		}
 	}
 	return e.receipt, e.err
@@ -160,7 +160,7 @@ func (c *committer) admit(e *entry) (admission, *entry) {
 }
 
 // finish gives all callers of e their outcome, unless they have one.
-func (c *committer) finish(e *entry, receipt Receipt, err error) {
+func (c *committer) finish(e *entry, receipt schema.Receipt, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e.isDone() {

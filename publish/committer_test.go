@@ -9,10 +9,11 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
 )
 
-// Whoever waits for an answer when the connection goes hears of it at once, and
-// finds its message stored when it comes again.
+// When the connection is lost, callers that wait for an answer immediately get an
+// error, and a resend finds the message stored.
 func TestConnectionIsLost(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -33,16 +34,16 @@ func TestConnectionIsLost(t *testing.T) {
 		wantReason(t, o.err, "unreachable")
 	}
 
-	var again []outcome
+	var resent []outcome
 	await(t, "publishing again succeeds", func() bool {
-		again = publishAll(t, p, messages)
-		return !slices.ContainsFunc(again, func(o outcome) bool { return o.err != nil })
+		resent = publishAll(t, p, messages)
+		return !slices.ContainsFunc(resent, func(o outcome) bool { return o.err != nil })
 	})
-	checkStored(t, js, again)
+	checkStored(t, js, resent)
 }
 
-// Every caller of an id gets the outcome, whatever it is, but only one of them
-// a new message.
+// All concurrent callers with the same id get the same outcome, but at most one of
+// them a receipt of a new message.
 func TestCallersShareAnID(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -57,32 +58,32 @@ func TestCallersShareAnID(t *testing.T) {
 		wantReason(t, o.err, "no_answer")
 	}
 	proxy.loseAnswers.Store(false)
-	var again []outcome
+	var resent []outcome
 	await(t, "all have an answer", func() bool {
-		again = publishAll(t, p, append(events(t, 0, 1), m, m, m))
-		return !slices.ContainsFunc(again, func(o outcome) bool { return o.err != nil })
+		resent = publishAll(t, p, append(events(t, 0, 1), m, m, m))
+		return !slices.ContainsFunc(resent, func(o outcome) bool { return o.err != nil })
 	})
-	for _, o := range again {
-		if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: true}); o.err != nil || o.receipt != want {
+	for _, o := range resent {
+		if want := (schema.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: true}); o.err != nil || o.receipt != want {
 			t.Errorf("got %+v, %v; want %+v", o.receipt, o.err, want)
 		}
 	}
 }
 
-// With a broker that stands still the line fills up. Who finds it full hears
-// so at once; the others hear in time that there was no answer.
-func TestLineIsFull(t *testing.T) {
+// While the broker does not answer, the queue fills up. Callers that find it full get
+// an error immediately, the others after the timeout.
+func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	proxy := startProxy(t, broker)
 	cfg := config(proxy.url())
-	cfg.Timeout = 4 * time.Second // all must have come before the first one leaves
+	cfg.Timeout = 4 * time.Second // all must have arrived before the first times out
 	p := openPublisher(t, cfg)
 	messages := events(t, 0, 12_000)
 
 	proxy.freeze.Lock()
 	defer proxy.freeze.Unlock()
-	proxy.loseRequests.Store(true) // once it thaws: the broker stops then
+	proxy.loseRequests.Store(true) // when it is unfrozen, which is when the broker stops
 	var full, late atomic.Int64
 	var slowest atomic.Int64
 	done := make(chan struct{})
@@ -96,7 +97,7 @@ func TestLineIsFull(t *testing.T) {
 			switch {
 			case ok && e.Reason() == "overloaded":
 				full.Add(1)
-			case ok && (e.Reason() == "no_answer" || e.Reason() == "unreachable"): // a write that takes too long ends the connection
+			case ok && (e.Reason() == "no_answer" || e.Reason() == "unreachable"): // a slow write ends the connection
 				late.Add(1)
 			default:
 				t.Errorf("got %v", err)
@@ -110,9 +111,9 @@ func TestLineIsFull(t *testing.T) {
 		<-done
 	}
 	if full.Load() == 0 || late.Load() == 0 {
-		t.Errorf("%d found the line full, %d had no answer", full.Load(), late.Load())
+		t.Errorf("%d were overloaded, %d had no answer", full.Load(), late.Load())
 	}
-	// The client gives a connection without a sign of life up after 15 s.
+	// nats.go closes a connection that does not answer after 15 s.
 	if took := time.Duration(slowest.Load()); took > cfg.Timeout+8*time.Second {
 		t.Errorf("one took %v with a timeout of %v", took, cfg.Timeout)
 	}

@@ -12,19 +12,19 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// A stream that the broker does not know is created only if that may be.
+// A stream that the broker does not know is created only if MayCreate allows it.
 func TestStreamMayNotBeCreated(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	js := connect(t, broker.URL())
-	why := errors.New("its directory is there")
+	reason := errors.New("its directory exists")
 	var allowed atomic.Bool
 	cfg := config(broker.URL())
 	cfg.MayCreate = func(string) error {
 		if allowed.Load() {
 			return nil
 		}
-		return why
+		return reason
 	}
 	requireNone := func() {
 		t.Helper()
@@ -33,7 +33,7 @@ func TestStreamMayNotBeCreated(t *testing.T) {
 		}
 	}
 	p, err := publish.Open(t.Context(), cfg)
-	if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, why.Error()) {
+	if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, reason.Error()) {
 		if err == nil {
 			p.Close()
 		}
@@ -49,7 +49,7 @@ func TestStreamMayNotBeCreated(t *testing.T) {
 	}
 	await(t, "the publisher is not ready", func() bool {
 		err := p.Ready()
-		return err != nil && strings.Contains(err.Error(), why.Error())
+		return err != nil && strings.Contains(err.Error(), reason.Error())
 	})
 	_, err = p.Publish(t.Context(), event(t, "msg_1"))
 	wantReason(t, err, "refused")

@@ -13,23 +13,24 @@ import (
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
+	"versive-ingress/schema"
 )
 
-// A diskTest publishes to an embedded broker on a disk that fails.
+// A diskTest publishes to an embedded broker on a faulty disk.
 type diskTest struct {
 	*testing.T
 	disk   *faultdisk.Disk
 	mode   publish.Mode
 	broker *embedded.Broker
-	// Two ingresses; what one sends again, the other may still wait for.
+	// The second publisher resends messages for which the first may still wait.
 	first, second *publish.Publisher
 
 	mu           sync.Mutex
-	acknowledged map[string]publish.Receipt
+	acknowledged map[string]schema.Receipt
 }
 
-// start starts the broker and the publisher, and checks that all that was
-// acknowledged is stored.
+// start starts the broker and the publishers, and checks that all acknowledged events
+// are stored.
 func (d *diskTest) start() {
 	d.Helper()
 	d.broker = startBroker(d.T, embedded.Config{Dir: filepath.Join(d.disk.Dir, "data")})
@@ -49,17 +50,17 @@ func (d *diskTest) start() {
 	}
 	for id, receipt := range d.acknowledged {
 		if at[id] != receipt.Sequence {
-			d.Errorf("%s was acknowledged with %+v; it is at %d", id, receipt, at[id])
+			d.Errorf("%s was acknowledged with %+v but is at %d", id, receipt, at[id])
 		}
 	}
 }
 
-// publish publishes 40 events by p at the same time, each once.
+// publish publishes 40 events concurrently with p, each once.
 func (d *diskTest) publish(p *publish.Publisher, prefix string) {
 	var wg sync.WaitGroup
 	for i := range 40 {
 		m := event(d.T, fmt.Sprint(prefix, "_", i))
-		m.Data = append(m.Data, make([]byte, 20<<10)...) // pages that no later write touches
+		m.Data = append(m.Data, make([]byte, 20<<10)...) // so that it has pages that no later write touches
 		wg.Go(func() {
 			if receipt, err := p.Publish(d.Context(), m); err == nil {
 				d.mu.Lock()
@@ -71,9 +72,9 @@ func (d *diskTest) publish(p *publish.Publisher, prefix string) {
 	wg.Wait()
 }
 
-// fail publishes events, and fails the writes of some, until the broker is
-// broken. Then all are sent again, to the other ingress. The disk works by then
-// if lift is set, else it goes on failing.
+// fail publishes events while the disk fails some of their writes, until the broker
+// is not ready. Then it resends all of them with the second publisher. By then the
+// disk works again if lift is set.
 func (d *diskTest) fail(round string, lift bool) {
 	d.Helper()
 	part := "versive.interview.completed.s.i." + round + "_" // in a record of the stream's block
@@ -91,7 +92,7 @@ func (d *diskTest) fail(round string, lift bool) {
 	d.publish(d.second, round)
 }
 
-// heal waits until the broker has healed and stores all that has failed, and more.
+// heal waits until the broker has healed, and stores the failed events and others.
 func (d *diskTest) heal(round string) {
 	d.Helper()
 	await(d.T, "the broker has healed", func() bool { return d.broker.Ready() == nil })
@@ -115,16 +116,16 @@ func (d *diskTest) stop() {
 	d.disk.Remount()
 }
 
-// When the disk has failed to write something, the system reads it back from
-// its page cache as if it had been written. What is acknowledged before, during
-// and after that is on the disk all the same.
+// After a failed write, reads return the data from the page cache as if it had been
+// written. Events that are acknowledged before, during and after that are on the disk
+// nevertheless.
 func TestDiskFailsToWrite(t *testing.T) {
 	t.Parallel()
 	for _, kind := range faultdisk.Kinds {
 		for _, mode := range []publish.Mode{publish.ModeSingle, publish.ModeBatch} {
 			t.Run(fmt.Sprint(kind, " ", mode), func(t *testing.T) {
 				t.Parallel()
-				d := &diskTest{T: t, disk: faultdisk.New(t, kind), mode: mode, acknowledged: make(map[string]publish.Receipt)}
+				d := &diskTest{T: t, disk: faultdisk.New(t, kind), mode: mode, acknowledged: make(map[string]schema.Receipt)}
 				d.start()
 				d.publish(d.first, "before")
 				d.fail("healed", true)
@@ -139,7 +140,7 @@ func TestDiskFailsToWrite(t *testing.T) {
 
 				d.start()
 				d.fail("broken", false)
-				await(t, "the broker stays down and says why", func() bool {
+				await(t, "the broker stays down and reports why", func() bool {
 					err := d.broker.Ready()
 					return err != nil && strings.Contains(err.Error(), "rewriting the last blocks")
 				})

@@ -10,12 +10,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Domain returns the JetStream domain in which nc finds a stream, "" if its
-// servers have none. An acknowledgement of this stream names the same domain.
+// Domain returns the JetStream domain in which nc finds a stream, or "" if its
+// servers have no domain. The stream's acknowledgements name the same domain.
 //
-// A stream of the same name, or of the same subjects, can be in another domain.
-// Across a leaf node connection it stores and acknowledges the same messages,
-// while requests to JetStream's API stay within one domain.
+// A stream with the same name or subjects can exist in another domain. Across a leaf
+// node connection it stores and acknowledges the same messages, while requests to
+// the JetStream API stay within one domain.
 func Domain(ctx context.Context, nc *nats.Conn, stream string) (string, error) {
 	answer, err := nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+stream, nil)
 	if err != nil {
@@ -35,19 +35,19 @@ func Domain(ctx context.Context, nc *nats.Conn, stream string) (string, error) {
 	return info.Domain, nil
 }
 
-// errForeign means that a message was acknowledged, but not by the stream that
-// it was meant for, which may not have it.
-var errForeign = errors.New("not acknowledged by our stream")
+// errForeignAck means that another stream has acknowledged a message, which the
+// intended stream may not have.
+var errForeignAck = errors.New("acknowledged by another stream")
 
-// checkAck returns an error if an acknowledgement of the given stream and domain
-// is not that of our stream called name.
+// checkAck returns an error if the stream and domain of an acknowledgement are not
+// those of this publisher's stream called name.
 func (p *Publisher) checkAck(name, stream, domain string) error {
 	switch {
 	case stream != name:
-		return fmt.Errorf("%w: subject belongs to stream %s, not %s", errForeign, stream, name)
+		return fmt.Errorf("%w: the subject belongs to stream %s, not %s", errForeignAck, stream, name)
 	case domain != p.domain:
-		return fmt.Errorf("%w: stream %s of JetStream domain %q has answered, not that of domain %q; "+
-			"give the other one different subjects, or restart the ingress if the domain of its broker was changed", errForeign, stream, domain, p.domain)
+		return fmt.Errorf("%w: stream %s of JetStream domain %q has answered instead of that of domain %q; "+
+			"give the other one different subjects, or restart the ingress if the domain of its broker has changed", errForeignAck, stream, domain, p.domain)
 	}
 	return nil
 }

@@ -12,16 +12,16 @@ import (
 	"versive-ingress/publish"
 )
 
-// A leaf node connects an edge to a hub that has a stream of the same name and
-// subjects in another JetStream domain. What the hub alone has stored is not
-// acknowledged, neither by a single message nor by a batch, nor to a resend.
+// A leaf node connects an edge to a hub that has a stream of the same name and subjects
+// in another JetStream domain. The publisher at the edge does not accept the hub's
+// acknowledgements, neither of single messages, nor of batches, nor of resends.
 func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	t.Parallel()
 	leafs := freeAddress(t)
 	hub, _ := startConfigured(t, fmt.Sprintf(`
 		server_name: hub, listen: "127.0.0.1:-1", jetstream { store_dir: %q, domain: hub }
 		leafnodes { listen: %q }`, t.TempDir(), leafs))
-	// The ingress cannot create streams here, so that the edge stays without.
+	// The ingress cannot create streams, so that the edge has none after the deletion.
 	edge, _ := startConfigured(t, fmt.Sprintf(`
 		server_name: edge, listen: "127.0.0.1:-1", jetstream { store_dir: %q, domain: edge }
 		leafnodes { remotes: [{ url: "nats://%s" }] }
@@ -47,7 +47,7 @@ func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	if err := atEdge.DeleteStream(t.Context(), "VERSIVE"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the hub has the interest of the edge", func() bool {
+	await(t, "the interest of the hub has reached the edge", func() bool {
 		_, err := atEdge.PublishMsg(t.Context(), &nats.Msg{Subject: "versive.x"}, jetstream.WithRetryAttempts(0))
 		return err == nil
 	})
@@ -88,7 +88,7 @@ func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	await(t, "all are stored at the edge", func() bool {
 		missing = 0
 		publishAll(func(_ string, err error) {
-			if err != nil { // the hub was quicker
+			if err != nil { // the hub has answered first
 				mu.Lock()
 				defer mu.Unlock()
 				missing++
@@ -102,7 +102,7 @@ func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	}
 	for i := range events {
 		if n := ids[fmt.Sprintf("msg_%d", i)]; n != 1 {
-			t.Errorf("msg_%d: %d times at the edge", i, n)
+			t.Errorf("msg_%d is stored %d times at the edge", i, n)
 		}
 	}
 }

@@ -13,62 +13,56 @@ import (
 	"versive-ingress/schema"
 )
 
-// Copy is where a message is stored.
+// Copy identifies a stored message.
 type Copy struct {
 	Kind     schema.Kind
 	Subject  string
 	Sequence uint64
 }
 
-// Eraser removes stored messages for good. It is safe for concurrent use.
+// Eraser permanently removes stored messages. All fields must be set. It is safe for
+// concurrent use.
 type Eraser struct {
 	JetStream jetstream.JetStream
-	Stream    string // name of the event stream; the others' derive from it
+	Stream    string // name of the event stream; those of the other streams derive from it
 }
 
-// Erase puts a tombstone behind the copy and then overwrites and deletes the
-// copy. From the tombstone on, the broker refuses a resend as it has refused it
-// for the copy's sake, and consumers are told.
+// Erase puts a tombstone after the copy and then overwrites and deletes the copy.
+// The tombstone notifies consumers, and makes the broker reject a resend as the copy
+// did.
 //
-// The broker overwrites without an fsync of the directory; see package embedded
-// for how that becomes durable.
+// The broker overwrites without an fsync of the directory; Erased in package
+// embedded makes that durable.
 //
-// After an error the copy may or may not be gone; erasing it again settles
-// that, and never puts a second tombstone. A stream that cannot be erased from,
-// or that belongs to another ingress, is a [*ConflictError], and gets no tombstone
-// either.
+// After an error the copy may or may not be deleted; erasing it again is safe and
+// never puts a second tombstone. If the stream does not allow erasure, or belongs to
+// another ingress, Erase returns a [*ConflictError] and puts no tombstone.
 func (e Eraser) Erase(ctx context.Context, c Copy) error {
-	stream, err := e.open(ctx, c.Kind)
+	stream, err := e.openErasable(ctx, c.Kind)
 	if err != nil {
 		return err
 	}
-	if err := erasable(stream.CachedInfo().Config); err != nil {
-		return err
-	}
-	if err := e.bury(ctx, stream, c); err != nil {
+	if err := e.putTombstone(ctx, stream, c); err != nil {
 		return err
 	}
 	return overwrite(ctx, stream, c)
 }
 
-// Bury puts a tombstone on the subject, where no copy need be: none will be
-// stored there any more. If one is there, it stays.
-func (e Eraser) Bury(ctx context.Context, kind schema.Kind, subject string) error {
+// PutTombstone puts a tombstone on a subject, so that no message will be stored
+// there. A copy need not exist; if one does, it stays.
+func (e Eraser) PutTombstone(ctx context.Context, kind schema.Kind, subject string) error {
 	stream, err := e.open(ctx, kind)
 	if err != nil {
 		return err
 	}
-	return e.bury(ctx, stream, Copy{Kind: kind, Subject: subject})
+	return e.putTombstone(ctx, stream, Copy{Kind: kind, Subject: subject})
 }
 
-// Delete overwrites and deletes the copy and leaves nothing in its place: a
-// resend is stored again, once the duplicate window has forgotten the id.
+// Delete overwrites and deletes the copy without a tombstone: a resend after the
+// duplicate window is stored again. Its errors are those of [Eraser.Erase].
 func (e Eraser) Delete(ctx context.Context, c Copy) error {
-	stream, err := e.open(ctx, c.Kind)
+	stream, err := e.openErasable(ctx, c.Kind)
 	if err != nil {
-		return err
-	}
-	if err := erasable(stream.CachedInfo().Config); err != nil {
 		return err
 	}
 	return overwrite(ctx, stream, c)
@@ -83,29 +77,31 @@ func (e Eraser) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 	if err := kind.CheckOwner(e.Stream, stream.CachedInfo().Config.Metadata); err != nil {
 		return nil, &ConflictError{name, err.Error() + "; is INGRESS_STREAM that of the ingress?"}
 	}
-	// By which the client chooses: a direct get may ask a replica that is behind.
-	stream.CachedInfo().Config.AllowDirect = false
+	ReadFromLeader(stream)
 	return stream, nil
 }
 
-// erasable refuses streams that an operator has made so that a copy cannot be
-// overwritten.
-func erasable(c jetstream.StreamConfig) error {
-	switch {
-	case c.DenyDelete:
-		return &ConflictError{c.Name, "denies deletion (deny_delete), which cannot be undone; to erase from it, copy it to a stream that does not"}
-	case c.MaxMsgsPerSubject == 1:
-		return &ConflictError{c.Name, fmt.Sprintf("keeps one message a subject, so a tombstone would push the copy out without overwriting it; run: nats stream edit %s --max-msgs-per-subject=-1", c.Name)}
+// openErasable returns a [*ConflictError] if an operator has configured the stream so
+// that a copy cannot be overwritten.
+func (e Eraser) openErasable(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
+	stream, err := e.open(ctx, kind)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	switch c := stream.CachedInfo().Config; {
+	case c.DenyDelete:
+		return nil, &ConflictError{c.Name, "denies deletion (deny_delete), which cannot be undone; to erase from it, copy it to a stream that allows deletion"}
+	case c.MaxMsgsPerSubject == 1:
+		return nil, &ConflictError{c.Name, fmt.Sprintf("keeps one message per subject, so a tombstone would displace the copy without overwriting it; run: nats stream edit %s --max-msgs-per-subject=-1", c.Name)}
+	}
+	return stream, nil
 }
 
-// buryWait is between attempts to put a tombstone.
-const buryWait = 20 * time.Millisecond
+// tombstoneWait is the time between attempts to put a tombstone.
+const tombstoneWait = 20 * time.Millisecond
 
-// bury puts the tombstone, unless it is there. The broker takes it only if
-// the subject's last message is the one that was seen.
-func (e Eraser) bury(ctx context.Context, stream jetstream.Stream, c Copy) error {
+// putTombstone puts a tombstone for the copy, unless the subject has one.
+func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Copy) error {
 	tombstone, err := schema.Tombstone(c.Kind, c.Subject, c.Sequence)
 	if err != nil {
 		return err
@@ -113,27 +109,28 @@ func (e Eraser) bury(ctx context.Context, stream jetstream.Stream, c Copy) error
 	header := nats.Header(tombstone.Header)
 	header.Set(jetstream.MsgIDHeader, tombstone.ID)
 	for {
-		err := e.tryBury(ctx, stream, &nats.Msg{Subject: c.Subject, Header: header})
+		err := e.tryPutTombstone(ctx, stream, &nats.Msg{Subject: c.Subject, Header: header})
 		if err == nil {
 			return nil
 		}
-		if !errors.Is(err, errInFlight) && !errors.Is(err, errNotPut) {
+		if !errors.Is(err, errInFlight) && !errors.Is(err, errNoTombstone) {
 			return fmt.Errorf("putting a tombstone on %s: %w", c.Subject, err)
 		}
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("putting a tombstone on %s: %w: %w", c.Subject, context.Cause(ctx), err)
-		case <-time.After(buryWait):
+		case <-time.After(tombstoneWait):
 		}
 	}
 }
 
-// tryBury puts the tombstone once. errInFlight means that somebody was faster
-// with another message on the subject, errNotPut that the tombstone is not there
-// although it was acknowledged.
-func (e Eraser) tryBury(ctx context.Context, stream jetstream.Stream, tombstone *nats.Msg) error {
-	last, buried, err := lastOn(ctx, stream, tombstone.Subject)
-	if err != nil || buried {
+// tryPutTombstone attempts once to put the tombstone, with the subject's last
+// sequence as a condition. errInFlight means that another message was stored on the
+// subject in between, errNoTombstone that the tombstone was acknowledged but is not
+// in the stream.
+func (e Eraser) tryPutTombstone(ctx context.Context, stream jetstream.Stream, tombstone *nats.Msg) error {
+	last, exists, err := lastOn(ctx, stream, tombstone.Subject)
+	if err != nil || exists {
 		return err
 	}
 	tombstone.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(last))
@@ -151,23 +148,23 @@ func (e Eraser) tryBury(ctx context.Context, stream jetstream.Stream, tombstone 
 		return fmt.Errorf("the subject belongs to stream %s, not %s", ack.Stream, name)
 	}
 	if ack.Duplicate {
-		// The broker remembers the message id, perhaps of a tombstone that was
-		// deleted. The next attempt needs another id; the expected sequence alone
-		// keeps a second tombstone out.
+		// The message id is in the duplicate window, for example of a tombstone that
+		// was deleted. The next attempt needs another id; the condition suffices to
+		// prevent a second tombstone.
 		tombstone.Header.Set(jetstream.MsgIDHeader, tombstone.Header.Get(jetstream.MsgIDHeader)+":"+nuid.Next())
 	}
-	// Another stream of this name may have answered, across a leaf node
-	// connection. The copy is deleted next, so the tombstone must be seen.
-	if _, buried, err = lastOn(ctx, stream, tombstone.Subject); err != nil || buried {
+	// Another stream of this name may have answered, across a leaf node connection.
+	// The copy is deleted next, so verify that the tombstone is in this stream.
+	if _, exists, err = lastOn(ctx, stream, tombstone.Subject); err != nil || exists {
 		return err
 	}
-	return fmt.Errorf("%w (JetStream domain of the acknowledgement: %q)", errNotPut, ack.Domain)
+	return fmt.Errorf("%w (JetStream domain of the acknowledgement: %q)", errNoTombstone, ack.Domain)
 }
 
-var errNotPut = errors.New("the tombstone was acknowledged, but is not in the stream")
+var errNoTombstone = errors.New("the tombstone was acknowledged, but is not in the stream")
 
-// lastOn returns the sequence of the last message on a subject, 0 if there is
-// none, and whether it is a tombstone.
+// lastOn returns the sequence of the last message on a subject, or 0, and whether
+// that message is a tombstone.
 func lastOn(ctx context.Context, stream jetstream.Stream, subject string) (sequence uint64, tombstone bool, err error) {
 	last, err := stream.GetLastMsgForSubject(ctx, subject)
 	switch {
@@ -179,7 +176,7 @@ func lastOn(ctx context.Context, stream jetstream.Stream, subject string) (seque
 	return last.Sequence, schema.IsTombstone(last.Header), nil
 }
 
-// overwrite fills the copy's bytes with random ones before it deletes it.
+// overwrite overwrites the copy with random bytes and deletes it.
 func overwrite(ctx context.Context, stream jetstream.Stream, c Copy) error {
 	err := stream.SecureDeleteMsg(ctx, c.Sequence)
 	if err == nil {
@@ -188,12 +185,12 @@ func overwrite(ctx context.Context, stream jetstream.Stream, c Copy) error {
 	_, found := stream.GetMsg(ctx, c.Sequence)
 	gone := errors.Is(found, jetstream.ErrMsgNotFound)
 	if gone && errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
-		return nil // it was gone already, says the broker
+		return nil // it was deleted before
 	}
 	err = fmt.Errorf("deleting message %d of stream %s: %w", c.Sequence, stream.CachedInfo().Config.Name, err)
 	if gone {
-		// The broker notes the deletion before it overwrites.
-		err = fmt.Errorf("%w; it is deleted, but perhaps not overwritten; run erase again", err)
+		// The broker records the deletion before it overwrites.
+		err = fmt.Errorf("%w; it is deleted but may not be overwritten; run erase again", err)
 	}
 	return err
 }

@@ -20,8 +20,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// kept returns what a stream holds: each message's subject, with a star if it
-// is a tombstone.
+// kept returns the subjects of a stream's messages, those of tombstones with a star.
 func kept(t *testing.T, js jetstream.JetStream, stream string) []string {
 	t.Helper()
 	s, err := js.Stream(t.Context(), stream)
@@ -48,12 +47,12 @@ func kept(t *testing.T, js jetstream.JetStream, stream string) []string {
 	return list
 }
 
-// filesWith returns the files below dir in which the marker stands.
+// filesWith returns the files below dir that contain the marker.
 func filesWith(t *testing.T, dir, marker string) []string {
 	t.Helper()
 	var list []string
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if errors.Is(err, fs.ErrNotExist) { // a server may remove what it has staged
+		if errors.Is(err, fs.ErrNotExist) { // removed by the server
 			return nil
 		}
 		if err != nil || !d.Type().IsRegular() {
@@ -76,7 +75,7 @@ func filesWith(t *testing.T, dir, marker string) []string {
 
 const marker = "PLANTED-MARKER"
 
-// personal returns an event with markers in all places that can hold content.
+// personal returns an event with markers in all members with content.
 func personal(t *testing.T, id string) schema.Message {
 	t.Helper()
 	m, err := schema.Normalize(id, []byte(strings.ReplaceAll(`{"event_type":"interview.completed","interview":{"id":"i",
@@ -88,8 +87,8 @@ func personal(t *testing.T, id string) schema.Message {
 	return m
 }
 
-// Nothing of an erased message is left in any file of the data directory,
-// neither at once nor after a restart, and no resend brings it back.
+// No file of the data directory contains any content of an erased message, neither
+// immediately nor after a restart, and a resend is not stored.
 func TestEraseLeavesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -106,7 +105,7 @@ func TestEraseLeavesNothing(t *testing.T) {
 	js := connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 
-	// Between others: published alone, in a batch, in quarantine.
+	// Messages that are published alone, in a batch and to the quarantine.
 	m := personal(t, "msg_1")
 	raw := schema.Quarantine("msg_q", []byte(marker), &schema.Error{Reason: schema.Malformed}, map[string][]string{"Content-Type": {marker}})
 	for _, message := range []schema.Message{event(t, "msg_0"), m, event(t, "msg_2"), raw} {
@@ -116,7 +115,7 @@ func TestEraseLeavesNothing(t *testing.T) {
 	}
 	publishBatch(t, js, personal(t, "msg_3"), personal(t, "msg_4"), event(t, "msg_5"))
 	if len(filesWith(t, dir, marker)) == 0 {
-		t.Fatal("the markers are not on the disk to begin with")
+		t.Fatal("the markers are not on the disk before the erasure")
 	}
 
 	for _, c := range []publish.Copy{
@@ -178,7 +177,7 @@ func publishBatch(t *testing.T, js jetstream.JetStream, messages ...schema.Messa
 	}
 }
 
-// Many erase the same copy at once: it gets one tombstone.
+// A copy that is erased several times concurrently gets one tombstone.
 func TestEraseConcurrently(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -203,15 +202,15 @@ func TestEraseConcurrently(t *testing.T) {
 	}
 }
 
-// Where the tombstone is put before there is a copy, none is stored.
-func TestBury(t *testing.T) {
+// No copy is stored on a subject with a tombstone.
+func TestPutTombstone(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
 	js := connect(t, broker.URL())
 	m := event(t, "msg_1")
 	for range 2 {
-		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Bury(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
+		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).PutTombstone(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -223,7 +222,7 @@ func TestBury(t *testing.T) {
 	}
 }
 
-// faulty fails once, before a request is sent or after it was answered.
+// faulty loses either requests or answers of one kind.
 type faulty struct {
 	jetstream.JetStream
 	fail string
@@ -265,8 +264,8 @@ func (s *faultyStream) SecureDeleteMsg(ctx context.Context, seq uint64) error {
 	return s.do("delete", func() error { return s.Stream.SecureDeleteMsg(ctx, seq) })
 }
 
-// Every failure comes in two: it was done, or it was not. Erasing again
-// settles it, with one tombstone.
+// After any failure, erasing again completes the erasure with one tombstone, whether
+// or not the failed step was executed.
 func TestEraseFailure(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -274,13 +273,13 @@ func TestEraseFailure(t *testing.T) {
 	js := connect(t, broker.URL())
 	for i, test := range []struct {
 		fail string
-		left string // under the subject; a star is a tombstone
+		left string // messages on the subject; a star marks a tombstone
 		err  error
 	}{
 		{"tombstone request", "m", errLost},
 		{"tombstone answer", "mm*", errLost},
 		{"delete request", "mm*", errLost},
-		{"delete answer", "m*", errLost}, // the copy is gone, but was it overwritten?
+		{"delete answer", "m*", errLost}, // the copy is deleted, but may not be overwritten
 	} {
 		m := event(t, fmt.Sprint("msg_", i))
 		receipt, err := p.Publish(t.Context(), m)
@@ -312,9 +311,8 @@ func TestEraseFailure(t *testing.T) {
 	}
 }
 
-// A stream from which a copy cannot be erased gets no tombstone that says it
-// was.
-func TestEraseRefusesStream(t *testing.T) {
+// A stream that does not allow erasure gets no tombstone.
+func TestEraseRejectsStream(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*jetstream.StreamConfig){
 		"deny_delete":          func(c *jetstream.StreamConfig) { c.DenyDelete = true },

@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Error codes of JetStream that nats.go has no name for.
+// Error codes of JetStream that nats.go does not define.
 const (
 	errCodeDuplicateInFlight     jetstream.ErrorCode = 10158
 	errCodeInsufficientResource  jetstream.ErrorCode = 10023
@@ -25,24 +25,24 @@ const (
 )
 
 var (
-	errLinkLost   = errors.New("the connection to the broker was lost before it answered")
-	errOverloaded = errors.New("too many messages wait to be stored")
+	errDisconnected = errors.New("the connection to the broker was lost before it answered")
+	errOverloaded   = errors.New("too many messages wait to be stored")
 )
 
-// Error says why a message was not confirmed. It may be stored all the same;
-// publishing it again is safe.
+// Error is the reason why a message was not confirmed. The message may be stored
+// nevertheless; publishing it again is safe.
 type Error struct {
 	reason string
 	err    error
 }
 
-// Reason returns one of a few words, fit for a metric's label:
+// Reason returns one of the following words, suitable for a metric label:
 //
-//   - "unreachable": no connection, or no broker answers for the stream;
+//   - "unreachable": there is no connection, or no broker answers for the stream;
 //   - "no_answer": the broker did not answer in time;
 //   - "full": the stream or the broker's store is at its limit;
-//   - "overloaded": too many messages wait already; this one was not sent;
-//   - "refused": the broker refused the message for another reason.
+//   - "overloaded": too many messages are waiting; this one was not sent;
+//   - "refused": the message was rejected for another reason.
 func (e *Error) Reason() string { return e.reason }
 
 func (e *Error) Error() string { return e.reason + ": " + e.err.Error() }
@@ -51,8 +51,8 @@ func (e *Error) Unwrap() error { return e.err }
 
 // classify turns an error of nats.go into an [Error].
 func classify(err error) *Error {
-	if errors.Is(err, context.Canceled) { // as every link is in the end
-		err = errLinkLost
+	if errors.Is(err, context.Canceled) { // the session has ended
+		err = errDisconnected
 	}
 	reason := "refused"
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
@@ -67,28 +67,28 @@ func classify(err error) *Error {
 		reason = "overloaded"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, nats.ErrTimeout):
 		reason = "no_answer"
-	case errors.Is(err, errLinkLost),
+	case errors.Is(err, errDisconnected),
 		errors.Is(err, nats.ErrConnectionClosed),
 		errors.Is(err, nats.ErrConnectionReconnecting),
 		errors.Is(err, nats.ErrReconnectBufExceeded),
 		errors.Is(err, nats.ErrDisconnected),
 		errors.Is(err, nats.ErrNoResponders),
 		errors.Is(err, jetstream.ErrNoStreamResponse),
-		ofConnection(err):
+		isWriteError(err):
 		reason = "unreachable"
 	}
 	return &Error{reason, err}
 }
 
-// ofConnection reports whether err is that of a write, which the client hands
-// to whoever happened to fill its buffer.
-func ofConnection(err error) bool {
+// isWriteError reports whether err is a write error; nats.go returns it to whichever
+// caller flushed its buffer.
+func isWriteError(err error) bool {
 	_, network := errors.AsType[net.Error](err)
-	return network || errors.Is(err, io.ErrClosedPipe) // an embedded broker is at the end of a pipe
+	return network || errors.Is(err, io.ErrClosedPipe) // of the pipe to an embedded broker
 }
 
-// ConflictError says that the broker or an existing stream cannot hold the
-// promise as it is configured. Only a person can change that.
+// ConflictError means that the broker or an existing stream is configured so that it
+// cannot hold the promise. An operator must resolve it.
 type ConflictError struct {
 	Stream  string
 	Problem string // what is wrong, and what to do
@@ -98,9 +98,9 @@ func (e *ConflictError) Error() string {
 	return "stream " + e.Stream + ": " + e.Problem
 }
 
-// denial returns what a permission violation denies, without the last token of a
-// consumer's or an inbox's subject, which is a different one each time.
-func denial(err error) string {
+// deniedSubject returns the text of a permission violation, without the last token
+// of the subject of a consumer or an inbox, which differs each time.
+func deniedSubject(err error) string {
 	text := err.Error()
 	if i := strings.LastIndexByte(text, '.'); i >= 0 && !strings.Contains(text, ".STREAM.") {
 		return text[:i]

@@ -13,16 +13,17 @@ import (
 )
 
 const (
-	// explainTimeout bounds one search for the tombstones of deleted messages,
-	// and explainWait is how long after a failed one the next begins.
+	// explainTimeout bounds a search for the tombstones of deleted messages;
+	// explainWait is the time between a failed search and the next.
 	explainTimeout, explainWait = 5 * time.Minute, time.Minute
-	// recentLooks is for how many looks an erasure may take between its tombstone
-	// and the deletion of the copy. After that, all headers are read to find it.
-	recentLooks = 60
+	// recentChecks is how many checks of the marks an erasure may take from its
+	// tombstone to the deletion of the copy. If it takes longer, all headers are read
+	// to find the tombstone.
+	recentChecks = 60
 )
 
-// explainDeletions looks for the tombstones of what was deleted from the event
-// stream, and reports what has none.
+// explainDeletions searches for the tombstones of messages that were deleted from
+// the event stream, and reports the messages that have none.
 func (p *Publisher) explainDeletions(ctx context.Context) {
 	m, name := p.marks, schema.KindEvent.Stream(p.cfg.Stream)
 	m.mu.Lock()
@@ -36,7 +37,7 @@ func (p *Publisher) explainDeletions(ctx context.Context) {
 	rest, err := p.withoutTombstone(ctx, name, suspects)
 	if err != nil {
 		if m.explainAt = time.Now().Add(explainWait); ctx.Err() == nil {
-			m.log.Warn("whether deleted messages were erased cannot be told; trying again", "stream", name, "sequences", suspects.String(), "error", err, "wait", explainWait)
+			m.log.Warn("cannot determine whether deleted messages were erased; retrying later", "stream", name, "sequences", suspects.String(), "error", err, "wait", explainWait)
 		}
 		return
 	}
@@ -49,8 +50,8 @@ func (p *Publisher) explainDeletions(ctx context.Context) {
 	m.save()
 }
 
-// withoutTombstone returns those of the deleted sequences of the event stream
-// that no tombstone stands for.
+// withoutTombstone returns the deleted sequences of the event stream that have no
+// tombstone.
 func (p *Publisher) withoutTombstone(ctx context.Context, name string, deleted schema.Sequences) (schema.Sequences, error) {
 	stream, err := p.js.Stream(ctx, name)
 	if err != nil {
@@ -71,10 +72,9 @@ func (p *Publisher) withoutTombstone(ctx context.Context, name string, deleted s
 	return rest, err
 }
 
-// ErasedCopies returns the sequences of the copies that a tombstone stands for,
-// given its header as it is stored: that of the message after which the broker
-// took it, and that which its message ID names. It returns none for a message
-// that is not a tombstone.
+// ErasedCopies returns the sequences of the copies that a tombstone replaces, given
+// its stored header: the expected last sequence of its subject, and the sequence in
+// its message ID. It returns nil for a message that is not a tombstone.
 func ErasedCopies(header nats.Header) (copies []uint64) {
 	if !schema.IsTombstone(header) {
 		return nil
@@ -89,7 +89,7 @@ func ErasedCopies(header nats.Header) (copies []uint64) {
 	add(header.Get(jetstream.ExpectedLastSubjSeqHeader))
 	id := strings.Split(header.Get(jetstream.MsgIDHeader), ":") // see schema.Tombstone
 	if !add(id[len(id)-1]) && len(id) > 1 {
-		add(id[len(id)-2]) // a nonce follows: see tryBury
+		add(id[len(id)-2]) // followed by a nonce; see tryPutTombstone
 	}
 	return copies
 }

@@ -19,13 +19,12 @@ import (
 	"versive-ingress/schema"
 )
 
-// A proxy stands between a publisher and its broker and loses what it is told
-// to lose.
+// A proxy between a publisher and its broker loses requests or answers on demand.
 type proxy struct {
 	listener net.Listener
 	target   string
-	// lose… make the bytes of a direction vanish, as in a network that is
-	// split. freeze holds them back.
+	// loseRequests and loseAnswers drop the bytes of a direction, as in a network
+	// partition. freeze, while locked, blocks both directions.
 	loseRequests, loseAnswers atomic.Bool
 	freeze                    sync.RWMutex
 
@@ -112,8 +111,8 @@ func wantReason(t *testing.T, err error, want string) {
 	}
 }
 
-// Every failure comes in two: the message is stored, or it is not. The caller
-// sees the same error, and publishing again settles it.
+// After a lost request or answer the caller gets the same error, whether or not the
+// message is stored. Publishing again stores it once.
 func TestPublishFailure(t *testing.T) {
 	for _, test := range []struct {
 		name   string
@@ -144,21 +143,21 @@ func TestPublishFailure(t *testing.T) {
 
 			proxy.loseRequests.Store(false)
 			proxy.loseAnswers.Store(false)
-			proxy.cut() // as both ends would in the end
-			var receipt publish.Receipt
-			late := false // a try had no answer on a slow machine, and may have stored it
+			proxy.cut() // as both ends eventually would
+			var receipt schema.Receipt
+			late := false // an attempt timed out on a slow machine and may have stored it
 			await(t, "publishing again succeeds", func() bool {
 				receipt, err = p.Publish(t.Context(), m)
 				late = late || errors.Is(err, context.DeadlineExceeded)
 				return err == nil
 			})
-			if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: test.stored}); receipt != want && !late {
+			if want := (schema.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: test.stored}); receipt != want && !late {
 				t.Errorf("got %+v, want %+v", receipt, want)
 			}
 			if n := len(stored(t, js, "VERSIVE")); n != 1 {
 				t.Errorf("the stream holds %d messages, want 1", n)
 			}
-			await(t, "ready after a publish", func() bool { // a look at the broker may have failed meanwhile
+			await(t, "ready after a publish", func() bool { // a check of the streams may have failed meanwhile
 				err := p.Ready()
 				if err != nil && strings.Contains(err.Error(), "the last publish failed") {
 					t.Fatal(err)
@@ -169,8 +168,8 @@ func TestPublishFailure(t *testing.T) {
 	}
 }
 
-// A broker that neither answers nor reads must not hold a caller longer than
-// the timeout, however large the message.
+// A broker that neither answers nor reads must not block a caller for longer than the
+// timeout, even with a large message.
 func TestPublishToFrozenBroker(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -190,7 +189,7 @@ func TestPublishToFrozenBroker(t *testing.T) {
 			if e, ok := errors.AsType[*publish.Error](err); !ok || e.Reason() != "no_answer" && e.Reason() != "unreachable" {
 				t.Errorf("published to a frozen broker: %v", err)
 			}
-			// The client gives a connection without a sign of life up after 15 s.
+			// nats.go closes a connection that does not answer after 15 s.
 			if took := time.Since(started); took > cfg.Timeout+8*time.Second {
 				t.Errorf("took %v with a timeout of %v", took, cfg.Timeout)
 			}
@@ -200,7 +199,7 @@ func TestPublishToFrozenBroker(t *testing.T) {
 	await(t, "not ready", func() bool { return p.Ready() != nil })
 }
 
-func TestBrokerStopsAndComesBack(t *testing.T) {
+func TestBrokerRestarts(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	address := freeAddress(t)
@@ -225,7 +224,7 @@ func TestBrokerStopsAndComesBack(t *testing.T) {
 	_, err := p.Publish(t.Context(), event(t, "msg_2"))
 	wantReason(t, err, "unreachable")
 	if took := time.Since(started); took > cfg.Timeout/2 {
-		t.Errorf("took %v to find out that there is no broker", took)
+		t.Errorf("took %v to notice that there is no broker", took)
 	}
 
 	broker = start()
@@ -262,7 +261,7 @@ func TestFullStream(t *testing.T) {
 	}
 	await(t, "not ready", func() bool { return p.Ready() != nil })
 	if got, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil || !got.Duplicate {
-		t.Errorf("an event that is stored is a duplicate in a full stream too: got %+v, %v", got, err)
+		t.Errorf("a resend to a full stream: got %+v, %v; want a duplicate", got, err)
 	}
 	if ids := stored(t, js, "VERSIVE"); len(ids) != 3 || ids[0] != "msg_0" {
 		t.Errorf("the stream holds %v", ids)
@@ -285,9 +284,9 @@ func TestStreamIsDeleted(t *testing.T) {
 	})
 }
 
-// Some errors of a broker make nats.go give the connection up. Whoever runs the
-// publisher hears of it, and begins anew.
-func TestBrokerClosesForGood(t *testing.T) {
+// After some errors of the broker, nats.go closes the connection permanently. Closed
+// notifies the program, so that it can restart.
+func TestConnectionIsClosed(t *testing.T) {
 	t.Parallel()
 	proxy := startProxy(t, startBroker(t, embedded.Config{}))
 	p := openPublisher(t, config(proxy.url()))

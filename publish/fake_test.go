@@ -15,9 +15,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// fakeJetStream answers as JetStream does, on a server that has none, and
-// misbehaves on request. It keeps the rules that make a message unique only
-// for messages that ask for it by their headers, as JetStream does.
+// fakeJetStream imitates JetStream on a server without it, and misbehaves on demand. As
+// JetStream does, it stores a message only once if its headers demand that.
 type fakeJetStream struct {
 	server *server.Server
 	nc     *nats.Conn
@@ -26,13 +25,13 @@ type fakeJetStream struct {
 	configs   map[string]jetstream.StreamConfig
 	stored    []*nats.Msg // of all streams; index + 1 is the sequence
 	batches   map[string][]*nats.Msg
-	single    []fault             // for the next single messages
-	batch     []fault             // for the next first messages and commits of batches
-	cursed    map[string]int      // by message id: whatever has it is refused with this code
-	create    *jetstream.APIError // refuses the creation of streams
+	single    []fault             // of the next single messages
+	batch     []fault             // of the next first messages and commits of batches
+	cursed    map[string]int      // by message id, the code that rejects any request with it
+	create    *jetstream.APIError // if not nil, rejects the creation of streams
 	client    uint64              // connection id of the publisher
-	commits   int                 // of batches, since the start
-	forgetful bool                // of the metadata of streams
+	commits   int                 // of batches
+	forgetful bool                // drops the metadata of streams
 }
 
 func startFake(t *testing.T) *fakeJetStream {
@@ -43,7 +42,7 @@ func startFake(t *testing.T) *fakeJetStream {
 	}
 	go s.Start()
 	if !s.ReadyForConnections(10 * time.Second) {
-		t.Fatal("the server does not start")
+		t.Fatal("the server did not start")
 	}
 	nc, err := nats.Connect(s.ClientURL())
 	if err != nil {
@@ -67,7 +66,7 @@ func startFake(t *testing.T) *fakeJetStream {
 	return f
 }
 
-// reset empties the fake and heals it.
+// reset deletes all streams and faults.
 func (f *fakeJetStream) reset() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -76,7 +75,7 @@ func (f *fakeJetStream) reset() {
 	f.stored, f.single, f.batch, f.cursed = nil, nil, nil, nil
 }
 
-// misbehave sets what goes wrong from now on.
+// misbehave sets the faults of the following requests.
 func (f *fakeJetStream) misbehave(single, batch []fault, cursed map[string]int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -92,7 +91,7 @@ func (f *fakeJetStream) misbehave(single, batch []fault, cursed map[string]int) 
 	}
 }
 
-// ids returns the message id of everything that is stored, in order.
+// ids returns the ids of all stored messages, in order.
 func (f *fakeJetStream) ids() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -103,7 +102,7 @@ func (f *fakeJetStream) ids() []string {
 	return ids
 }
 
-// serve handles all requests, one after the other.
+// serve handles all requests, one at a time.
 func (f *fakeJetStream) serve(m *nats.Msg) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -135,17 +134,17 @@ func (f *fakeJetStream) serve(m *nats.Msg) {
 func (f *fakeJetStream) info(m *nats.Msg, stream string) {
 	config, ok := f.configs[stream]
 	if !ok {
-		f.refuse(m, 10059)
+		f.reject(m, 10059)
 		return
 	}
 	f.answer(m, map[string]any{"config": config, "state": map[string]any{}})
 }
 
-// publish takes a single message, or one of a batch.
+// publish handles a single message or a message of a batch.
 func (f *fakeJetStream) publish(m *nats.Msg) {
 	id := m.Header.Get("Nats-Batch-Id")
 	if m.Header.Get(jetstream.MsgRollup) != "" {
-		f.ask(m)
+		f.lookUp(m)
 		return
 	}
 	if id == "" {
@@ -156,7 +155,7 @@ func (f *fakeJetStream) publish(m *nats.Msg) {
 	if n := m.Header.Get("Nats-Batch-Sequence"); n != strconv.Itoa(len(batch)+1) {
 		delete(f.batches, id)
 		if m.Reply != "" {
-			f.refuse(m, 10176) // incomplete
+			f.reject(m, 10176) // incomplete
 		}
 		return
 	}
@@ -169,7 +168,7 @@ func (f *fakeJetStream) publish(m *nats.Msg) {
 	if m.Reply != "" { // the first one
 		fault := take(&f.batch)
 		if fault.Code != 0 {
-			f.refuse(m, fault.Code)
+			f.reject(m, fault.Code)
 			return
 		}
 		if fault.Lose || fault.Part || fault.Silent || fault.Cut {
@@ -183,8 +182,8 @@ func (f *fakeJetStream) publish(m *nats.Msg) {
 	}
 }
 
-// store stores messages, all or none, and answers request. Batch is "" for a
-// single message.
+// store stores all messages or none, and answers request. batch is "" for a single
+// message.
 func (f *fakeJetStream) store(request *nats.Msg, batch string, messages []*nats.Msg) {
 	faults := &f.single
 	if batch != "" {
@@ -193,7 +192,7 @@ func (f *fakeJetStream) store(request *nats.Msg, batch string, messages []*nats.
 	fault := take(faults)
 	switch {
 	case fault.Code != 0:
-		f.refuse(request, fault.Code)
+		f.reject(request, fault.Code)
 		return
 	case fault.Part:
 		messages = messages[:len(messages)/2]
@@ -203,14 +202,14 @@ func (f *fakeJetStream) store(request *nats.Msg, batch string, messages []*nats.
 	}
 	for _, m := range messages {
 		if code := f.cursed[m.Header.Get(jetstream.MsgIDHeader)]; code != 0 {
-			f.refuse(request, code)
+			f.reject(request, code)
 			return
 		}
 		sequence := f.find(m)
 		switch {
 		case sequence == 0:
 		case batch != "":
-			f.refuse(request, []int{10201, 10071}[sequence%2])
+			f.reject(request, []int{10201, 10071}[sequence%2])
 			return
 		default:
 			f.answer(request, map[string]any{"stream": f.stream(m), "seq": sequence, "duplicate": true})
@@ -247,25 +246,25 @@ func take(faults *[]fault) (next fault) {
 	return next
 }
 
-// ask takes a message with a rollup that there is not.
-func (f *fakeJetStream) ask(m *nats.Msg) {
+// lookUp handles a message with an invalid rollup, which is not stored.
+func (f *fakeJetStream) lookUp(m *nats.Msg) {
 	fault := take(&f.single)
 	switch sequence := f.find(m); {
 	case fault.Code != 0:
-		f.refuse(m, fault.Code)
+		f.reject(m, fault.Code)
 	case fault.Lose, fault.Part, fault.Silent, fault.Cut:
 		f.cut(fault)
 	case fault.Garbage:
 		_ = m.Respond([]byte("nonsense"))
 	case sequence == 0:
-		f.refuse(m, 10111)
+		f.reject(m, 10111)
 	default:
 		f.answer(m, map[string]any{"stream": f.stream(m), "seq": sequence, "duplicate": true})
 	}
 }
 
-// find returns the sequence of a message with m's id or subject, if m asks that
-// there be none.
+// find returns the sequence of a message that prevents m from being stored: one with
+// the same id, or the same subject if m expects none. It returns 0 if there is none.
 func (f *fakeJetStream) find(m *nats.Msg) int {
 	for i, s := range f.stored {
 		id := m.Header.Get(jetstream.MsgIDHeader)
@@ -284,7 +283,7 @@ func (f *fakeJetStream) stream(m *nats.Msg) string {
 	return "VERSIVE_QUARANTINE"
 }
 
-// get answers a direct get: of one subject, or of many.
+// get answers a direct get of one subject or of several.
 func (f *fakeJetStream) get(m *nats.Msg, target string) {
 	stream, subject, single := strings.Cut(target, ".")
 	var many struct {
@@ -327,10 +326,10 @@ func (f *fakeJetStream) answer(m *nats.Msg, v any) {
 	if err != nil {
 		panic(err)
 	}
-	_ = m.Respond(data) // nobody may be there any more
+	_ = m.Respond(data) // the client may have disconnected
 }
 
-func (f *fakeJetStream) refuse(m *nats.Msg, code int) {
+func (f *fakeJetStream) reject(m *nats.Msg, code int) {
 	status := 400
 	if code == 10059 {
 		status = 404

@@ -2,26 +2,26 @@ package publish_test
 
 import "time"
 
-// A fault is what fakeJetStream does wrong with one request to store: a single
-// message, the first one of a batch, or the commit of a batch.
+// A fault is how fakeJetStream misbehaves for one request: a single message, the first
+// message of a batch, or the commit of a batch.
 type fault struct {
-	// Code refuses the request with this error code of JetStream.
+	// Code rejects the request with this error code of JetStream.
 	Code int
-	// Lose stores nothing and says nothing.
+	// Lose neither stores nor answers.
 	Lose bool
-	// Part stores only the first half of a batch and says nothing, as a disk
-	// that fails in the middle.
+	// Part stores the first half of a batch and does not answer, as if the disk had
+	// failed.
 	Part bool
-	// Silent stores and says nothing.
+	// Silent stores and does not answer.
 	Silent bool
-	// Garbage stores and answers something that is no acknowledgement.
+	// Garbage stores and answers with something other than an acknowledgement.
 	Garbage bool
 	// Mixed stores a batch and acknowledges another one.
 	Mixed bool
-	// Twice stores and answers two times.
+	// Twice stores and answers twice.
 	Twice bool
-	// Delay stores, and answers late.
+	// Delay stores and answers after this time.
 	Delay time.Duration
-	// Cut closes the client's connection, after storing if Silent.
+	// Cut closes the client's connection. It stores only if Silent is set as well.
 	Cut bool
 }

@@ -12,156 +12,157 @@ import (
 	"versive-ingress/schema"
 )
 
-// A Gap is where a stream, as it is configured, falls short of what the promise
-// needs or of what was asked for.
-type Gap struct {
-	Name    string // one word, for programs
-	Problem string // what the stream is or does: "is stored in memory"
-	Why     string // it matters
-	Remedy  string // a command, or settings, to paste
-	Weight  Weight
+// A Drift is a difference between a stream's configuration and the one that the
+// promise needs or the settings ask for.
+type Drift struct {
+	Name    string // identifier, such as "storage"
+	Problem string // a predicate of the stream, such as "is stored in memory"
+	Why     string // why it matters
+	Remedy  string // a command or settings to paste
+	Action  Action
 }
 
-// Weight says what a [Publisher] does about a [Gap].
-type Weight int
+// Action is what a [Publisher] does about a [Drift].
+type Action int
 
 const (
-	// Kept: nothing. An operator may have wanted it so.
-	Kept Weight = iota
-	// Widened: Open mends it, for it takes nothing from anybody.
-	Widened
-	// Refused: nothing is published to such a stream; see [ConflictError].
-	Refused
+	// Tolerate leaves the stream as it is, because an operator may have wanted that.
+	Tolerate Action = iota
+	// Repair updates the stream in [Open], which loses nothing.
+	Repair
+	// Reject publishes nothing to the stream; see [ConflictError].
+	Reject
 )
 
-// unclaimed is the name of the only gap without which the promise holds as well.
+// unclaimed is the name of the only drift to repair that the promise does not depend
+// on.
 const unclaimed = "unclaimed"
 
-// Inspect returns the gaps of an existing stream for a kind of message, those
-// first that weigh most. There are none in a stream that Open has created. Of
-// the fields of Config it uses those that describe the streams.
-func (c Config) Inspect(kind schema.Kind, have jetstream.StreamConfig) []Gap {
-	_, gaps := c.inspect(kind, have)
-	return gaps
+// Inspect returns the drifts of a stream for a kind of message, those to reject
+// first. A stream that Open has created has none. Of c it uses the fields that
+// describe the streams.
+func (c Config) Inspect(kind schema.Kind, have jetstream.StreamConfig) []Drift {
+	_, drifts := c.inspect(kind, have)
+	return drifts
 }
 
-// inspect returns have with every gap closed that can be, too. What an operator
-// has set by hand is never narrowed.
-func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (wider jetstream.StreamConfig, gaps []Gap) {
+// inspect also returns have with all repairs applied. They never reduce what an
+// operator has configured.
+func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired jetstream.StreamConfig, drifts []Drift) {
 	want := c.desired(kind)
-	gaps = c.conflicts(kind, have)
-	add := func(weight Weight, name, problem, why, flags string) {
-		gaps = append(gaps, Gap{name, problem, why, edit(want.Name, flags), weight})
+	drifts = c.conflicts(kind, have)
+	add := func(action Action, name, problem, why, flags string) {
+		drifts = append(drifts, Drift{name, problem, why, edit(want.Name, flags), action})
 	}
 
-	wider = have
+	repaired = have
 	if !slices.Contains(have.Subjects, want.Subjects[0]) {
-		add(Widened, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, want.Subjects[0]),
-			"what is published has nowhere to go; what is in the stream under another subject is known only within the duplicate window",
+		add(Repair, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, want.Subjects[0]),
+			"events cannot be published to it; copies under other subjects are recognized only within the duplicate window",
 			subjectFlags(have.Subjects, want.Subjects[0]))
-		wider.Subjects = append(slices.Clone(have.Subjects), want.Subjects...)
+		repaired.Subjects = append(slices.Clone(have.Subjects), want.Subjects...)
 	}
 	if have.Discard != want.Discard && !limited(have) {
-		add(Widened, "discard", "would discard old messages at a limit", "a limit that is set later would lose events in silence", "--discard new")
-		wider.Discard = want.Discard
+		add(Repair, "discard", "would discard old messages at a limit", "a limit that is set later would lose events silently", "--discard new")
+		repaired.Discard = want.Discard
 	}
 	if have.Replicas < want.Replicas {
-		add(Widened, "replicas", fmt.Sprintf("has %d of %d replicas", have.Replicas, want.Replicas),
-			"fewer disks hold an event than INGRESS_REPLICAS says", fmt.Sprintf("--replicas %d", want.Replicas))
-		wider.Replicas = want.Replicas
+		add(Repair, "replicas", fmt.Sprintf("has %d of %d replicas", have.Replicas, want.Replicas),
+			"events are on fewer disks than INGRESS_REPLICAS requires", fmt.Sprintf("--replicas %d", want.Replicas))
+		repaired.Replicas = want.Replicas
 	}
 	if !have.AllowDirect {
-		add(Widened, "direct_get", "does not allow direct get", "what is in it can be looked up by way of its leader only", "--allow-direct")
-		wider.AllowDirect = true
+		add(Repair, "direct_get", "does not allow direct get", "only its leader can look up messages", "--allow-direct")
+		repaired.AllowDirect = true
 	}
 	if !have.AllowAtomicPublish {
-		add(Widened, "atomic_publish", "does not allow atomic batches", "every event costs a commit of its own", "--allow-batch")
-		wider.AllowAtomicPublish = true
+		add(Repair, "atomic_publish", "does not allow atomic batches", "every event needs its own commit", "--allow-batch")
+		repaired.AllowAtomicPublish = true
 	}
 
 	if have.Metadata[schema.MetadataStream] == "" || have.Metadata[schema.MetadataKind] == "" {
-		add(Widened, unclaimed, "does not say which ingress it belongs to", "another ingress can take it for its own, and delete what is in it", claimFlags(want.Metadata))
-		wider.Metadata = make(map[string]string)
-		maps.Copy(wider.Metadata, have.Metadata)
-		maps.Copy(wider.Metadata, want.Metadata)
+		add(Repair, unclaimed, "does not record which ingress it belongs to", "another ingress can claim it and delete its messages", claimFlags(want.Metadata))
+		repaired.Metadata = make(map[string]string)
+		maps.Copy(repaired.Metadata, have.Metadata)
+		maps.Copy(repaired.Metadata, want.Metadata)
 	}
 
-	// No maximum age is the widest. An age that was set by hand stays where
-	// INGRESS_MAX_AGE is not set, for it may be there for privacy.
+	// An age that was set by hand stays if INGRESS_MAX_AGE is not set, because it may
+	// be there for privacy.
 	longer := fmt.Sprintf("--max-age %s", want.MaxAge)
 	switch {
 	case want.MaxAge > 0 && have.MaxAge > 0 && have.MaxAge < want.MaxAge:
-		add(Widened, "max_age", fmt.Sprintf("keeps events for %s, not for %s", have.MaxAge, want.MaxAge), "they go before INGRESS_MAX_AGE says", longer)
-		wider.MaxAge = want.MaxAge
+		add(Repair, "max_age", fmt.Sprintf("keeps events for %s, not for %s", have.MaxAge, want.MaxAge), "events expire earlier than INGRESS_MAX_AGE", longer)
+		repaired.MaxAge = want.MaxAge
 	case want.MaxAge > 0 && have.MaxAge != want.MaxAge:
-		add(Kept, "max_age", fmt.Sprintf("keeps events longer than %s", want.MaxAge), "what INGRESS_MAX_AGE says does not shorten an age that is there", longer)
+		add(Tolerate, "max_age", fmt.Sprintf("keeps events longer than %s", want.MaxAge), "INGRESS_MAX_AGE does not shorten the age of an existing stream", longer)
 	}
-	possible := window(want.Duplicates, wider.MaxAge)
+	possible := window(want.Duplicates, repaired.MaxAge)
 	if have.Duplicates < possible {
-		add(Widened, "window", fmt.Sprintf("has a duplicate window of %s, not of %s", have.Duplicates, possible),
-			"beyond it, an event is known only while its first copy is in the stream", fmt.Sprintf("--dupe-window %s", possible))
-		wider.Duplicates = possible
+		add(Repair, "window", fmt.Sprintf("has a duplicate window of %s, not %s", have.Duplicates, possible),
+			"after that, a resend is recognized only while the first copy is in the stream", fmt.Sprintf("--dupe-window %s", possible))
+		repaired.Duplicates = possible
 	}
 	if possible < want.Duplicates {
-		add(Kept, "window_limited", fmt.Sprintf("has a maximum age of %s, and so no longer duplicate window", wider.MaxAge),
-			"an event that has grown too old is stored again if it is sent again", fmt.Sprintf("--max-age %[1]s --dupe-window %[1]s", want.Duplicates))
+		add(Tolerate, "window_limited", fmt.Sprintf("has a maximum age of %s, which also limits the duplicate window", repaired.MaxAge),
+			"a resend of an expired event is stored again", fmt.Sprintf("--max-age %[1]s --dupe-window %[1]s", want.Duplicates))
 	}
 
 	if have.DenyDelete {
-		add(Kept, "deny_delete", "denies deletion, and that cannot be taken back", "an interview cannot be erased from it, nor the quarantine emptied", "")
-		gaps[len(gaps)-1].Remedy = c.elsewhere()
+		add(Tolerate, "deny_delete", "denies deletion, which cannot be undone", "interviews cannot be erased and quarantined webhooks cannot be removed", "")
+		drifts[len(drifts)-1].Remedy = c.elsewhere()
 	}
 	if have.MaxMsgsPerSubject > 0 {
-		add(Kept, "subject_limit", fmt.Sprintf("keeps %d messages of a subject", have.MaxMsgsPerSubject),
-			"a tombstone pushes an erased event out before it is overwritten", "--max-msgs-per-subject=-1")
+		add(Tolerate, "subject_limit", fmt.Sprintf("keeps %d messages per subject", have.MaxMsgsPerSubject),
+			"a tombstone displaces the event before it is overwritten", "--max-msgs-per-subject=-1")
 	}
 	if len(have.Sources) > 0 {
-		add(Kept, "sources", "takes messages from other streams", "no signature was verified for them, and a copy that comes this way is not refused", "--interactive  # remove sources")
+		add(Tolerate, "sources", "takes messages from other streams", "their signatures were not verified, and copies are not rejected", "--interactive  # remove sources")
 	}
-	return wider, gaps
+	return repaired, drifts
 }
 
-// limited reports whether a stream can be full.
+// limited reports whether a stream can become full.
 func limited(c jetstream.StreamConfig) bool { return c.MaxBytes > 0 || c.MaxMsgs > 0 }
 
-// conflicts returns what only a person can settle.
-func (c Config) conflicts(kind schema.Kind, have jetstream.StreamConfig) []Gap {
-	var gaps []Gap
+// conflicts returns the drifts to reject, which an operator must resolve.
+func (c Config) conflicts(kind schema.Kind, have jetstream.StreamConfig) []Drift {
+	var drifts []Drift
 	stream := kind.Stream(c.Stream)
-	refuse := func(there bool, name, problem, why, remedy string) {
-		if there {
-			gaps = append(gaps, Gap{name, problem, why, remedy, Refused})
+	check := func(found bool, name, problem, why, remedy string) {
+		if found {
+			drifts = append(drifts, Drift{name, problem, why, remedy, Reject})
 		}
 	}
 	if err := kind.CheckOwner(c.Stream, have.Metadata); err != nil {
-		refuse(true, "owner", err.Error(), "one of the two would delete what the other has acknowledged",
-			fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2  # a name of its own; or, if no other ingress uses this stream any more: %s",
+		check(true, "owner", err.Error(), "each would delete messages that the other has acknowledged",
+			fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2  # a separate name; or, if no other ingress uses this stream: %s",
 				c.Stream, c.Subject, edit(stream, claimFlags(kind.Metadata(c.Stream)))))
 	}
 	elsewhere := c.elsewhere()
-	refuse(have.Mirror != nil, "mirror", "is a mirror", "it cannot be written to", elsewhere)
-	refuse(have.Sealed, "sealed", "is sealed", "it cannot be written to", elsewhere)
-	refuse(have.Retention != jetstream.LimitsPolicy, "retention", fmt.Sprintf("has %s retention, not limits", have.Retention),
-		"it deletes what was read: nothing can be replayed, and a resend is stored again", elsewhere)
-	refuse(have.Storage != jetstream.FileStorage, "storage", "is stored in memory, not in a file", "a restart of the broker empties it", elsewhere)
-	refuse(have.NoAck, "no_ack", "does not acknowledge messages (no_ack)", "nobody knows whether an event is stored", elsewhere)
-	refuse(have.PersistMode == jetstream.AsyncPersistMode, "persist_mode", "acknowledges messages before they are on disk (persist_mode async)",
-		"a power loss takes events that were acknowledged", elsewhere)
-	refuse(have.SubjectTransform != nil, "transform", "transforms subjects", "a second copy cannot be told by its subject", elsewhere)
-	refuse(have.DiscardNewPerSubject, "discard_new_per_subject", "has discard_new_per_subject", "it stalls streams that source from it", edit(stream, "--no-discard-per-subject"))
-	refuse(have.Discard == jetstream.DiscardOld && limited(have), "discards_old", "has a limit and discards old messages when it is full",
-		"events would be lost in silence", edit(stream, "--discard new"))
-	return gaps
+	check(have.Mirror != nil, "mirror", "is a mirror", "it cannot be written to", elsewhere)
+	check(have.Sealed, "sealed", "is sealed", "it cannot be written to", elsewhere)
+	check(have.Retention != jetstream.LimitsPolicy, "retention", fmt.Sprintf("has %s retention, not limits", have.Retention),
+		"it deletes messages that were read: they cannot be replayed, and resends are stored again", elsewhere)
+	check(have.Storage != jetstream.FileStorage, "storage", "is stored in memory, not in a file", "a restart of the broker empties it", elsewhere)
+	check(have.NoAck, "no_ack", "does not acknowledge messages (no_ack)", "there is no confirmation that an event is stored", elsewhere)
+	check(have.PersistMode == jetstream.AsyncPersistMode, "persist_mode", "acknowledges messages before they are on disk (persist_mode async)",
+		"a power loss can lose acknowledged events", elsewhere)
+	check(have.SubjectTransform != nil, "transform", "transforms subjects", "a second copy cannot be recognized by its subject", elsewhere)
+	check(have.DiscardNewPerSubject, "discard_new_per_subject", "has discard_new_per_subject", "streams that source from it stall", edit(stream, "--no-discard-per-subject"))
+	check(have.Discard == jetstream.DiscardOld && limited(have), "discards_old", "has a limit and discards old messages when it is full",
+		"events would be lost silently", edit(stream, "--discard new"))
+	return drifts
 }
 
 func edit(stream, flags string) string { return fmt.Sprintf("nats stream edit %s %s", stream, flags) }
 
-// elsewhere is the remedy for a stream that cannot be mended.
+// elsewhere returns the remedy for a stream that cannot be updated.
 func (c Config) elsewhere() string {
 	return fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2  # a new stream, or recreate this one", c.Stream, c.Subject)
 }
 
-// subjectFlags names all subjects: an edit replaces them.
+// subjectFlags returns flags with all subjects, because an edit replaces them.
 func subjectFlags(have []string, want string) string {
 	var flags string
 	for _, subject := range have {
@@ -170,7 +171,7 @@ func subjectFlags(have []string, want string) string {
 	return flags + fmt.Sprintf("--subjects '%s'", want)
 }
 
-// claimFlags gives a stream its owner.
+// claimFlags returns flags that set the owner of a stream.
 func claimFlags(metadata map[string]string) string {
 	var flags []string
 	for _, key := range slices.Sorted(maps.Keys(metadata)) {
@@ -179,18 +180,18 @@ func claimFlags(metadata map[string]string) string {
 	return strings.Join(flags, " ")
 }
 
-// conflictIn returns the first gap that is a conflict, as an error.
-func conflictIn(stream string, gaps []Gap) error {
-	for _, gap := range gaps {
-		if gap.Weight == Refused {
-			return &ConflictError{stream, fmt.Sprintf("%s: %s; %s", gap.Problem, gap.Why, gap.Remedy)}
+// conflictIn returns a [*ConflictError] for the first drift to reject, or nil.
+func conflictIn(stream string, drifts []Drift) error {
+	for _, d := range drifts {
+		if d.Action == Reject {
+			return &ConflictError{stream, fmt.Sprintf("%s: %s; %s", d.Problem, d.Why, d.Remedy)}
 		}
 	}
 	return nil
 }
 
-// window returns the longest duplicate window of at most want that a stream
-// with the given maximum age may have; 0 keeps messages for ever.
+// window returns the duplicate window for a stream: want, or maxAge if that is
+// shorter. A maxAge of 0 is unlimited.
 func window(want, maxAge time.Duration) time.Duration {
 	if maxAge > 0 && maxAge < want {
 		return maxAge

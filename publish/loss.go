@@ -12,36 +12,34 @@ import (
 	"versive-ingress/schema"
 )
 
-// Problem says how a stream has lost messages.
+// Problem is how a stream has lost messages.
 type Problem string
 
 const (
-	// Recreated: the stream was deleted. If there is one of its name, it was
-	// created anew.
+	// Recreated means that the stream was deleted, and may have been created again.
 	Recreated Problem = "recreated"
-	// WentBack: the stream ends before a message that was acknowledged.
+	// WentBack means that the stream ends before a message that was acknowledged.
 	WentBack Problem = "went_back"
-	// Removed: messages are gone, and neither an erasure nor the maximum age
-	// explains it.
+	// Removed means that messages are missing that were neither erased nor expired.
 	Removed Problem = "removed"
-	// Unreadable: the stream counts messages that it cannot return.
+	// Unreadable means that the stream counts messages that it cannot return.
 	Unreadable Problem = "unreadable"
 )
 
 var problemTexts = map[Problem]string{
-	Recreated:  "was deleted, or deleted and created anew",
+	Recreated:  "was deleted or recreated",
 	WentBack:   "ends before messages that were acknowledged",
-	Removed:    "lacks messages that nobody has erased",
+	Removed:    "lacks messages that were not erased",
 	Unreadable: "counts messages that it cannot return",
 }
 
-// String describes the problem; the stream is the subject of the sentence.
+// String returns a predicate that describes the problem of a stream.
 func (p Problem) String() string { return problemTexts[p] }
 
-// A Loss reports messages that a stream has held and does not return any more.
+// A Loss reports messages that a stream had and no longer returns.
 type Loss struct {
-	Number    uint64           `json:"number"` // ascending, over all streams
-	Time      time.Time        `json:"time"`   // when it was noticed
+	Number    uint64           `json:"number"` // ascending across all streams
+	Time      time.Time        `json:"time"`   // of the detection
 	Stream    string           `json:"stream"`
 	Problem   Problem          `json:"problem"`
 	Sequences schema.Sequences `json:"sequences"` // of the messages
@@ -54,18 +52,17 @@ const (
 
 // acknowledged is the content of acknowledgedFile.
 type acknowledged struct {
-	Number     uint64                      `json:"number"`     // of the last loss that is acknowledged
-	Unreadable map[string]schema.Sequences `json:"unreadable"` // by stream: acknowledged before they are reported
+	Number     uint64                      `json:"number"`     // of the last acknowledged loss
+	Unreadable map[string]schema.Sequences `json:"unreadable"` // by stream; may be acknowledged before they are reported
 }
 
 func (a acknowledged) covers(l Loss) bool {
 	return l.Number <= a.Number || l.Problem == Unreadable && l.Sequences.Minus(a.Unreadable[l.Stream]).Len() == 0
 }
 
-// ReadLosses returns the losses that the ingress whose high-water marks are in
-// a directory has reported and nobody has acknowledged, and by stream the
-// unreadable messages that were acknowledged, whether the ingress runs or not.
-// It is an fs.ErrNotExist if no marks are there.
+// ReadLosses returns the unacknowledged losses that the ingress with its high-water
+// marks in dir has reported, and the acknowledged unreadable messages by stream. The
+// ingress may be running. The error wraps fs.ErrNotExist if dir has no marks.
 func ReadLosses(dir string) (losses []Loss, settled map[string]schema.Sequences, err error) {
 	var marks marksContent
 	if err := readJSON(filepath.Join(dir, marksFile), &marks); err != nil {
@@ -95,8 +92,9 @@ func ReadLosses(dir string) (losses []Loss, settled map[string]schema.Sequences,
 }
 
 // Acknowledge acknowledges losses that [ReadLosses] has returned for the same
-// directory, and unreadable messages by stream, reported or not. A running
-// ingress notices it within seconds, another one when it starts.
+// directory, and unreadable messages by stream, which need not have been reported. A
+// running ingress applies that within seconds, and otherwise at its next start. Do
+// not call it concurrently for the same directory.
 func Acknowledge(dir string, losses []Loss, unreadable map[string]schema.Sequences) error {
 	var ack acknowledged
 	file := filepath.Join(dir, acknowledgedFile)
@@ -130,8 +128,7 @@ func readJSON(file string, v any) error {
 	return nil
 }
 
-// writeFile replaces a file as a whole and durably: after a crash there is the
-// old content or the new one.
+// writeFile durably and atomically replaces the content of a file.
 func writeFile(file string, text []byte) error {
 	next := file + ".tmp"
 	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)

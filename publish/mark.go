@@ -8,39 +8,38 @@ import (
 	"versive-ingress/schema"
 )
 
-// A mark is the high-water mark of a stream: what it had when it was last
-// looked at, as far as that must still be there.
+// A mark is the high-water mark of a stream: the messages that it had at the last
+// check and must not lose.
 type mark struct {
 	Created   time.Time `json:"created"` // the stream
 	First     uint64    `json:"first"`
 	FirstTime time.Time `json:"first_time"` // when the first message was stored
-	// Last is the highest sequence that was acknowledged, or is known to be
-	// durable for another reason. The stream's own last sequence is not: it may
-	// be that of a message whose fsync fails, which the next start rightly drops.
+	// Last is the highest sequence that was acknowledged or is otherwise known to be
+	// durable. The stream's last sequence need not be: if the fsync of its message
+	// fails, the next start drops the message, which is no loss.
 	Last uint64 `json:"last"`
-	// Deleted are the sequences from First on that have no message.
+	// Deleted are the sequences after First without a message.
 	Deleted schema.Sequences `json:"deleted"`
-	// Suspects are deleted, and it is not known yet whether by an erasure.
+	// Suspects are deleted sequences for which no tombstone has been searched yet.
 	Suspects schema.Sequences `json:"suspects"`
-	// Unreadable were reported: the stream counts them and cannot return them.
+	// Unreadable are reported sequences that the stream counts but cannot return.
 	Unreadable schema.Sequences `json:"unreadable"`
 
-	Lost uint64 `json:"lost"`      // messages that were reported, over all streams of the name
-	Anew uint64 `json:"recreated"` // how often it was deleted
+	Lost        uint64 `json:"lost"`      // messages that were reported, across recreations
+	Recreations uint64 `json:"recreated"` // how often the stream was deleted
 }
 
-// A sighting is a stream as it was seen, with what was known then.
-type sighting struct {
-	kind  schema.Kind
-	info  *jetstream.StreamInfo
-	acked uint64 // highest sequence that was acknowledged before the broker was asked
-	quiet bool   // info.State.LastSeq is durable: nothing is being stored
-	// detailed says that info lists the deleted sequences.
-	detailed bool
+// An observation is the state of a stream at a check.
+type observation struct {
+	kind     schema.Kind
+	info     *jetstream.StreamInfo
+	acked    uint64 // highest sequence acknowledged before info was requested
+	quiet    bool   // nothing is being stored, so info.State.LastSeq is durable
+	detailed bool   // info lists the deleted sequences
 }
 
-// needsDetails reports whether the list of deleted sequences is needed to see
-// what the stream has lost: it has others than before.
+// needsDetails reports whether the list of deleted sequences is needed to find
+// losses, because it differs from that of the mark.
 func (m *mark) needsDetails(kind schema.Kind, info *jetstream.StreamInfo) bool {
 	s := info.State
 	if m == nil || !m.Created.Equal(info.Created) {
@@ -50,15 +49,16 @@ func (m *mark) needsDetails(kind schema.Kind, info *jetstream.StreamInfo) bool {
 		kind != schema.KindEvent && s.FirstSeq > m.First
 }
 
-// compare takes over what was seen and returns what is lost, by problem. Messages
-// of the event stream that are gone become suspects first: see explain.
-func (m *mark) compare(seen sighting) map[Problem]schema.Sequences {
+// compare updates the mark from an observation and returns the lost sequences by
+// problem. Missing messages of the event stream become suspects first; see
+// explainDeletions.
+func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 	state := seen.info.State
 	lost := make(map[Problem]schema.Sequences)
-	missing := m.Deleted.Union(m.Unreadable) // and accounted for
+	missing := m.Deleted.Union(m.Unreadable) // known to be missing
 
 	switch high := max(m.Last, seen.acked); {
-	case m.Created.IsZero(): // never seen
+	case m.Created.IsZero(): // first observation
 		m.start(seen)
 		return nil
 	case !m.Created.Equal(seen.info.Created):
@@ -88,7 +88,7 @@ func (m *mark) compare(seen sighting) map[Problem]schema.Sequences {
 	gone = gone.Minus(missing)
 	if seen.kind == schema.KindEvent {
 		m.Suspects = m.Suspects.Union(gone)
-	} else if state.Lost != nil { // from the others, messages are deleted every day
+	} else if state.Lost != nil { // deleting messages from the other streams is normal
 		if dropped := gone.Minus(gone.Minus(schema.SequencesOf(state.Lost.Msgs))); dropped.Len() > 0 {
 			lost[Removed] = dropped
 		}
@@ -101,31 +101,31 @@ func (m *mark) compare(seen sighting) map[Problem]schema.Sequences {
 	return lost
 }
 
-// held returns the sequences of the messages that the stream had.
+// held returns the sequences of the messages that the stream had at the last check.
 func (m *mark) held() schema.Sequences {
 	return schema.SequenceRange(max(m.First, 1), m.Last).Minus(m.Deleted.Union(m.Unreadable))
 }
 
-// start begins with a stream that was not seen before.
-func (m *mark) start(seen sighting) {
+// start initializes the mark for a new stream.
+func (m *mark) start(seen observation) {
 	state := seen.info.State
 	*m = mark{
-		Created:   seen.info.Created,
-		First:     state.FirstSeq,
-		FirstTime: state.FirstTime,
-		Deleted:   schema.SequencesOf(state.Deleted),
-		Lost:      m.Lost,
-		Anew:      m.Anew,
+		Created:     seen.info.Created,
+		First:       state.FirstSeq,
+		FirstTime:   state.FirstTime,
+		Deleted:     schema.SequencesOf(state.Deleted),
+		Lost:        m.Lost,
+		Recreations: m.Recreations,
 	}
 	if seen.quiet {
 		m.Last = state.LastSeq
 	}
 }
 
-// aged reports whether the stream's first message was due to go by its age.
+// aged reports whether the stream's first message has reached the maximum age.
 func (m *mark) aged(info *jetstream.StreamInfo) bool {
-	now := info.TimeStamp // of the broker's clock
-	if now.IsZero() {     // an old broker
+	now := info.TimeStamp // by the broker's clock
+	if now.IsZero() {     // an old broker does not set it
 		now = time.Now()
 	}
 	return info.Config.MaxAge > 0 && !now.Before(m.FirstTime.Add(info.Config.MaxAge))

@@ -18,37 +18,37 @@ import (
 	"versive-ingress/schema"
 )
 
-// markTimeout bounds one look at a stream.
+// markTimeout bounds the check of a stream.
 const markTimeout = 2 * time.Second
 
-// marks keeps the high-water marks of the streams and reports what they lose.
-// No webhook waits for it.
+// marks has the high-water marks of the streams and reports losses. No webhook waits
+// for its checks.
 type marks struct {
-	dir string // of the files; "" keeps the marks in memory
-	log *slog.Logger
-	// acked is, by Kind, the highest sequence that was acknowledged.
-	acked [3]atomic.Uint64
+	dir   string // of the files; "" keeps everything in memory
+	log   *slog.Logger
+	acked [3]atomic.Uint64 // by Kind, the highest acknowledged sequence
 
 	mu           sync.Mutex
 	content      marksContent // guarded by mu
 	acknowledged acknowledged // guarded by mu
 
-	// Of the one goroutine that looks.
-	recent    [3][]uint64 // by Kind, the stream's last sequences at the last looks, the oldest first
-	explainAt time.Time   // not before: the last search for tombstones has failed
-	written   []byte      // what is in the file
-	problem   string      // with the files, if it was logged
+	// The goroutine of watchMarks owns the following. Open uses it before, and Close
+	// after that goroutine runs.
+	recent    [3][]uint64 // by Kind, the last sequences at the last checks, oldest first
+	explainAt time.Time   // after a failed search for tombstones, when to retry
+	written   []byte      // content of marksFile
+	problem   string      // last logged problem with the files
 }
 
 // marksContent is the content of marksFile.
 type marksContent struct {
 	Streams map[string]*mark `json:"streams"`
-	Number  uint64           `json:"number"` // of the last loss
-	Losses  []Loss           `json:"losses"` // that are not acknowledged, in the order of their numbers
+	Number  uint64           `json:"number"` // of the last reported loss
+	Losses  []Loss           `json:"losses"` // unacknowledged, in ascending order
 }
 
-// openMarks reads the marks of an earlier run. What is not readable never keeps
-// the ingress from starting.
+// openMarks reads the marks of the previous run. It only logs errors, which do not
+// keep the ingress from starting.
 func openMarks(dir string, log *slog.Logger) *marks {
 	m := &marks{dir: dir, log: log, content: marksContent{Streams: make(map[string]*mark)}}
 	if dir == "" {
@@ -60,14 +60,14 @@ func openMarks(dir string, log *slog.Logger) *marks {
 	case err == nil && content.Streams != nil:
 		m.content = content
 	case !errors.Is(err, fs.ErrNotExist):
-		log.Error("high-water marks cannot be read; beginning new ones: what the streams have lost until now cannot be seen", "error", err)
+		log.Error("high-water marks cannot be read; starting new ones: past losses go unnoticed", "error", err)
 	}
 	m.readAcknowledged()
 	m.content.Number = max(m.content.Number, m.acknowledged.Number)
 	return m
 }
 
-// ack takes note of a sequence that the broker has acknowledged.
+// ack records a sequence that the broker has acknowledged.
 func (m *marks) ack(kind schema.Kind, sequence uint64) {
 	for acked := &m.acked[kind]; ; {
 		high := acked.Load()
@@ -77,7 +77,7 @@ func (m *marks) ack(kind schema.Kind, sequence uint64) {
 	}
 }
 
-// watchMarks looks at the streams until ctx ends.
+// watchMarks checks the streams until ctx is done.
 func (p *Publisher) watchMarks(ctx context.Context) {
 	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
@@ -87,43 +87,43 @@ func (p *Publisher) watchMarks(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		p.lookAtMarks(ctx)
+		p.checkMarks(ctx)
 		p.explainDeletions(ctx)
 	}
 }
 
-// lookAtMarks compares all streams with their marks and saves these.
-func (p *Publisher) lookAtMarks(ctx context.Context) {
+// checkMarks compares all streams with their marks and saves the marks.
+func (p *Publisher) checkMarks(ctx context.Context) {
 	p.marks.readAcknowledged()
 	for kind := range schema.KindDead + 1 {
-		if err := p.lookAtMark(ctx, kind); err != nil && ctx.Err() == nil {
-			p.cfg.Logger.Debug("high-water mark is not up to date", "stream", kind.Stream(p.cfg.Stream), "error", err)
+		if err := p.checkMark(ctx, kind); err != nil && ctx.Err() == nil {
+			p.cfg.Logger.Debug("high-water mark was not updated", "stream", kind.Stream(p.cfg.Stream), "error", err)
 		}
 	}
 	p.marks.save()
 }
 
-func (p *Publisher) lookAtMark(ctx context.Context, kind schema.Kind) error {
+func (p *Publisher) checkMark(ctx context.Context, kind schema.Kind) error {
 	name := kind.Stream(p.cfg.Stream)
 	if kind == schema.KindDead && p.metrics.streams[kind].Load() == nil && !p.marks.has(name) {
-		return nil // no consumer has given up on anything, or we may not see it
+		return nil // no consumer has dead-lettered anything, or this user cannot see the stream
 	}
-	asking, cancel := context.WithTimeout(ctx, markTimeout)
+	infoCtx, cancel := context.WithTimeout(ctx, markTimeout)
 	defer cancel()
-	seen := sighting{kind: kind, acked: p.marks.acked[kind].Load()}
-	stream, err := p.js.Stream(asking, name)
+	seen := observation{kind: kind, acked: p.marks.acked[kind].Load()}
+	stream, err := p.js.Stream(infoCtx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && kind == schema.KindDead {
-		p.marks.forget(name)
+		p.marks.streamDeleted(name)
 	}
-	if err != nil { // the others are created anew by check
+	if err != nil { // check recreates the other streams
 		return err
 	}
 	seen.info = stream.CachedInfo()
 	if !hasMajority(seen.info.Cluster) {
-		return errors.New("its leader may be cut off from the others")
+		return errors.New("its leader may be partitioned from the other replicas")
 	}
 	if p.marks.needsDetails(kind, seen.info) {
-		if seen.info, err = stream.Info(asking, jetstream.WithDeletedDetails(true)); err != nil {
+		if seen.info, err = stream.Info(infoCtx, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
 		}
 		seen.detailed = true
@@ -133,20 +133,19 @@ func (p *Publisher) lookAtMark(ctx context.Context, kind schema.Kind) error {
 	return nil
 }
 
-// isQuiet reports whether the last sequence of a stream is durable though
-// nothing has acknowledged it to us: it has not changed since the last look, and
-// no commit of ours is running or may have failed half-way.
+// isQuiet reports whether the last sequence of a stream is durable even if it was not
+// acknowledged to this publisher: it has not changed since the last check, and no
+// commit of this publisher is running or may have failed halfway.
 func (p *Publisher) isQuiet(kind schema.Kind, last uint64) bool {
 	recent := p.marks.recent[kind]
-	if len(recent) == 0 || recent[len(recent)-1] != last || p.troubled.Load() != nil {
+	if len(recent) == 0 || recent[len(recent)-1] != last || p.lastFailure.Load() != nil {
 		return false
 	}
 	return kind == schema.KindDead || p.committers[kind].hasSettled()
 }
 
-// hasMajority reports whether most replicas of a stream are up to date with the
-// leader that has answered. One that is cut off from the others does not have
-// what they have acknowledged since.
+// hasMajority reports whether most replicas of a stream are current. A leader that is
+// partitioned from them lacks messages that they have acknowledged since.
 func hasMajority(cluster *jetstream.ClusterInfo) bool {
 	if cluster == nil {
 		return true
@@ -172,15 +171,15 @@ func (m *marks) needsDetails(kind schema.Kind, info *jetstream.StreamInfo) bool 
 	return m.content.Streams[info.Config.Name].needsDetails(kind, info)
 }
 
-// compare reports what a stream has lost since it was last seen.
-func (m *marks) compare(seen sighting) {
+// compare reports the losses of a stream since the last check.
+func (m *marks) compare(seen observation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	name := seen.info.Config.Name
 	was := m.mark(name)
 	recent := &m.recent[seen.kind]
 	if len(*recent) == 0 && !was.Created.IsZero() {
-		*recent = append(*recent, was.Last) // by an earlier run
+		*recent = append(*recent, was.Last) // of the previous run
 	}
 	lost := was.compare(seen)
 	for _, problem := range [...]Problem{Recreated, WentBack, Removed} {
@@ -193,7 +192,7 @@ func (m *marks) compare(seen sighting) {
 		*recent = nil
 	}
 	*recent = append(*recent, seen.info.State.LastSeq)
-	*recent = (*recent)[max(0, len(*recent)-recentLooks):]
+	*recent = (*recent)[max(0, len(*recent)-recentChecks):]
 }
 
 // mark must be called with m.mu held.
@@ -204,13 +203,13 @@ func (m *marks) mark(name string) *mark {
 	return m.content.Streams[name]
 }
 
-// forget reports that a stream is gone which is not created anew.
-func (m *marks) forget(name string) {
+// streamDeleted reports the deletion of a stream that the publisher does not recreate.
+func (m *marks) streamDeleted(name string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if was := m.content.Streams[name]; was != nil && !was.Created.IsZero() {
 		m.report(name, Recreated, was.held())
-		*was = mark{Lost: was.Lost, Anew: was.Anew}
+		*was = mark{Lost: was.Lost, Recreations: was.Recreations}
 	}
 }
 
@@ -219,7 +218,7 @@ func (m *marks) report(name string, problem Problem, sequences schema.Sequences)
 	of := m.mark(name)
 	of.Lost += sequences.Len()
 	if problem == Recreated {
-		of.Anew++
+		of.Recreations++
 	}
 	m.content.Number++
 	loss := Loss{m.content.Number, time.Now().UTC(), name, problem, sequences}
@@ -231,15 +230,15 @@ func (m *marks) report(name string, problem Problem, sequences schema.Sequences)
 		"messages", sequences.Len(), "sequences", sequences.String(), "remedy", "versive-ingress audit")
 }
 
-// ReportUnreadable reports messages that a stream counts and cannot return,
-// unless they were reported before.
+// ReportUnreadable reports messages that a stream counts but cannot return, unless
+// they were reported before.
 func (p *Publisher) ReportUnreadable(kind schema.Kind, sequences schema.Sequences) {
 	m, name := p.marks, kind.Stream(p.cfg.Stream)
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	of := m.content.Streams[name]
 	if of == nil || of.Created.IsZero() {
-		return // not seen yet; the next pass over the stream finds them again
+		return // not checked yet; the caller finds the messages again in its next pass
 	}
 	if sequences = sequences.Minus(of.Unreadable); sequences.Len() > 0 {
 		of.Unreadable = of.Unreadable.Union(sequences)
@@ -247,7 +246,7 @@ func (p *Publisher) ReportUnreadable(kind schema.Kind, sequences schema.Sequence
 	}
 }
 
-// readAcknowledged drops the losses that were acknowledged.
+// readAcknowledged removes losses that were acknowledged.
 func (m *marks) readAcknowledged() {
 	if m.dir == "" {
 		return
@@ -255,7 +254,7 @@ func (m *marks) readAcknowledged() {
 	var ack acknowledged
 	if err := readJSON(filepath.Join(m.dir, acknowledgedFile), &ack); err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
-			m.complain("acknowledgements of losses cannot be read", err)
+			m.logProblem("acknowledgements of losses cannot be read", err)
 		}
 		return
 	}
@@ -271,7 +270,7 @@ func (m *marks) readAcknowledged() {
 	})
 }
 
-// save writes the marks to the file, if they have changed.
+// save writes the marks to their file if they have changed.
 func (m *marks) save() {
 	if m.dir == "" {
 		return
@@ -285,14 +284,14 @@ func (m *marks) save() {
 		}
 	}
 	if err != nil {
-		m.complain("high-water marks cannot be saved; a loss may go unnoticed after a restart", err)
+		m.logProblem("high-water marks cannot be saved; a loss may go unnoticed after a restart", err)
 	}
 }
 
-// complain logs a problem with the files when it begins.
-func (m *marks) complain(what string, err error) {
+// logProblem logs a problem with the files, unless it was the last one logged.
+func (m *marks) logProblem(message string, err error) {
 	if m.problem != err.Error() {
 		m.problem = err.Error()
-		m.log.Error(what, "error", err)
+		m.log.Error(message, "error", err)
 	}
 }

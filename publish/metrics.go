@@ -11,35 +11,35 @@ import (
 	"versive-ingress/schema"
 )
 
-// metrics tells Prometheus of the broker and its streams. It reads what the
-// monitor has seen last and asks the broker nothing, so that a scrape waits for
-// nobody. While the broker is away, the streams are told as they were.
+// metrics is the [prometheus.Collector] of a Publisher. It reports the state of the
+// last check and sends no requests, so that a scrape never waits. While the broker
+// is unreachable, it reports the last known state of the streams.
 type metrics struct {
-	conn    atomic.Pointer[nats.Conn] // nil until there was one
-	streams [3]atomic.Pointer[jetstream.StreamInfo]
-	depths  [3]depth     // of the quarantine and of the dead letters
-	waiting atomic.Int64 // messages that wait for a commit
-	commits prometheus.Histogram
-	marks   *marks
+	conn     atomic.Pointer[nats.Conn] // nil before the first connection
+	streams  [3]atomic.Pointer[jetstream.StreamInfo]
+	backlogs [3]backlog   // of the quarantine and the dead letters
+	waiting  atomic.Int64 // messages that wait for a commit
+	commits  prometheus.Histogram
+	marks    *marks
 }
 
 var (
-	connectedDesc = newDesc("broker_connected", "Whether there is a connection to the broker: 1 or 0.")
+	connectedDesc = newDesc("broker_connected", "Whether the broker is connected: 1 or 0.")
 	queueDesc     = newDesc("publish_queue_events", "Events that wait for a commit.")
-	messagesDesc  = newDesc("stream_messages", "Messages in the stream, tombstones included.", "stream")
+	messagesDesc  = newDesc("stream_messages", "Messages in the stream, including tombstones.", "stream")
 	bytesDesc     = newDesc("stream_bytes", "Bytes in the stream.", "stream")
-	maxBytesDesc  = newDesc("stream_max_bytes", "Limit of the stream in bytes; 0: none of its own.", "stream")
+	maxBytesDesc  = newDesc("stream_max_bytes", "Limit of the stream in bytes; 0 if it has none of its own.", "stream")
 	oldestDesc    = newDesc("stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", "stream")
-	lastDesc      = newDesc("stream_last_event_timestamp_seconds", "When the last message was stored.", "stream")
+	lastDesc      = newDesc("stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", "stream")
 
-	lostDesc              = newDesc("stream_lost_events_total", "Messages that the stream had and does not return any more, though nobody has erased them.", "stream")
-	lostAcknowledgedDesc  = newDesc("stream_lost_events_acknowledged_total", "Those of them that were acknowledged by audit --acknowledge.", "stream")
-	recreatedDesc         = newDesc("stream_recreated_total", "How often the stream was deleted, or found to be another one.", "stream")
-	recreatedAcknowledged = newDesc("stream_recreated_acknowledged_total", "How many of these were acknowledged by audit --acknowledge.", "stream")
+	lostDesc              = newDesc("stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", "stream")
+	lostAcknowledgedDesc  = newDesc("stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", "stream")
+	recreatedDesc         = newDesc("stream_recreated_total", "How often the stream was deleted or recreated.", "stream")
+	recreatedAcknowledged = newDesc("stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", "stream")
 
-	depthDescs = [...]*prometheus.Desc{
-		schema.KindQuarantine: newDesc("quarantine_events", "Webhooks in the quarantine: authentic, not understood, kept for somebody to look at. Absent while that is not known."),
-		schema.KindDead:       newDesc("dead_letter_events", "Events and erasures that a consumer has given up on, kept for somebody to look at. Absent while that is not known."),
+	backlogDescs = [...]*prometheus.Desc{
+		schema.KindQuarantine: newDesc("quarantine_events", "Webhooks in the quarantine, which are authentic but could not be parsed and wait for an operator. Absent while unknown."),
+		schema.KindDead:       newDesc("dead_letter_events", "Dead-lettered events and erasures, which wait for an operator. Absent while unknown."),
 	}
 )
 
@@ -50,11 +50,11 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 func newMetrics(marks *marks) *metrics {
 	m := &metrics{marks: marks, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "versive_ingress_publish_batch_events",
-		Help:    "Events that were stored by one commit.",
+		Help:    "Events stored by one commit.",
 		Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to maxBatchLen
 	})}
-	for kind := range m.depths {
-		m.depths[kind].count.Store(-1)
+	for kind := range m.backlogs {
+		m.backlogs[kind].count.Store(-1)
 	}
 	return m
 }
@@ -63,7 +63,7 @@ func newMetrics(marks *marks) *metrics {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, desc := range [...]*prometheus.Desc{
 		connectedDesc, queueDesc, messagesDesc, bytesDesc, maxBytesDesc, oldestDesc, lastDesc, lostDesc, lostAcknowledgedDesc,
-		recreatedDesc, recreatedAcknowledged, depthDescs[schema.KindQuarantine], depthDescs[schema.KindDead],
+		recreatedDesc, recreatedAcknowledged, backlogDescs[schema.KindQuarantine], backlogDescs[schema.KindDead],
 	} {
 		ch <- desc
 	}
@@ -83,14 +83,14 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(queueDesc, float64(m.waiting.Load()))
 	m.commits.Collect(ch)
 	m.collectLosses(ch)
-	for kind, desc := range depthDescs {
-		if n := m.depths[kind].count.Load(); desc != nil && n >= 0 {
+	for kind, desc := range backlogDescs {
+		if n := m.backlogs[kind].count.Load(); desc != nil && n >= 0 {
 			gauge(desc, float64(n))
 		}
 	}
 	for kind := range m.streams {
 		info := m.streams[kind].Load()
-		if info == nil { // the dead letters' is created by the first consumer
+		if info == nil { // the first consumer to need it creates the stream of dead letters
 			continue
 		}
 		name := info.Config.Name
@@ -106,12 +106,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// collectLosses exposes the counters of the losses, which outlive the process.
+// collectLosses collects the counters of losses, which persist across restarts.
 func (m *metrics) collectLosses(ch chan<- prometheus.Metric) {
 	m.marks.mu.Lock()
 	defer m.marks.mu.Unlock()
 	for name, of := range m.marks.content.Streams {
-		var lost, recreated uint64 // that are not acknowledged
+		var lost, recreated uint64 // unacknowledged
 		for _, l := range m.marks.content.Losses {
 			if l.Stream != name {
 				continue
@@ -121,7 +121,7 @@ func (m *metrics) collectLosses(ch chan<- prometheus.Metric) {
 			}
 		}
 		for desc, value := range map[*prometheus.Desc]uint64{
-			lostDesc: of.Lost, lostAcknowledgedDesc: of.Lost - lost, recreatedDesc: of.Anew, recreatedAcknowledged: of.Anew - recreated,
+			lostDesc: of.Lost, lostAcknowledgedDesc: of.Lost - lost, recreatedDesc: of.Recreations, recreatedAcknowledged: of.Recreations - recreated,
 		} {
 			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), name)
 		}

@@ -14,8 +14,8 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// gather returns the values of the metrics by name and label; of a histogram
-// the sum.
+// gather returns the values of the metrics by name and labels. The value of a
+// histogram is its sum.
 func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 	t.Helper()
 	families, err := registry.Gather()
@@ -69,14 +69,14 @@ func TestMetrics(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	if _, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil { // which commits nothing
+	if _, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil { // a duplicate, without a commit
 		t.Fatal(err)
 	}
 	js := connect(t, broker.URL())
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, MaxBytes: 1 << 20, Discard: jetstream.DiscardNew}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the streams are told", func() bool {
+	await(t, "the streams have metrics", func() bool {
 		m := gather(t, registry)
 		return m["stream_messages VERSIVE"] == n && m["stream_max_bytes VERSIVE_DEAD"] == 1<<20
 	})
@@ -90,13 +90,13 @@ func TestMetrics(t *testing.T) {
 	}
 
 	broker.Stop()
-	await(t, "the broker is missed", func() bool { return gather(t, registry)["broker_connected"] == 0 })
+	await(t, "broker_connected is 0", func() bool { return gather(t, registry)["broker_connected"] == 0 })
 	if got := gather(t, registry)["stream_messages VERSIVE"]; got != n {
-		t.Errorf("while the broker is away the stream has %v messages", got)
+		t.Errorf("while the broker is stopped, stream_messages is %v", got)
 	}
 }
 
-// While the first connection is awaited, the metrics say so.
+// There are metrics while Open waits for the first connection.
 func TestMetricsBeforeTheBroker(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()

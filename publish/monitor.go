@@ -12,49 +12,49 @@ import (
 )
 
 const (
-	// checkInterval and checkTimeout together bound how long the loss of the
-	// broker goes unnoticed.
+	// checkInterval plus checkTimeout bounds how long it takes to notice that the
+	// broker is unreachable.
 	checkInterval = time.Second
 	checkTimeout  = 2 * time.Second
 
-	// troubleHold is for how long a failed publish makes the streams count as
-	// not writable. The broker's own word on a stream does not show a failing
-	// disk or a store at its limit; only writing does. After the hold, the
-	// next webhook tries again.
-	troubleHold = 10 * time.Second
+	// failureHold is how long the publisher is not ready after a failed publish. A
+	// stream's info shows neither a failing disk nor a store at its limit; only
+	// publishing does. After that, the next webhook tries again.
+	failureHold = 10 * time.Second
 
-	// moveOn is after how long without a leader another server of the cluster
-	// is tried. Leaving one that only waits for an election does no harm.
-	moveOn = 5 * time.Second
+	// leaderlessTimeout is how long a server may report no leader before the publisher
+	// connects to another server of the cluster. Leaving a server during an election
+	// does no harm.
+	leaderlessTimeout = 5 * time.Second
 
-	// deafAfter is after how long without an answer the publisher finds out
-	// whether its reply subscription is the reason; see isDeaf.
-	deafAfter = checkTimeout
+	// replyTimeout is how long the broker may not answer before the publisher checks
+	// its reply subscription; see hasLostReplies.
+	replyTimeout = checkTimeout
 
-	// smallEvent is the room, in bytes, that a stream with a limit must have
-	// left to count as writable.
+	// smallEvent is the space, in bytes, that a limited stream must have left to be
+	// writable.
 	smallEvent = 4 << 10
 )
 
-// trouble is the last publish that failed, if none has succeeded since.
-type trouble struct {
+// A failure is a failed publish.
+type failure struct {
 	err *Error
 	at  time.Time
 }
 
-// failed classifies the error of a publish and remembers it, unless it may be
-// the fault of that one message, or of too many.
+// failed classifies the error of a publish, and records it unless that message or
+// overload may be the cause.
 func (p *Publisher) failed(err error) error {
 	e := classify(err)
-	if e.reason != "refused" && e.reason != "overloaded" || errors.Is(err, errForeign) {
-		p.troubled.Store(&trouble{e, time.Now()})
+	if e.reason != "refused" && e.reason != "overloaded" || errors.Is(err, errForeignAck) {
+		p.lastFailure.Store(&failure{e, time.Now()})
 	}
 	return e
 }
 
 // confirmDuplicate returns an error if a message that the broker reports as a
-// duplicate may not be on its disk. It acknowledges a new message after its
-// fsync, but knows those of a batch before.
+// duplicate may not be on its disk. The broker acknowledges a message after its
+// fsync, but recognizes duplicates of a batch's messages before.
 func (p *Publisher) confirmDuplicate() error {
 	if p.cfg.Durable == nil {
 		return nil
@@ -65,23 +65,23 @@ func (p *Publisher) confirmDuplicate() error {
 	return nil
 }
 
-// Ready returns nil while the streams can be written, else why they cannot.
-// It is at most a few seconds old.
+// Ready returns an error if the streams cannot be written. The result is at most a
+// few seconds old. Ready does not block.
 func (p *Publisher) Ready() error {
 	if err := p.ready.Load(); err != nil {
 		return *err
 	}
-	if t := p.troubled.Load(); t != nil && time.Since(t.at) < troubleHold {
-		return fmt.Errorf("the last publish failed: %w", t.err)
+	if f := p.lastFailure.Load(); f != nil && time.Since(f.at) < failureHold {
+		return fmt.Errorf("the last publish failed: %w", f.err)
 	}
 	return nil
 }
 
-// monitor checks the streams until ctx ends.
+// monitor checks the streams until ctx is done.
 func (p *Publisher) monitor(ctx context.Context) {
 	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
-	var lost time.Time // since when the server knows nothing of the streams; zero while it does
+	var unknownSince time.Time // since when the server knows no leader; zero while it does
 	for {
 		select {
 		case <-ctx.Done():
@@ -92,33 +92,35 @@ func (p *Publisher) monitor(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		p.transition(err)
+		p.setReady(err)
 
 		switch {
-		case !isLost(err) || !p.nc.IsConnected():
-			lost = time.Time{}
-		case lost.IsZero():
-			lost = time.Now()
-		case time.Since(lost) > moveOn && len(p.nc.Servers()) > 1:
-			p.cfg.Logger.Warn("broker has no leader for the streams; trying another of its servers", "error", err)
-			_ = p.nc.ForceReconnect() // fails when the connection is closed; see Closed
-			lost = time.Time{}
-		case time.Since(lost) > deafAfter && p.isDeaf(ctx):
-			p.cfg.Logger.Warn("broker has removed the subscription for its answers, and answers another one; reconnecting", "error", err)
+		case !leaderUnknown(err) || !p.nc.IsConnected():
+			unknownSince = time.Time{}
+		case unknownSince.IsZero():
+			unknownSince = time.Now()
+		case time.Since(unknownSince) > leaderlessTimeout && len(p.nc.Servers()) > 1:
+			p.cfg.Logger.Warn("broker knows no leader for the streams; connecting to another server", "error", err)
+			_ = p.nc.ForceReconnect() // fails if the connection is closed; see Closed
+			unknownSince = time.Time{}
+		case time.Since(unknownSince) > replyTimeout && p.hasLostReplies(ctx):
+			p.cfg.Logger.Warn("broker has removed the reply subscription; reconnecting", "error", err)
 			_ = p.nc.ForceReconnect()
-			lost = time.Time{}
+			unknownSince = time.Time{}
 		}
 	}
 }
 
-// isDeaf reports whether the broker answers a request whose reply subject has
-// a subscription of its own, and not one after it that shares the subscription of
-// all others. It has removed that one then. A server does so when the permission
-// is taken away, and it neither restores the subscription nor notifies the client
-// when the permission is back: only a new connection helps. Until the permission
-// is back a new subscription is denied as well, so no reconnection is in vain.
-func (p *Publisher) isDeaf(ctx context.Context) bool {
-	own, cancel := context.WithTimeout(ctx, checkTimeout)
+// hasLostReplies reports whether the broker has removed the subscription that all
+// requests share for their replies. A server does so when the user loses the
+// permission for it, and neither restores the subscription nor notifies the client
+// when the permission is granted again, so that the client must reconnect.
+//
+// It is so if the broker answers a request that has its own reply subscription, but
+// not the next one that uses the shared subscription. While the permission is
+// missing, the new subscription is denied as well, so hasLostReplies is false.
+func (p *Publisher) hasLostReplies(ctx context.Context) bool {
+	ownCtx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	inbox := p.nc.NewInbox()
 	sub, err := p.nc.SubscribeSync(inbox)
@@ -129,18 +131,18 @@ func (p *Publisher) isDeaf(ctx context.Context) bool {
 	if err := p.nc.PublishRequest(jetstream.DefaultAPIPrefix+"STREAM.INFO."+p.cfg.Stream, inbox, nil); err != nil {
 		return false
 	}
-	if answer, err := sub.NextMsgWithContext(own); err != nil || answer.Header.Get("Status") == noResponders {
+	if answer, err := sub.NextMsgWithContext(ownCtx); err != nil || answer.Header.Get("Status") == noResponders {
 		return false
 	}
-	shared, cancel := context.WithTimeout(ctx, checkTimeout/2)
+	sharedCtx, cancel := context.WithTimeout(ctx, checkTimeout/2)
 	defer cancel()
-	_, err = p.js.Stream(shared, p.cfg.Stream)
+	_, err = p.js.Stream(sharedCtx, p.cfg.Stream)
 	return errors.Is(err, context.DeadlineExceeded)
 }
 
-// isLost reports whether the rest of a cluster may know more than the server
-// that we are connected to: it can be cut off from the others.
-func isLost(err error) bool {
+// leaderUnknown reports whether the connected server knows no leader for the streams.
+// It may be partitioned from a cluster that has one.
+func leaderUnknown(err error) bool {
 	if err == nil {
 		return false
 	}
@@ -153,7 +155,8 @@ func isLost(err error) bool {
 
 var errNoLeader = errors.New("has no leader")
 
-func (p *Publisher) transition(err error) {
+// setReady sets the result of Ready and logs changes.
+func (p *Publisher) setReady(err error) {
 	before := p.ready.Load()
 	switch {
 	case err != nil && (before == nil || (*before).Error() != err.Error()):
@@ -168,10 +171,9 @@ func (p *Publisher) transition(err error) {
 	}
 }
 
-// check asks the broker whether both streams have a leader and room, and can
-// still hold the promise: an operator may have edited them. A stream
-// that is gone, because the broker came back empty or somebody deleted it, is
-// created again: refusing events for ever would not bring the old ones back.
+// check returns an error if a stream has no leader or no space, or if an operator has
+// edited it so that it cannot hold the promise. It recreates a stream that was
+// deleted, because rejecting events indefinitely would not restore the old ones.
 func (p *Publisher) check(ctx context.Context) error {
 	if !p.nc.IsConnected() {
 		return errors.New("no connection to the broker")
@@ -183,7 +185,7 @@ func (p *Publisher) check(ctx context.Context) error {
 		stream, err := p.js.Stream(ctx, name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			if stream, err = p.ensure(ctx, schema.Kind(kind)); err == nil {
-				p.cfg.Logger.Error("stream was gone; it was created again", "stream", name)
+				p.cfg.Logger.Error("stream had been deleted; it was recreated", "stream", name)
 			}
 		}
 		if err != nil {

@@ -15,7 +15,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// owner returns what a stream says about its ingress, without what the broker adds.
+// owner returns a stream's metadata, without that of the broker.
 func owner(t *testing.T, js jetstream.JetStream, name string) map[string]string {
 	t.Helper()
 	stream, err := js.Stream(t.Context(), name)
@@ -27,7 +27,7 @@ func owner(t *testing.T, js jetstream.JetStream, name string) map[string]string 
 	return metadata
 }
 
-// Two ingresses whose names derive the same stream do not share it, whichever
+// Two ingresses that derive the same stream name do not share the stream, whichever
 // starts first.
 func TestStreamHasOneOwner(t *testing.T) {
 	t.Parallel()
@@ -48,12 +48,12 @@ func TestStreamHasOneOwner(t *testing.T) {
 		if !ok || conflict.Stream != "A_QUARANTINE" || !strings.Contains(conflict.Problem, "ingress "+first.Stream) {
 			t.Errorf("%v: got %v, want a ConflictError about A_QUARANTINE that names its owner", names, err)
 		}
-		await(t, "the first one is not disturbed", func() bool { return p.Ready() == nil })
+		await(t, "the first ingress is ready", func() bool { return p.Ready() == nil })
 	}
 }
 
-// A stream that was made before streams had an owner gets one and keeps what
-// else its metadata says. Not being allowed to set it keeps nobody from publishing.
+// A stream without an owner gets one and keeps its other metadata. An ingress without
+// permission to update the stream can publish nevertheless.
 func TestOpenClaimsStream(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -74,7 +74,7 @@ func TestOpenClaimsStream(t *testing.T) {
 		t.Error(err)
 	}
 	if diff := cmp.Diff(map[string]string{"team": "research"}, owner(t, js, "VERSIVE")); diff != "" {
-		t.Errorf("not allowed to claim it (-want +got):\n%s", diff)
+		t.Errorf("without permission (-want +got):\n%s", diff)
 	}
 
 	cfg = config(s.ClientURL())
@@ -85,7 +85,7 @@ func TestOpenClaimsStream(t *testing.T) {
 	}
 
 	want := map[string]string{"team": "research", "versive-ingress.stream": "VERSIVE", "versive-ingress.kind": "event"}
-	await(t, fmt.Sprint("an ingress claims it: ", want), func() bool { // which does not wait long for it
+	await(t, fmt.Sprint("an ingress claims it: ", want), func() bool { // it may time out on a busy machine
 		openPublisher(t, config(s.ClientURL()))
 		return maps.Equal(want, owner(t, js, "VERSIVE"))
 	})
@@ -95,7 +95,7 @@ func TestOpenClaimsStream(t *testing.T) {
 	}
 }
 
-// A broker before 2.10 ignores metadata. It is published to all the same.
+// Publishing works with a broker before 2.10, which ignores metadata.
 func TestOpenWithoutMetadata(t *testing.T) {
 	t.Parallel()
 	broker := startFake(t)
@@ -107,12 +107,12 @@ func TestOpenWithoutMetadata(t *testing.T) {
 	}
 }
 
-// Nothing is deleted from a stream of another ingress, nor put there.
-func TestEraseRefusesOwner(t *testing.T) {
+// An Eraser does not change the stream of another ingress.
+func TestEraseRejectsOwner(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	cfg := config(broker.URL())
-	cfg.Stream = "VERSIVE_QUARANTINE" // which another ingress takes for its quarantine
+	cfg.Stream = "VERSIVE_QUARANTINE" // the quarantine of another ingress
 	p := openPublisher(t, cfg)
 	m := event(t, "msg_1")
 	if _, err := p.Publish(t.Context(), m); err != nil {
@@ -121,7 +121,7 @@ func TestEraseRefusesOwner(t *testing.T) {
 	js := connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 	c := publish.Copy{Kind: schema.KindQuarantine, Subject: m.Subject("versive"), Sequence: 1}
-	for _, err := range []error{eraser.Erase(t.Context(), c), eraser.Delete(t.Context(), c), eraser.Bury(t.Context(), c.Kind, c.Subject)} {
+	for _, err := range []error{eraser.Erase(t.Context(), c), eraser.Delete(t.Context(), c), eraser.PutTombstone(t.Context(), c.Kind, c.Subject)} {
 		if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, "ingress VERSIVE_QUARANTINE") {
 			t.Errorf("got %v, want a ConflictError that names the owner", err)
 		}

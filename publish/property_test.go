@@ -14,16 +14,16 @@ import (
 	"versive-ingress/schema"
 )
 
-// rejections are the error codes of JetStream that a publisher can meet.
+// rejections are error codes with which JetStream can reject a message.
 var rejections = []int{
-	10201, 10071, // a duplicate, or so it says
+	10201, 10071, // reported as a duplicate
 	10158, 10164, // another copy is in flight
 	10077, 10023, // full
-	10176, 10199, 10200, 10211, 10174, // what can be wrong with a batch
-	10003, // none that anybody expects
+	10176, 10199, 10200, 10211, 10174, // invalid batches
+	10003, // an unexpected one
 }
 
-// slow makes the others wait for the first message, and so come in a batch.
+// slow delays the first message, so that the others are batched.
 var slow = []fault{{Delay: 10 * time.Millisecond}}
 
 func faults() *rapid.Generator[fault] {
@@ -44,10 +44,9 @@ func faults() *rapid.Generator[fault] {
 	)
 }
 
-// Whatever a broker does: who was told that a message is stored finds it where
-// the receipt says; no message is there twice or new to two callers; every
-// caller is told something in time; and once the broker behaves, publishing
-// again settles everything.
+// However the broker misbehaves, a message with a receipt is stored where the receipt
+// states; no message is stored twice or new to two callers; every call returns in
+// time; and once the broker behaves, publishing again succeeds.
 func TestPublisherKeepsThePromise(t *testing.T) {
 	t.Parallel()
 	fake := startFake(t)
@@ -64,7 +63,7 @@ func TestPublisherKeepsThePromise(t *testing.T) {
 
 		var messages []schema.Message
 		for range rapid.IntRange(1, 150).Draw(r, "messages") {
-			n := rapid.IntRange(0, 150).Draw(r, "id") // some come twice
+			n := rapid.IntRange(0, 150).Draw(r, "id") // some ids occur twice
 			messages = append(messages, event(t, fmt.Sprintf("msg_%d", n)))
 		}
 		some := rapid.SliceOfN(faults(), 0, 5)
@@ -76,22 +75,22 @@ func TestPublisherKeepsThePromise(t *testing.T) {
 			r.Errorf("took %v", took)
 		}
 		fake.misbehave(nil, nil, nil)
-		var again []outcome
+		var resent []outcome
 		for deadline := time.Now().Add(patience); len(messages) > 0; {
 			if time.Now().After(deadline) {
-				r.Fatalf("%d fail for good", len(messages))
+				r.Fatalf("%d still fail", len(messages))
 			}
-			again = append(again, publishTo(p, messages)...)
-			messages = slices.DeleteFunc(messages, func(m schema.Message) bool { return isStored(again, m.ID) })
+			resent = append(resent, publishTo(p, messages)...)
+			messages = slices.DeleteFunc(messages, func(m schema.Message) bool { return isStored(resent, m.ID) })
 		}
-		checkHistory(r, fake, append(first, again...))
+		checkHistory(r, fake, append(first, resent...))
 	})
 	if fake.commits == 0 {
-		t.Error("no batch was tried")
+		t.Error("no batch was committed")
 	}
 }
 
-// A message that the stream refuses takes no other with it.
+// A message that the stream rejects does not make another one fail.
 func TestOneMessageFailsAlone(t *testing.T) {
 	t.Parallel()
 	fake := startFake(t)
@@ -108,7 +107,7 @@ func TestOneMessageFailsAlone(t *testing.T) {
 		cursed := map[string]int{}
 		for range rapid.IntRange(0, 3).Draw(r, "cursed") {
 			m := rapid.SampledFrom(messages).Draw(r, "one")
-			// Those that do not say "try again".
+			// These codes are not retried.
 			cursed[m.ID] = rapid.SampledFrom([]int{10201, 10077, 10023, 10003}).Draw(r, "code")
 		}
 		fake.misbehave(slow, nil, cursed)
@@ -121,23 +120,23 @@ func TestOneMessageFailsAlone(t *testing.T) {
 		checkHistory(r, fake, outcomes)
 	})
 	if fake.commits == 0 {
-		t.Error("no batch was tried")
+		t.Error("no batch was committed")
 	}
 }
 
-// Who joins a batch that is never prepared has as much time as anybody else.
+// Messages that wait while a batch is lost have their full timeout.
 func TestBatchIsNotPrepared(t *testing.T) {
 	t.Parallel()
 	fake := startFake(t)
 	cfg := config(fake.server.ClientURL())
 	cfg.Mode, cfg.Timeout = publish.ModeBatch, 2*time.Second
 	var lost, failed int
-	for range 3 { // a busy machine may need more than the second that is left to the late ones
+	for range 3 { // a busy machine may need more than the remaining second for the late ones
 		fake.reset()
 		p := openPublisher(t, cfg)
 		fake.misbehave([]fault{{Delay: cfg.Timeout / 4}}, []fault{{Lose: true}}, nil)
 		early := make(chan []outcome)
-		go func() { early <- publishTo(p, events(t, 0, 100)) }() // one alone, and a batch
+		go func() { early <- publishTo(p, events(t, 0, 100)) }() // one message alone and a batch
 		time.Sleep(cfg.Timeout / 2)
 		failed = failures(publishTo(p, events(t, 100, 10)))
 		if lost = failures(<-early); lost > 0 && failed == 0 {
@@ -147,7 +146,7 @@ func TestBatchIsNotPrepared(t *testing.T) {
 	t.Errorf("%d were lost with their batch, and %d of the late ones failed", lost, failed)
 }
 
-// isStored reports whether somebody was told that a message is.
+// isStored reports whether there is a receipt for an id.
 func isStored(outcomes []outcome, id string) bool {
 	return slices.ContainsFunc(outcomes, func(o outcome) bool { return o.id == id && o.err == nil })
 }
@@ -161,7 +160,7 @@ func failures(outcomes []outcome) (n int) {
 	return n
 }
 
-// publishTo is publishAll for a property.
+// publishTo is publishAll without a testing.T.
 func publishTo(p *publish.Publisher, messages []schema.Message) []outcome {
 	outcomes := make([]outcome, len(messages))
 	var wg sync.WaitGroup

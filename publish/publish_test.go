@@ -21,7 +21,7 @@ import (
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	// The server's own, which outlive its shutdown; the second one now and then.
+	// Goroutines of nats-server that can outlive its shutdown.
 	pool := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1")
 	flusher := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop")
 	if err := leaked(pool, flusher); code == 0 && err != nil {
@@ -31,8 +31,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked returns which goroutines are left. On a busy machine they take longer
-// to end than goleak waits.
+// leaked returns an error that lists leaked goroutines. It waits longer than goleak
+// does, because they end late on a busy machine.
 func leaked(ignored ...goleak.Option) error {
 	for deadline := time.Now().Add(patience); ; {
 		if err := goleak.Find(ignored...); err == nil || time.Now().After(deadline) {
@@ -41,7 +41,8 @@ func leaked(ignored ...goleak.Option) error {
 	}
 }
 
-// startBroker runs a broker in dir, on a port of its own, until the test ends.
+// startBroker runs a broker until the test ends, by default in a temporary directory
+// and on a free port.
 func startBroker(t *testing.T, cfg embedded.Config) *embedded.Broker {
 	t.Helper()
 	if cfg.Listen == "" && cfg.ConfigFile == "" {
@@ -91,7 +92,7 @@ func event(t *testing.T, id string) schema.Message {
 	return m
 }
 
-// connect returns a plain client of the broker, as any other program would be.
+// connect returns a plain client of the broker.
 func connect(t *testing.T, url string) jetstream.JetStream {
 	t.Helper()
 	nc, err := nats.Connect(url, nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
@@ -106,7 +107,7 @@ func connect(t *testing.T, url string) jetstream.JetStream {
 	return js
 }
 
-// stored returns the svix-id of every message of a stream, in order.
+// stored returns the message ids of a stream, in order.
 func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
 	t.Helper()
 	s, err := js.Stream(t.Context(), stream)
@@ -117,7 +118,7 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
 	var ids []string
 	for seq := max(state.FirstSeq, 1); seq <= state.LastSeq; seq++ {
 		var m *jetstream.RawStreamMsg
-		await(t, fmt.Sprint("message ", seq), func() bool { // a replica may be behind
+		await(t, fmt.Sprint("message ", seq), func() bool { // a replica may lag
 			m, err = s.GetMsg(t.Context(), seq)
 			return !errors.Is(err, jetstream.ErrMsgNotFound)
 		})
@@ -129,11 +130,10 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
 	return ids
 }
 
-// patience is how long anything may take before a test fails. Far more than
-// any of it should, for a busy machine.
+// patience is how long a test waits before it fails, generous for a busy machine.
 const patience = 90 * time.Second
 
-// await waits until condition holds, and fails the test after a while.
+// await waits until condition holds.
 func await(t *testing.T, what string, condition func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
@@ -160,7 +160,7 @@ func TestPublishStoresOnce(t *testing.T) {
 	} {
 		for _, duplicate := range []bool{false, true, true} {
 			got, err := p.Publish(t.Context(), test.message)
-			if want := (publish.Receipt{Stream: test.stream, Sequence: 1, Duplicate: duplicate}); err != nil || got != want {
+			if want := (schema.Receipt{Stream: test.stream, Sequence: 1, Duplicate: duplicate}); err != nil || got != want {
 				t.Errorf("got %+v, %v; want %+v", got, err, want)
 			}
 		}
@@ -186,41 +186,41 @@ func TestPublishStoresOnce(t *testing.T) {
 	}
 }
 
-// The duplicate window forgets; the subject does not.
+// After the duplicate window, a resend is recognized by its subject.
 func TestPublishAfterTheWindow(t *testing.T) {
 	broker := startBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
 	js := connect(t, broker.URL())
 
 	m := event(t, "msg_1")
-	// A message whose id the window does not know, as after its end.
+	// The message has no id, so the window does not know it.
 	if _, err := js.Publish(t.Context(), m.Subject("versive"), m.Data); err != nil {
 		t.Fatal(err)
 	}
 	got, err := p.Publish(t.Context(), m)
-	if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: true}); err != nil || got != want {
+	if want := (schema.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: true}); err != nil || got != want {
 		t.Errorf("got %+v, %v; want %+v", got, err, want)
 	}
 }
 
-// Many callers of two publishers send the same ids at the same time, as the
-// sender's resends reach two ingresses behind a balancer.
+// Callers of two publishers publish the same ids concurrently, as when resends reach
+// two ingresses behind a load balancer.
 func TestPublishConcurrently(t *testing.T) {
 	broker := startBroker(t, embedded.Config{})
 	publishConcurrently(t, config(broker.URL()), 100, 4)
 }
 
-// publishConcurrently publishes each of n ids so many times at once through
-// two publishers, and checks that each is stored once and that all receipts
-// of an id tell the same sequence, one of them as new.
+// publishConcurrently publishes each of n ids several times concurrently with two
+// publishers. It checks that each is stored once, and that all receipts of an id have
+// the same sequence, one of them as new.
 func publishConcurrently(t *testing.T, cfg publish.Config, n, times int) {
 	t.Helper()
 	publishers := []*publish.Publisher{openPublisher(t, cfg), openPublisher(t, cfg)}
 	var wg sync.WaitGroup
-	receipts := make([][]publish.Receipt, n)
+	receipts := make([][]schema.Receipt, n)
 	for i := range n {
 		m := event(t, fmt.Sprintf("msg_%d", i))
-		receipts[i] = make([]publish.Receipt, times)
+		receipts[i] = make([]schema.Receipt, times)
 		for k := range times {
 			wg.Go(func() {
 				var err error
@@ -257,7 +257,7 @@ func publishConcurrently(t *testing.T, cfg publish.Config, n, times int) {
 	}
 }
 
-// A caller that goes away does not take its message with it.
+// A message is stored even if its caller has gone.
 func TestPublishOutlivesItsCaller(t *testing.T) {
 	broker := startBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
@@ -281,14 +281,14 @@ func TestPublishLargest(t *testing.T) {
 	}
 	for _, duplicate := range []bool{false, true} {
 		got, err := p.Publish(t.Context(), m)
-		if want := (publish.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: duplicate}); err != nil || got != want {
+		if want := (schema.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: duplicate}); err != nil || got != want {
 			t.Errorf("got %+v, %v; want %+v", got, err, want)
 		}
 	}
 }
 
-// Dead letters are their consumer's to write, and there are no other kinds.
-func TestPublishRefusesOtherKinds(t *testing.T) {
+// Publish accepts neither dead letters, which consumers write, nor unknown kinds.
+func TestPublishRejectsOtherKinds(t *testing.T) {
 	broker := startBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
 	dead := schema.DeadLetter(schema.Dead{Consumer: "c", ID: "msg_1"}, nil, nil)
@@ -297,6 +297,6 @@ func TestPublishRefusesOtherKinds(t *testing.T) {
 		wantReason(t, err, "refused")
 	}
 	if err := p.Ready(); err != nil {
-		t.Errorf("not ready after a message that cannot be published: %v", err)
+		t.Errorf("not ready after a rejected message: %v", err)
 	}
 }

@@ -13,8 +13,8 @@ import (
 	"versive-ingress/publish"
 )
 
-// startConfigured runs a plain NATS server with a configuration file until the
-// test ends. configure writes the file again and makes the server reload it.
+// startConfigured runs a plain NATS server with a configuration file until the test
+// ends. configure replaces the file and makes the server reload it.
 func startConfigured(t *testing.T, text string) (s *server.Server, configure func(text string)) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "nats.conf")
@@ -38,7 +38,7 @@ func startConfigured(t *testing.T, text string) (s *server.Server, configure fun
 		s.WaitForShutdown()
 	})
 	if !s.ReadyForConnections(patience) {
-		t.Fatal("the server does not start")
+		t.Fatal("the server did not start")
 	}
 	return s, func(text string) {
 		write(text)
@@ -48,9 +48,9 @@ func startConfigured(t *testing.T, text string) (s *server.Server, configure fun
 	}
 }
 
-// A server that takes the permission for a reply subject away removes the
-// subscription, and does not restore it when the permission is back. The
-// publisher notices that and reconnects, although there is one server only.
+// A server removes the reply subscription when the user loses the permission for it,
+// and does not restore it when the permission is granted again. The publisher notices
+// that and reconnects, even to the only server.
 func TestReplySubscriptionIsRemoved(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

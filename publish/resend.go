@@ -8,6 +8,8 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"versive-ingress/schema"
 )
 
 // Resends: the broker rejects a whole batch for one duplicate in it and does
@@ -73,7 +75,7 @@ func (c *committer) resolveFromDedupeWindow(e *entry) bool {
 	if err != nil || !ack.Duplicate || c.p.checkAck(c.stream(), ack.Stream, ack.Domain) != nil {
 		return false
 	}
-	c.finish(e, Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: true}, nil)
+	c.finish(e, schema.Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: true}, nil)
 	return true
 }
 
@@ -104,7 +106,7 @@ func (c *committer) resolveDuplicates(entries []*entry, rejection error) (rest [
 	}
 	for _, e := range entries {
 		if sequence, ok := stored[e.msg.Subject]; ok {
-			c.finish(e, Receipt{Stream: name, Sequence: sequence, Duplicate: true}, nil)
+			c.finish(e, schema.Receipt{Stream: name, Sequence: sequence, Duplicate: true}, nil)
 		} else {
 			rest = append(rest, e)
 		}

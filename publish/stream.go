@@ -12,7 +12,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// desired is the stream that a kind of message needs.
+// desired returns the configuration of the stream for a kind of message.
 func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 	description := "Canonical events of completed interviews, each once"
 	if kind == schema.KindQuarantine {
@@ -24,7 +24,7 @@ func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 		Subjects:    []string{kind.Prefix(c.Subject) + ".>"},
 		Retention:   jetstream.LimitsPolicy,
 		Storage:     jetstream.FileStorage,
-		Discard:     jetstream.DiscardNew, // a full stream refuses; it forgets nothing
+		Discard:     jetstream.DiscardNew, // a full stream rejects new messages instead of losing old ones
 		Replicas:    c.Replicas,
 		MaxAge:      c.MaxAge,
 		Duplicates:  window(c.DedupeWindow, c.MaxAge),
@@ -36,13 +36,13 @@ func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 	}
 }
 
-// claimTimeout bounds the update that only gives a stream its owner. Without the
-// permission for it there is no answer.
+// claimTimeout bounds an update that only records the owner of a stream. Without
+// permission for the update there is no answer.
 const claimTimeout = time.Second
 
-// ensure creates the stream or widens an existing one to what the promise
-// needs. It returns a [*ConflictError] when only a person can do that; every
-// other error may pass.
+// ensure creates the stream, or repairs the drifts of an existing one. It returns a
+// [*ConflictError] for a problem that an operator must resolve; every other error may
+// be temporary.
 func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	want := p.cfg.desired(kind)
 	existing, err := p.js.Stream(ctx, want.Name)
@@ -60,56 +60,57 @@ func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Str
 		return nil, fmt.Errorf("looking up stream %s: %w", want.Name, err)
 	}
 
-	wider, gaps := p.cfg.inspect(kind, existing.CachedInfo().Config)
-	if err := conflictIn(want.Name, gaps); err != nil {
+	repaired, drifts := p.cfg.inspect(kind, existing.CachedInfo().Config)
+	if err := conflictIn(want.Name, drifts); err != nil {
 		return nil, err
 	}
 	if p.cfg.KeepStreams {
 		return existing, nil
 	}
 	changed, needed := false, false
-	for _, gap := range gaps {
-		if gap.Weight == Kept {
-			p.cfg.Logger.Warn("stream "+gap.Problem, "stream", want.Name, "because", gap.Why, "remedy", gap.Remedy)
+	for _, d := range drifts {
+		if d.Action == Tolerate {
+			p.cfg.Logger.Warn("stream "+d.Problem, "stream", want.Name, "because", d.Why, "remedy", d.Remedy)
 			continue
 		}
-		p.cfg.Logger.Info("widening stream, which "+gap.Problem, "stream", want.Name, "because", gap.Why)
-		changed, needed = true, needed || gap.Name != unclaimed
+		p.cfg.Logger.Info("updating stream, which "+d.Problem, "stream", want.Name, "because", d.Why)
+		changed, needed = true, needed || d.Name != unclaimed
 	}
 	if !changed {
 		return existing, nil
 	}
-	if !needed { // a user who may not update streams can go on without it
+	if !needed { // it is optional, and a user without permission must not wait long
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, claimTimeout)
 		defer cancel()
 	}
-	stream, err := p.js.UpdateStream(ctx, wider)
+	stream, err := p.js.UpdateStream(ctx, repaired)
 	if err != nil && !needed {
-		p.cfg.Logger.Warn("stream could not be updated to say which ingress it belongs to", "stream", want.Name, "error", err,
+		p.cfg.Logger.Warn("stream could not be updated to record which ingress it belongs to", "stream", want.Name, "error", err,
 			"remedy", edit(want.Name, claimFlags(want.Metadata)))
 		return existing, nil
 	}
 	return stream, conflict(want.Name, "updating it", err)
 }
 
-// conflict tells what a person must settle from what may pass by itself.
+// conflict wraps an error of the broker: in a [*ConflictError], unless it may be
+// temporary.
 func conflict(stream, doing string, err error) error {
 	if err == nil {
 		return nil
 	}
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	if !ok || mayPass(api) {
+	if !ok || isTemporary(api) {
 		return fmt.Errorf("stream %s: %s: %w", stream, doing, err)
 	}
-	return &ConflictError{stream, fmt.Sprintf("%s: the broker refuses: %s (%d)", doing, api.Description, api.ErrorCode)}
+	return &ConflictError{stream, fmt.Sprintf("%s: the broker does not allow it: %s (%d)", doing, api.Description, api.ErrorCode)}
 }
 
-// mayPass reports whether the broker may accept the same request later. A status
-// of 5xx, or 429, blames the state of the broker, such as a store that cannot be
-// created at the moment (10049), and any other one the request. The codes that are
+// isTemporary reports whether the broker may accept the same request later. A status
+// of 5xx or 429 means that the state of the broker is the cause, such as a store that
+// cannot be created (10049); any other status means that the request is. The codes
 // listed here have the wrong status.
-func mayPass(e *jetstream.APIError) bool {
+func isTemporary(e *jetstream.APIError) bool {
 	switch e.ErrorCode {
 	case errCodeInvalidConfig, errCodeReplicasUnsupported:
 		return false
@@ -119,4 +120,10 @@ func mayPass(e *jetstream.APIError) bool {
 		return true
 	}
 	return e.Code >= http.StatusInternalServerError || e.Code == http.StatusTooManyRequests
+}
+
+// ReadFromLeader makes stream look up messages at its leader. Otherwise a direct
+// get may ask a replica that lags, which reports a stored message as not found.
+func ReadFromLeader(stream jetstream.Stream) {
+	stream.CachedInfo().Config.AllowDirect = false // nats.go chooses by this field
 }

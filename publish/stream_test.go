@@ -21,7 +21,7 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// byHand is a stream that an operator could have made.
+// byHand returns a stream that an operator could have created.
 func byHand(change func(*jetstream.StreamConfig)) jetstream.StreamConfig {
 	c := jetstream.StreamConfig{
 		Name:               "VERSIVE",
@@ -56,9 +56,9 @@ func TestOpenCreatesStreams(t *testing.T) {
 	}
 }
 
-// What an operator has set by hand is widened where the promise needs it, and
-// never narrowed.
-func TestOpenWidensStream(t *testing.T) {
+// Open repairs the drifts of a stream that an operator has configured, and never
+// reduces a setting.
+func TestOpenRepairsStream(t *testing.T) {
 	day := 24 * time.Hour
 	for _, test := range []struct {
 		name   string
@@ -68,15 +68,15 @@ func TestOpenWidensStream(t *testing.T) {
 		expect any
 	}{
 		{
-			"another subject is kept", byHand(func(c *jetstream.StreamConfig) { c.Subjects = []string{"old.>"} }), nil,
+			"another subject stays", byHand(func(c *jetstream.StreamConfig) { c.Subjects = []string{"old.>"} }), nil,
 			func(c jetstream.StreamConfig) any { return strings.Join(c.Subjects, " ") }, "old.> versive.>",
 		},
 		{
-			"a short window is widened", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }), nil,
+			"a short window is extended", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }), nil,
 			func(c jetstream.StreamConfig) any { return c.Duplicates }, 2 * day,
 		},
 		{
-			"a long window is kept", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = 4 * day }), nil,
+			"a long window stays", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = 4 * day }), nil,
 			func(c jetstream.StreamConfig) any { return c.Duplicates }, 4 * day,
 		},
 		{
@@ -85,18 +85,18 @@ func TestOpenWidensStream(t *testing.T) {
 			[2]time.Duration{time.Hour, time.Hour},
 		},
 		{
-			"a shorter age is widened to the setting", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxAge = time.Hour, time.Hour }),
+			"a shorter age is extended to the setting", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxAge = time.Hour, time.Hour }),
 			func(c *publish.Config) { c.MaxAge = 3 * day },
 			func(c jetstream.StreamConfig) any { return [2]time.Duration{c.MaxAge, c.Duplicates} },
 			[2]time.Duration{3 * day, 2 * day},
 		},
 		{
-			"a longer age is kept", byHand(func(c *jetstream.StreamConfig) { c.MaxAge = 9 * day }),
+			"a longer age stays", byHand(func(c *jetstream.StreamConfig) { c.MaxAge = 9 * day }),
 			func(c *publish.Config) { c.MaxAge = 3 * day },
 			func(c jetstream.StreamConfig) any { return c.MaxAge }, 9 * day,
 		},
 		{
-			"no age is kept", byHand(func(*jetstream.StreamConfig) {}),
+			"no age stays", byHand(func(*jetstream.StreamConfig) {}),
 			func(c *publish.Config) { c.MaxAge = time.Hour },
 			func(c jetstream.StreamConfig) any { return [2]time.Duration{c.MaxAge, c.Duplicates} },
 			[2]time.Duration{0, 2 * day},
@@ -111,7 +111,7 @@ func TestOpenWidensStream(t *testing.T) {
 			[2]bool{true, true},
 		},
 		{
-			"limits are kept", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxBytes, c.MaxMsgSize = time.Hour, 1<<30, 2<<20 }), nil,
+			"limits stay", byHand(func(c *jetstream.StreamConfig) { c.Duplicates, c.MaxBytes, c.MaxMsgSize = time.Hour, 1<<30, 2<<20 }), nil,
 			func(c jetstream.StreamConfig) any { return [2]int64{c.MaxBytes, int64(c.MaxMsgSize)} },
 			[2]int64{1 << 30, 2 << 20},
 		},
@@ -145,7 +145,7 @@ func TestOpenWidensStream(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesStream(t *testing.T) {
+func TestOpenRejectsStream(t *testing.T) {
 	for _, test := range []struct {
 		name    string
 		have    jetstream.StreamConfig
@@ -187,7 +187,7 @@ func TestOpenRefusesStream(t *testing.T) {
 	}
 }
 
-func TestOpenRefusesReplicasWithoutCluster(t *testing.T) {
+func TestOpenRejectsReplicasWithoutCluster(t *testing.T) {
 	broker := startBroker(t, embedded.Config{})
 	cfg := config(broker.URL())
 	cfg.Replicas = 3
@@ -197,8 +197,8 @@ func TestOpenRefusesReplicasWithoutCluster(t *testing.T) {
 	}
 }
 
-// While there is no broker, Open waits; the caller's context ends it. Neither
-// a password nor a token gets into the error or the log.
+// While there is no broker, Open waits until its context is done. Neither the error
+// nor the log contains a password or token.
 func TestOpenWaitsForBroker(t *testing.T) {
 	for _, url := range []string{
 		"nats://user:pa55word@127.0.0.1:1", "nats://pa55word@127.0.0.1:1", "user:pa55word@127.0.0.1:1", "pa55word@127.0.0.1:1",
@@ -210,17 +210,17 @@ func TestOpenWaitsForBroker(t *testing.T) {
 		cfg.Logger = slog.New(slog.NewTextHandler(io.MultiWriter(&log, onWrite(cancel)), nil))
 		_, err := publish.Open(ctx, cfg)
 		if !errors.Is(err, context.Canceled) {
-			t.Errorf("%s: got %v, want that it was cancelled", url, err)
+			t.Errorf("%s: got %v, want context.Canceled", url, err)
 		}
-		for _, said := range []string{err.Error(), log.String()} {
-			if !strings.Contains(said, "nats://127.0.0.1:1") || strings.Contains(said, "pa55word") {
-				t.Errorf("%s: got %q, want which broker could not be reached", url, said)
+		for _, text := range []string{err.Error(), log.String()} {
+			if !strings.Contains(text, "nats://127.0.0.1:1") || strings.Contains(text, "pa55word") {
+				t.Errorf("%s: got %q, want the address of the broker without credentials", url, text)
 			}
 		}
 	}
 }
 
-// onWrite is called when something is written.
+// onWrite is an io.Writer that calls the function for each Write.
 type onWrite func()
 
 func (f onWrite) Write(p []byte) (int, error) {
@@ -228,8 +228,7 @@ func (f onWrite) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// A stream that is edited while we run, so that it would lose events, gets
-// none any more, until it is edited back.
+// Nothing is published to a stream while it is edited so that it could lose events.
 func TestStreamIsEdited(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -253,8 +252,8 @@ func TestStreamIsEdited(t *testing.T) {
 	}
 }
 
-// A store that cannot be created yet is no conflict: Open waits for it. A file
-// stands where the broker wants to make the stream's directory.
+// A store that cannot be created yet is not a conflict, so Open retries. Here a file
+// has the name of the stream's directory.
 func TestOpenWaitsForStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
@@ -270,19 +269,19 @@ func TestOpenWaitsForStore(t *testing.T) {
 	}
 }
 
-// What the broker refuses is a conflict only if it would refuse it again.
-func TestOpenTellsConflicts(t *testing.T) {
+// An error of the broker is a conflict only if it is permanent.
+func TestOpenConflicts(t *testing.T) {
 	for _, test := range []struct {
 		status, code int
 		conflict     bool
 	}{
 		{500, 10049, false}, // the store cannot be created
-		{400, 10058, false}, // another ingress was faster
+		{400, 10058, false}, // another ingress has just created it
 		{400, 10005, false}, // too few peers
 		{400, 10124, false}, // the stream is being moved
 		{400, 10226, false}, // or scaled
 		{429, 10167, false}, // too many requests
-		{500, 10047, false}, // no room
+		{500, 10047, false}, // no space
 		{503, 10008, false}, // no leader
 		{500, 10052, true},  // invalid configuration
 		{500, 10074, true},  // replicas without a cluster

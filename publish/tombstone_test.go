@@ -14,9 +14,9 @@ import (
 	"versive-ingress/schema"
 )
 
-// A tombstone that the broker takes for a duplicate, because one with the same
-// message id was there and was deleted by hand, is put all the same.
-func TestBuryAgain(t *testing.T) {
+// A tombstone is put even if the broker takes it for a duplicate, because an earlier
+// one with the same message id was deleted by hand.
+func TestPutTombstoneAgain(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
@@ -27,7 +27,7 @@ func TestBuryAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	for sequence := range uint64(3) {
-		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Bury(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
+		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).PutTombstone(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
 			t.Fatal(err)
 		}
 		if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+m.Subject("versive")+"*]" {
@@ -44,8 +44,8 @@ func TestBuryAgain(t *testing.T) {
 	}
 }
 
-// elsewhere is acknowledged by a stream of the same name in another JetStream
-// domain, as if that stream were the quicker one. The second time, it gives up.
+// elsewhere returns acknowledgements of a stream of the same name in another JetStream
+// domain. It cancels the erasure after the second.
 type elsewhere struct {
 	jetstream.JetStream
 	giveUp    context.CancelFunc
@@ -59,7 +59,7 @@ func (e elsewhere) PublishMsg(context.Context, *nats.Msg, ...jetstream.PublishOp
 	return &jetstream.PubAck{Stream: "VERSIVE", Sequence: 7, Domain: "hub"}, nil
 }
 
-// A copy stays where it is until its tombstone is seen.
+// A copy is not deleted before its tombstone is in the stream.
 func TestEraseAcknowledgedElsewhere(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
@@ -73,7 +73,7 @@ func TestEraseAcknowledgedElsewhere(t *testing.T) {
 	defer cancel()
 	c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("versive"), Sequence: 1}
 	if err := (publish.Eraser{JetStream: elsewhere{js, cancel, new(int)}, Stream: "VERSIVE"}).Erase(ctx, c); err == nil || !strings.Contains(err.Error(), "tombstone") {
-		t.Errorf("got %v, want that the tombstone is not there", err)
+		t.Errorf("got %v, want an error about the tombstone", err)
 	}
 	if got := fmt.Sprint(kept(t, js, "VERSIVE")); got != "["+c.Subject+"]" {
 		t.Errorf("the stream holds %s", got)

@@ -8,20 +8,16 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// injectTrace gives a message the headers traceparent and tracestate of the
-// span in ctx, if there is one: its consumers go on with the trace. They are
-// the only headers that a message has from its caller's context.
+// injectTrace adds the traceparent and tracestate headers of the span in ctx, if
+// there is one, so that consumers continue the trace. Their names are in lower
+// case, which http.Header and propagation.HeaderCarrier would change.
 func injectTrace(ctx context.Context, header nats.Header) {
-	if trace.SpanContextFromContext(ctx).IsValid() {
-		propagation.TraceContext{}.Inject(ctx, carrier(header))
+	if !trace.SpanContextFromContext(ctx).IsValid() {
+		return
+	}
+	carrier := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, carrier)
+	for name, value := range carrier {
+		header[name] = []string{value}
 	}
 }
-
-// carrier keeps the names of headers as they are: in lower case.
-type carrier nats.Header
-
-func (c carrier) Get(name string) string { return nats.Header(c).Get(name) }
-func (c carrier) Set(name, value string) { nats.Header(c).Set(name, value) }
-
-// Keys implements [propagation.TextMapCarrier]. Nothing asks for them.
-func (c carrier) Keys() []string { return nil }

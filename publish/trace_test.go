@@ -13,7 +13,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// span returns a context with a span of the given trace, as a tracer makes it.
+// span returns a context with a span of the given trace.
 func span(t *testing.T, id byte) context.Context {
 	t.Helper()
 	state, err := trace.ParseTraceState("vendor=state")
@@ -25,9 +25,9 @@ func span(t *testing.T, id byte) context.Context {
 	}))
 }
 
-// The caller's span goes with the message, however it gets into the stream. A
-// resend does not change what is stored: its span is in no message.
-func TestTraceGoesWithTheMessage(t *testing.T) {
+// A stored message has the trace headers of its caller's span, in every mode. A resend
+// does not change them.
+func TestTraceHeaders(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []publish.Mode{publish.ModeSingle, publish.ModeBatch} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestTraceGoesWithTheMessage(t *testing.T) {
 			for _, want := range []struct {
 				stream   string
 				sequence uint64
-				trace    byte // 0: none
+				trace    byte // 0 if none
 			}{{"VERSIVE", 1, 1}, {"VERSIVE", 2, 0}, {"VERSIVE_QUARANTINE", 1, 3}} {
 				m := message(t, js, want.stream, want.sequence)
 				parent, state := "", ""

@@ -2,7 +2,6 @@ package subscribe_test
 
 import (
 	"bytes"
-	"context"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -18,8 +17,6 @@ import (
 	svix "github.com/svix/svix-webhooks/go"
 
 	"versive-ingress/ingest"
-	"versive-ingress/publish"
-	"versive-ingress/schema"
 )
 
 var soakEvents = flag.Int("soak.events", 800, "how many events TestSoak sends; make soak sends 100,000")
@@ -34,7 +31,7 @@ func TestSoak(t *testing.T) {
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	handler, err := ingest.New(ingest.Config{
 		Path: "/", Secrets: []string{secret}, Tolerance: 5 * time.Minute,
-		MaxBody: 1 << 20, MaxInflight: 64 << 20, Publisher: publisher{s.publisher},
+		MaxBody: 1 << 20, MaxInflight: 64 << 20, Publisher: s.publisher,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -148,12 +145,4 @@ func (s *system) awaitWorkedOff(t testing.TB, durable string) {
 			return
 		}
 	}
-}
-
-// publisher makes a publish.Publisher an ingest.Publisher.
-type publisher struct{ *publish.Publisher }
-
-func (p publisher) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
-	receipt, err := p.Publisher.Publish(ctx, m)
-	return ingest.Receipt(receipt), err
 }

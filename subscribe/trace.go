@@ -3,7 +3,6 @@ package subscribe
 import (
 	"context"
 
-	"github.com/nats-io/nats.go"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/codes"
@@ -22,7 +21,10 @@ var tracer = otel.Tracer("versive-ingress/subscribe")
 // published m, and is linked to that as well, as messaging's conventions have it.
 func (d *dispatcher) startSpan(ctx context.Context, m Message) (context.Context, trace.Span) {
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)}
-	published := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), carrier(m.Header)))
+	published := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{
+		"traceparent": m.Header.Get("traceparent"),
+		"tracestate":  m.Header.Get("tracestate"),
+	}))
 	if published.IsValid() {
 		ctx = trace.ContextWithRemoteSpanContext(ctx, published)
 		options = append(options, trace.WithLinks(trace.Link{SpanContext: published}))
@@ -53,12 +55,3 @@ func endSpan(span trace.Span, err error) {
 	}
 	span.End()
 }
-
-// carrier reads the headers by their names as they are: in lower case.
-type carrier nats.Header
-
-func (c carrier) Get(name string) string { return nats.Header(c).Get(name) }
-func (c carrier) Set(name, value string) { nats.Header(c).Set(name, value) }
-
-// Keys implements [propagation.TextMapCarrier]. Nothing asks for them.
-func (c carrier) Keys() []string { return nil }

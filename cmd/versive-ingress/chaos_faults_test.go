@@ -273,7 +273,7 @@ func jumpClock(r *round) {
 	var ahead atomic.Int64 // of the ingress's clock
 	handler, err := ingest.New(ingest.Config{
 		Path: s.Path, Secrets: s.Secrets, Tolerance: s.Tolerance,
-		MaxBody: defaultMaxBody, MaxInflight: int64(s.MaxInflight), Publisher: publisher{p},
+		MaxBody: defaultMaxBody, MaxInflight: int64(s.MaxInflight), Publisher: p,
 		Logger: slog.New(slog.DiscardHandler),
 		Now:    func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 	})

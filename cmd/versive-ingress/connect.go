@@ -88,9 +88,3 @@ func (s *Settings) brokerURL() string {
 	}
 	return "nats://" + net.JoinHostPort(host, port)
 }
-
-// askLeader makes stream look messages up at its leader. A direct get may ask a
-// replica that is behind, and takes what is stored for missing.
-func askLeader(stream jetstream.Stream) {
-	stream.CachedInfo().Config.AllowDirect = false // by which the client chooses
-}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
@@ -71,7 +70,7 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 }
 
 func (d *doctor) unreachable(err error) Finding {
-	if errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) || errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired) {
+	if publish.IsAuthError(err) {
 		return Finding{
 			"broker_refuses", Problem, fmt.Sprintf("the broker at %s refuses these credentials", publish.Addresses(d.settings.brokerURL())), "nothing can be stored",
 			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY",

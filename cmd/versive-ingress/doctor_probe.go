@@ -86,7 +86,7 @@ func (d *doctor) collectProbe(ctx context.Context, id string, accepted bool) (fi
 	stream, err := d.broker.js.Stream(ctx, name)
 	var msg *jetstream.RawStreamMsg
 	if err == nil {
-		askLeader(stream)
+		publish.ReadFromLeader(stream)
 		msg, err = stream.GetLastMsgForSubject(ctx, subject)
 	}
 	switch {

@@ -77,14 +77,14 @@ func (d *doctor) checkConfig(kind schema.Kind, c jetstream.StreamConfig) (findin
 	}
 	short := c.MaxAge > 0 && c.MaxAge < senderSchedule
 	windowed := false // the window has a finding
-	for _, gap := range s.streams().Inspect(kind, c) {
-		windowed = windowed || gap.Name == "window"
+	for _, drift := range s.streams().Inspect(kind, c) {
+		windowed = windowed || drift.Name == "window"
 		switch {
-		case gap.Name == "window_limited" && short: // says less than what follows
-		case gap.Weight == publish.Refused, gap.Name == "subjects":
-			add("stream_"+gap.Name, Problem, gap.Problem, gap.Why, gap.Remedy)
+		case drift.Name == "window_limited" && short: // says less than what follows
+		case drift.Action == publish.Reject, drift.Name == "subjects":
+			add("stream_"+drift.Name, Problem, drift.Problem, drift.Why, drift.Remedy)
 		default:
-			add("stream_"+gap.Name, Warning, gap.Problem, gap.Why, gap.Remedy)
+			add("stream_"+drift.Name, Warning, drift.Problem, drift.Why, drift.Remedy)
 		}
 	}
 	switch {
@@ -167,14 +167,14 @@ func (s *Settings) streams() publish.Config {
 func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []Finding) {
 	if stream, err := d.broker.js.Stream(ctx, schema.KindDead.Stream(d.settings.Stream)); err == nil { // else Range says why
 		c := stream.CachedInfo().Config
-		for _, gap := range d.settings.streams().Inspect(schema.KindDead, c) {
+		for _, drift := range d.settings.streams().Inspect(schema.KindDead, c) {
 			switch {
-			case gap.Name == "owner":
-				findings = append(findings, Finding{"stream_owner", Problem, fmt.Sprintf("stream %s %s", c.Name, gap.Problem), gap.Why, gap.Remedy})
-			case gap.Name == "max_age" && gap.Weight == publish.Kept: // the ingress shortens it, if it may
+			case drift.Name == "owner":
+				findings = append(findings, Finding{"stream_owner", Problem, fmt.Sprintf("stream %s %s", c.Name, drift.Problem), drift.Why, drift.Remedy})
+			case drift.Name == "max_age" && drift.Action == publish.Tolerate: // the ingress shortens it, if it may
 				findings = append(findings, Finding{
-					"stream_max_age", Warning, fmt.Sprintf("stream %s %s", c.Name, gap.Problem),
-					"a dead letter holds a whole interview; the ingress may lack the permission to change that", gap.Remedy,
+					"stream_max_age", Warning, fmt.Sprintf("stream %s %s", c.Name, drift.Problem),
+					"a dead letter holds a whole interview; the ingress may lack the permission to change that", drift.Remedy,
 				})
 			}
 		}

@@ -313,7 +313,7 @@ func (e *erasure) erase(ctx context.Context, t match) error {
 	ctx, cancel := context.WithTimeout(ctx, askTimeout)
 	defer cancel()
 	if t.later != "" {
-		if err := e.eraser.Bury(ctx, schema.KindEvent, t.later); err != nil {
+		if err := e.eraser.PutTombstone(ctx, schema.KindEvent, t.later); err != nil {
 			return err
 		}
 	}

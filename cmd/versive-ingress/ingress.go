@@ -96,7 +96,7 @@ func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err e
 		Tolerance:   s.Tolerance,
 		MaxBody:     maxBody,
 		MaxInflight: int64(s.MaxInflight),
-		Publisher:   publisher{i.publisher},
+		Publisher:   i.publisher,
 		Verified:    trustConn,
 		Logger:      log,
 		Metrics:     metrics,
@@ -322,13 +322,4 @@ func (i *ingress) maxBody() (int64, error) {
 		i.log.Warn("bodies are limited by the broker's max_payload", "max_body", Size(room).String(), "usual", Size(defaultMaxBody).String())
 	}
 	return min(room, defaultMaxBody), nil
-}
-
-// publisher makes a publish.Publisher an ingest.Publisher: the two packages
-// do not know each other.
-type publisher struct{ *publish.Publisher }
-
-func (p publisher) Publish(ctx context.Context, m schema.Message) (ingest.Receipt, error) {
-	receipt, err := p.Publisher.Publish(ctx, m)
-	return ingest.Receipt(receipt), err
 }

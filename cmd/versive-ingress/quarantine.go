@@ -132,7 +132,7 @@ func (c *connection) body(ctx context.Context, sequence uint64) ([]byte, error) 
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
-	askLeader(stream)
+	publish.ReadFromLeader(stream)
 	msg, err := stream.GetMsg(ctx, sequence)
 	if err != nil {
 		return nil, fmt.Errorf("reading message %d of stream %s: %w", sequence, name, err)

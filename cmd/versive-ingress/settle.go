@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
@@ -100,7 +101,7 @@ INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, unsettled))
 // others must not be overwritten: the dead letter of a tombstone stands for
 // another tombstone, which stays.
 func deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (gone []uint64, err error) {
-	askLeader(stream)
+	publish.ReadFromLeader(stream)
 	for _, sequence := range sequences {
 		_, err := stream.GetMsg(ctx, sequence)
 		switch {

@@ -14,9 +14,9 @@ import (
 	"versive-ingress/schema"
 )
 
-// The depth follows what is stored, deleted and erased; a tombstone is
-// nothing to look at.
-func TestDepth(t *testing.T) {
+// The backlog changes as messages are stored, deleted and erased. It does not include
+// tombstones.
+func TestBacklog(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{})
 	registry := prometheus.NewRegistry()
@@ -25,9 +25,9 @@ func TestDepth(t *testing.T) {
 	p := openPublisher(t, cfg)
 	js := connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
-	depth := func(kind schema.Kind, want float64) {
+	backlog := func(kind schema.Kind, want float64) {
 		t.Helper()
-		awaitDepth(t, registry, kind, want)
+		awaitBacklog(t, registry, kind, want)
 	}
 
 	var copies []publish.Copy
@@ -39,26 +39,26 @@ func TestDepth(t *testing.T) {
 		}
 		copies = append(copies, publish.Copy{Kind: m.Kind, Subject: m.Subject("versive"), Sequence: receipt.Sequence})
 	}
-	depth(schema.KindQuarantine, 4)
-	if err := eraser.Bury(t.Context(), schema.KindQuarantine, copies[0].Subject); err != nil { // not yet deleted
+	backlog(schema.KindQuarantine, 4)
+	if err := eraser.PutTombstone(t.Context(), schema.KindQuarantine, copies[0].Subject); err != nil { // whose copy is not deleted yet
 		t.Fatal(err)
 	}
 	if err := eraser.Erase(t.Context(), copies[1]); err != nil {
 		t.Fatal(err)
 	}
-	depth(schema.KindQuarantine, 3)
-	again := prometheus.NewRegistry() // of one that has seen nothing of that
-	cfg.Metrics = again
+	backlog(schema.KindQuarantine, 3)
+	fresh := prometheus.NewRegistry() // of a publisher that starts afterwards
+	cfg.Metrics = fresh
 	openPublisher(t, cfg)
-	awaitDepth(t, again, schema.KindQuarantine, 3)
+	awaitBacklog(t, fresh, schema.KindQuarantine, 3)
 	for _, c := range copies {
 		if err := eraser.Delete(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	depth(schema.KindQuarantine, 0)
+	backlog(schema.KindQuarantine, 0)
 
-	depth(schema.KindDead, 0)
+	backlog(schema.KindDead, 0)
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}})
 	if err != nil {
 		t.Fatal(err)
@@ -68,12 +68,12 @@ func TestDepth(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	depth(schema.KindDead, 2)
+	backlog(schema.KindDead, 2)
 	if err := eraser.Erase(t.Context(), publish.Copy{Kind: schema.KindDead, Subject: "versive-dead.reports.msg_0", Sequence: 1}); err != nil {
 		t.Fatal(err)
 	}
-	depth(schema.KindDead, 1)
-	// An erasure that a consumer has given up on waits for somebody as well.
+	backlog(schema.KindDead, 1)
+	// A dead-lettered tombstone also waits for an operator.
 	tombstone, err := schema.Tombstone(schema.KindEvent, "versive.interview.completed.s.i.msg_7", 7)
 	if err != nil {
 		t.Fatal(err)
@@ -82,14 +82,14 @@ func TestDepth(t *testing.T) {
 	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: letter.Subject("versive"), Header: letter.Header}); err != nil {
 		t.Fatal(err)
 	}
-	depth(schema.KindDead, 2)
+	backlog(schema.KindDead, 2)
 	if err := stream.Purge(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	depth(schema.KindDead, 0)
+	backlog(schema.KindDead, 0)
 }
 
-func awaitDepth(t *testing.T, registry *prometheus.Registry, kind schema.Kind, want float64) {
+func awaitBacklog(t *testing.T, registry *prometheus.Registry, kind schema.Kind, want float64) {
 	t.Helper()
 	name := map[schema.Kind]string{schema.KindQuarantine: "quarantine_events", schema.KindDead: "dead_letter_events"}[kind]
 	await(t, fmt.Sprintf("%s %v", name, want), func() bool {
@@ -98,8 +98,8 @@ func awaitDepth(t *testing.T, registry *prometheus.Registry, kind schema.Kind, w
 	})
 }
 
-// Dead letters are not kept for longer than events, whoever has made their
-// stream, and whenever the events' maximum age was set.
+// Dead letters are not kept for longer than events, even if their stream was created
+// with another maximum age.
 func TestDeadLettersAge(t *testing.T) {
 	t.Parallel()
 	const day = 24 * time.Hour
@@ -121,7 +121,7 @@ func TestDeadLettersAge(t *testing.T) {
 			cfg.MaxAge = test.events
 			cfg.Metrics = prometheus.NewRegistry()
 			openPublisher(t, cfg)
-			awaitDepth(t, cfg.Metrics.(*prometheus.Registry), schema.KindDead, 0) // it was looked at
+			awaitBacklog(t, cfg.Metrics.(*prometheus.Registry), schema.KindDead, 0) // it was checked
 			await(t, "the wanted age", func() bool {
 				stream, err := js.Stream(t.Context(), "VERSIVE_DEAD")
 				return err == nil && stream.CachedInfo().Config.MaxAge == test.want

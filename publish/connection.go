@@ -1,0 +1,133 @@
+package publish
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+const (
+	// dialTimeout bounds a connection attempt and a write to the connection. The
+	// latter must be short: nats.go writes with its lock held, so a broker that does
+	// not read would block every caller beyond its deadline.
+	dialTimeout = 2 * time.Second
+	// retryWait is the time between attempts to reach the broker.
+	retryWait = time.Second
+)
+
+// A session is the time between two connection losses. Its context is cancelled on
+// disconnect.
+type session struct {
+	ctx context.Context
+	end context.CancelFunc
+}
+
+// newSession ends the previous session.
+func (p *Publisher) newSession() {
+	ctx, end := context.WithCancel(context.Background())
+	if previous := p.session.Swap(&session{ctx, end}); previous != nil {
+		previous.end()
+	}
+}
+
+// open connects to the broker and opens the streams.
+func (p *Publisher) open(ctx context.Context) error {
+	log := p.cfg.Logger
+	closed := make(chan struct{})
+	p.closed = closed
+	options := append([]nats.Option{
+		nats.Name("versive-ingress"),
+		nats.Timeout(dialTimeout),
+		nats.FlusherTimeout(dialTimeout),
+		nats.MaxReconnects(-1),
+		nats.IgnoreAuthErrorAbort(),
+		nats.ReconnectWait(retryWait / 4),
+		// A message that is buffered during a reconnect would be stored long after
+		// Publish has returned an error.
+		nats.ReconnectBufSize(-1),
+		nats.PingInterval(5 * time.Second),
+		nats.MaxPingsOutstanding(2),
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			p.newSession()
+			if err != nil { // nil if we have closed the connection
+				log.Warn("broker connection lost", "error", err)
+			}
+		}),
+		nats.ReconnectHandler(func(nc *nats.Conn) {
+			log.Info("broker connection is back", "broker", nc.ConnectedAddr())
+		}),
+		nats.ClosedHandler(func(nc *nats.Conn) {
+			if err := nc.LastError(); err != nil {
+				log.Error("broker connection is closed permanently", "error", err)
+			}
+			close(closed)
+		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			if errors.Is(err, nats.ErrPermissionViolation) { // repeated with each request
+				if _, logged := p.denied.LoadOrStore(deniedSubject(err), true); logged {
+					return
+				}
+			}
+			log.Error("broker reported an error", "error", err)
+		}),
+	}, p.cfg.Options...)
+
+	var err error
+	if p.nc, err = nats.Connect(p.cfg.URL, options...); err != nil {
+		return fmt.Errorf("connecting to the broker at %s: %w", Addresses(cmp.Or(p.cfg.URL, "nats://in-process")), err)
+	}
+	p.metrics.conn.Store(p.nc)
+	if p.js, err = jetstream.New(p.nc); err != nil {
+		return err
+	}
+	return p.ensureAll(ctx)
+}
+
+func (p *Publisher) ensureAll(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 3*dialTimeout)
+	defer cancel()
+	for kind := range p.streams {
+		stream, err := p.ensure(ctx, schema.Kind(kind))
+		if err != nil {
+			return err
+		}
+		p.streams[kind] = stream
+		p.metrics.streams[kind].Store(stream.CachedInfo())
+		p.committers[kind] = newCommitter(p, schema.Kind(kind), p.cfg.batches(&stream.CachedInfo().Config))
+	}
+	var err error
+	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)
+	return err
+}
+
+// IsAuthError reports whether the broker has rejected the credentials.
+func IsAuthError(err error) bool {
+	return errors.Is(err, nats.ErrAuthorization) || errors.Is(err, nats.ErrAuthExpired) ||
+		errors.Is(err, nats.ErrAuthRevoked) || errors.Is(err, nats.ErrAccountAuthExpired)
+}
+
+// Closed returns a channel that is closed when the connection is permanently
+// closed, by Close or after an error of the broker from which nats.go does not
+// reconnect. From then on every Publish fails, so the program should restart.
+func (p *Publisher) Closed() <-chan struct{} { return p.closed }
+
+// Close closes the connection. A Publish in flight fails.
+func (p *Publisher) Close() {
+	if p.stop != nil {
+		p.stop()
+		p.stopped.Wait()
+		if p.nc.IsConnected() {
+			p.checkMarks(context.Background())
+		}
+	}
+	if p.nc != nil {
+		p.nc.Close()
+	}
+}
