@@ -31,11 +31,13 @@ type mark struct {
 
 // An observation is the state of a stream at a check.
 type observation struct {
-	kind     schema.Kind
-	info     *jetstream.StreamInfo
-	acked    uint64 // highest sequence acknowledged before info was requested
-	quiet    bool   // nothing is being stored, so info.State.LastSeq is durable
-	detailed bool   // info lists the deleted sequences
+	kind  schema.Kind
+	info  *jetstream.StreamInfo
+	acked uint64 // highest sequence acknowledged before info was requested
+	// reused were acknowledged, are lost, and their sequences may be in use again.
+	reused   schema.Sequences
+	quiet    bool // nothing is being stored, so info.State.LastSeq is durable
+	detailed bool // info lists the deleted sequences
 }
 
 // needsDetails reports whether the list of deleted sequences is needed to find
@@ -65,11 +67,12 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 		lost[Recreated] = m.held()
 		m.start(seen)
 		return lost
-	case state.LastSeq < high:
-		if tail := schema.SequenceRange(max(state.LastSeq+1, m.First), high).Minus(missing); tail.Len() > 0 {
+	case state.LastSeq < high, seen.reused.Len() > 0:
+		tail := schema.SequenceRange(state.LastSeq+1, high).Union(seen.reused)
+		m.Last = tail.First() - 1
+		if tail = tail.Within(m.First, high).Minus(missing); tail.Len() > 0 {
 			lost[WentBack] = tail
 		}
-		m.Last = state.LastSeq
 		m.Suspects = m.Suspects.Within(1, m.Last)
 		m.Unreadable = m.Unreadable.Within(1, m.Last)
 	default:

@@ -24,13 +24,16 @@ const markTimeout = 2 * time.Second
 // marks has the high-water marks of the streams and reports losses. No webhook waits
 // for its checks.
 type marks struct {
-	dir   string // of the files; "" keeps everything in memory
-	log   *slog.Logger
-	acked [3]atomic.Uint64 // by Kind, the highest acknowledged sequence
+	dir string // of the files; "" keeps everything in memory
+	log *slog.Logger
+	// acked is, by Kind, the highest acknowledged sequence. epoch counts how often the
+	// stream has lost messages, after which acked starts over.
+	acked, epoch [3]atomic.Uint64
 
 	mu           sync.Mutex
-	content      marksContent // guarded by mu
-	acknowledged acknowledged // guarded by mu
+	reused       [3]schema.Sequences // by Kind, lost and perhaps used again, not yet reported; guarded by mu
+	content      marksContent        // guarded by mu
+	acknowledged acknowledged        // guarded by mu
 
 	// The goroutine of watchMarks owns the following. Open uses it before, and Close
 	// after that goroutine runs.
@@ -49,7 +52,7 @@ type marksContent struct {
 
 // openMarks reads the marks of the previous run. It only logs errors, which do not
 // keep the ingress from starting.
-func openMarks(dir string, log *slog.Logger) *marks {
+func openMarks(dir, stream string, log *slog.Logger) *marks {
 	m := &marks{dir: dir, log: log, content: marksContent{Streams: make(map[string]*mark)}}
 	if dir == "" {
 		return m
@@ -62,16 +65,40 @@ func openMarks(dir string, log *slog.Logger) *marks {
 	case !errors.Is(err, fs.ErrNotExist):
 		log.Error("high-water marks cannot be read; starting new ones: past losses go unnoticed", "error", err)
 	}
+	for kind := range schema.KindDead + 1 { // for ack, should the first check fail
+		if of := m.content.Streams[kind.Stream(stream)]; of != nil {
+			m.acked[kind].Store(of.Last)
+		}
+	}
 	m.readAcknowledged()
 	m.content.Number = max(m.content.Number, m.acknowledged.Number)
 	return m
 }
 
-// ack records a sequence that the broker has acknowledged.
-func (m *marks) ack(kind schema.Kind, sequence uint64) {
+// A since is what had been acknowledged when a publish began.
+type since struct{ epoch, high uint64 }
+
+func (m *marks) begin(kind schema.Kind) since {
+	epoch := m.epoch[kind].Load()
+	return since{epoch, m.acked[kind].Load()}
+}
+
+// ack records what the broker has acknowledged to a publish. The sequence of a new
+// message is above all that had been acknowledged when its publish began. If it is
+// not, the stream has lost messages, and by the next check it may be as long again
+// as it was.
+func (m *marks) ack(kind schema.Kind, r schema.Receipt, began since) {
+	if m.epoch[kind].Load() != began.epoch {
+		return
+	}
+	if !r.Duplicate && r.Sequence <= began.high {
+		m.mu.Lock()
+		m.reused[kind] = m.reused[kind].Union(schema.SequenceRange(r.Sequence, began.high))
+		m.mu.Unlock()
+	}
 	for acked := &m.acked[kind]; ; {
 		high := acked.Load()
-		if sequence <= high || acked.CompareAndSwap(high, sequence) {
+		if r.Sequence <= high || acked.CompareAndSwap(high, r.Sequence) {
 			return
 		}
 	}
@@ -181,6 +208,7 @@ func (m *marks) compare(seen observation) {
 	if len(*recent) == 0 && !was.Created.IsZero() {
 		*recent = append(*recent, was.Last) // of the previous run
 	}
+	seen.reused, m.reused[seen.kind] = m.reused[seen.kind], schema.Sequences{}
 	lost := was.compare(seen)
 	for _, problem := range [...]Problem{Recreated, WentBack, Removed} {
 		if sequences, ok := lost[problem]; ok {
@@ -189,6 +217,7 @@ func (m *marks) compare(seen observation) {
 	}
 	if len(lost) > 0 {
 		m.acked[seen.kind].Store(0)
+		m.epoch[seen.kind].Add(1)
 		*recent = nil
 	}
 	*recent = append(*recent, seen.info.State.LastSeq)

@@ -53,7 +53,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
 		cfg.Logger.Warn("duplicate window is shortened to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
 	}
-	p := &Publisher{cfg: cfg, marks: openMarks(cfg.MarksDir, cfg.Logger)}
+	p := &Publisher{cfg: cfg, marks: openMarks(cfg.MarksDir, cfg.Stream, cfg.Logger)}
 	p.metrics = newMetrics(p.marks)
 	if cfg.Metrics != nil {
 		cfg.Metrics.MustRegister(p.metrics)
@@ -128,6 +128,7 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 			return schema.Receipt{}, &Error{"refused", *err}
 		}
 	}
+	began := p.marks.begin(m.Kind)
 	receipt, err := p.committers[m.Kind].publish(ctx, m.ID, msg)
 	if err != nil {
 		return schema.Receipt{}, p.failed(err)
@@ -138,7 +139,7 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 		}
 	}
 	p.lastFailure.Store(nil)
-	p.marks.ack(m.Kind, receipt.Sequence)
+	p.marks.ack(m.Kind, receipt, began)
 	return receipt, nil
 }
 
