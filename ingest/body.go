@@ -28,6 +28,17 @@ func discardBody(r *http.Request) {
 	}
 }
 
+// newUpload returns an upload that is charged nothing yet. The announced length is
+// in bytes, or negative if unknown. The caller must call the budget's complete and
+// release.
+func (h *Handler) newUpload(w http.ResponseWriter, announced int64) *upload {
+	u := &upload{w: w, began: time.Now(), length: announced, large: announced > smallBody}
+	if announced < 0 {
+		u.length = h.cfg.MaxBody
+	}
+	return u
+}
+
 // readBody reads the whole body, within MaxBody and the read deadline. The
 // result is valid until u is released.
 func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, u *upload) (body []byte, err error) {

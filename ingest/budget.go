@@ -24,6 +24,9 @@ const referenceRate = 1 << 20
 //   - When a buffer does not fit, the slowest upload is shed and answered 503.
 //     The slowest is the one that lags most behind an upload at the reference
 //     rate; that may be the one whose buffer does not fit.
+//   - A large body that does not lag has its whole length reserved. One that
+//     begins and finds too little left is shed then, not when most of it has
+//     arrived.
 //   - A body that has arrived whole is never shed.
 type budget struct {
 	max int64 // bytes
@@ -31,13 +34,14 @@ type budget struct {
 	mu       sync.Mutex
 	used     int64                // bytes of all buffers; guarded by mu
 	large    int64                // bytes of the buffers of large bodies; guarded by mu
-	arriving map[*upload]struct{} // can be shed; guarded by mu
+	arriving map[*upload]struct{} // charged, and can be shed; guarded by mu
 }
 
 // An upload is a body that is arriving, or has arrived and is not yet stored.
 type upload struct {
 	w       http.ResponseWriter
 	began   time.Time
+	length  int64        // bytes; MaxBody if it is not announced
 	arrived atomic.Int64 // bytes
 	buffer  *[]byte      // owned by the request's goroutine
 
@@ -50,22 +54,16 @@ func newBudget(max int64) *budget {
 	return &budget{max: max, arriving: make(map[*upload]struct{})}
 }
 
-// begin returns an upload that is charged nothing yet. The announced length is
-// in bytes, or negative if unknown. The caller must call complete and release.
-func (b *budget) begin(w http.ResponseWriter, announced int64) *upload {
-	u := &upload{w: w, began: time.Now(), large: announced > smallBody}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.arriving[u] = struct{}{}
-	return u
-}
-
 // grow charges u for a buffer of size bytes instead of its current one. It sheds
 // the slowest uploads to make room, and reports false if u itself is shed.
 func (b *budget) grow(u *upload, size int64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if size > smallBody && !u.large {
+	turnsLarge := size > smallBody && !u.large
+	if (turnsLarge || u.large && u.charged == 0) && b.reserved()+u.length > b.max/4*3 {
+		b.drop(u)
+	}
+	if turnsLarge {
 		b.large += u.charged
 		u.large = true
 	}
@@ -73,11 +71,27 @@ func (b *budget) grow(u *upload, size int64) bool {
 		largeFull := u.large && b.large-u.charged+size > b.max/4*3
 		if !largeFull && b.used-u.charged+size <= b.max {
 			b.charge(u, size)
+			b.arriving[u] = struct{}{}
 			return true
 		}
-		b.shedSlowest(u, largeFull)
+		b.drop(b.slowest(u, largeFull))
 	}
 	return false
+}
+
+// reserved returns the bytes of large bodies that have arrived, or arrive and do
+// not lag. It must be called with mu held.
+func (b *budget) reserved() int64 {
+	now, total := time.Now(), b.large
+	for u := range b.arriving {
+		if u.large {
+			total -= u.charged
+			if u.lag(now) <= 0 {
+				total += u.length
+			}
+		}
+	}
+	return total
 }
 
 // charge must be called with mu held.
@@ -89,24 +103,28 @@ func (b *budget) charge(u *upload, size int64) {
 	u.charged = size
 }
 
-// shedSlowest sheds the slowest among asking and the arriving uploads that are
-// charged anything; with largeOnly, among the large ones. It must be called with
-// mu held.
-func (b *budget) shedSlowest(asking *upload, largeOnly bool) {
+// slowest returns the slowest among asking and the arriving uploads; with
+// largeOnly, among the large ones. It must be called with mu held.
+func (b *budget) slowest(asking *upload, largeOnly bool) *upload {
 	now := time.Now()
 	slowest, lag := asking, asking.lag(now)
 	for u := range b.arriving {
-		if u.charged == 0 || largeOnly && !u.large {
+		if largeOnly && !u.large {
 			continue
 		}
 		if l := u.lag(now); l > lag {
 			slowest, lag = u, l
 		}
 	}
-	b.charge(slowest, 0)
-	slowest.shed = true
-	delete(b.arriving, slowest)
-	setBodyDeadline(slowest.w, time.Unix(1, 0)) // interrupts its Read
+	return slowest
+}
+
+// drop sheds u. It must be called with mu held.
+func (b *budget) drop(u *upload) {
+	b.charge(u, 0)
+	u.shed = true
+	delete(b.arriving, u)
+	setBodyDeadline(u.w, time.Unix(1, 0)) // interrupts its Read
 }
 
 // lag returns how far u lags behind an upload at the reference rate.

@@ -144,7 +144,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		return result{}, reject(tooLarge, "content_length")
 	}
 
-	upload := h.inflight.begin(w, r.ContentLength)
+	upload := h.newUpload(w, r.ContentLength)
 	defer h.inflight.release(upload) // nothing refers to the body once it is stored or rejected
 	body, err := h.readBody(w, r, upload)
 	if err != nil {

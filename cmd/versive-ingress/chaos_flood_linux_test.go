@@ -70,7 +70,7 @@ func floodBodies(r *round) {
 	}
 	for _, a := range r.storm.history {
 		if a.answer.status == http.StatusServiceUnavailable && !strings.Contains(a.id, "large") {
-			r.Errorf("%s is small, and was answered %v", a.id, a.answer)
+			r.Errorf("%s is small, and was answered %v after %v", a.id, a.answer, a.took)
 		}
 	}
 	r.check(r.dialEmbedded(s), s.Stream)
