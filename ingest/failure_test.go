@@ -22,8 +22,8 @@ type namedError struct{ reason string }
 func (e namedError) Error() string  { return "the broker is " + e.reason }
 func (e namedError) Reason() string { return e.reason }
 
-// After any failure the message may or may not be stored. The answer is the same;
-// the answer to the resend tells the two apart.
+// After any failure the message may or may not be stored. The answer is the same in
+// both cases; only that to the resend differs.
 func TestFailure(t *testing.T) {
 	t.Parallel()
 	for _, body := range []struct{ name, text, fresh, resent string }{

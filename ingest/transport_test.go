@@ -308,4 +308,4 @@ func TestHTTP2(t *testing.T) {
 
 type errorReader struct{}
 
-func (errorReader) Read([]byte) (int, error) { return 0, errors.New("the client gives up") }
+func (errorReader) Read([]byte) (int, error) { return 0, errors.New("the client aborts") }

@@ -87,15 +87,15 @@ func checkAccess(store string) error {
 }
 
 // accessError returns an error that explains why a file below the data directory
-// dir cannot be opened, and has the command that fixes it. The command is for all
-// of dir: the lock and the high-water marks have the owner of the store.
+// dir cannot be opened, and has the command that fixes it. The command applies to all
+// of dir, because the lock and the high-water marks have the owner of the store.
 func accessError(dir, path string, err error) error {
 	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pathError.Err
 	}
 	info, statErr := os.Lstat(path)
 	for path = filepath.Clean(path); errors.Is(statErr, fs.ErrPermission) && path != filepath.Clean(dir); {
-		path = filepath.Dir(path) // which cannot be searched
+		path = filepath.Dir(path) // the nearest directory that can be examined
 		info, statErr = os.Lstat(path)
 	}
 	if statErr != nil {

@@ -210,8 +210,8 @@ func TestUnusableFile(t *testing.T) {
 	}
 }
 
-// A data directory that was restored by another user is refused with a command
-// that is enough, also for the files beside the store.
+// If the data directory was restored by another user, the command in the error fixes
+// all of it, including the files outside the store.
 func TestUnusableDir(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("NOT CHECKED: giving a file to another user needs root")
@@ -238,7 +238,7 @@ func TestUnusableDir(t *testing.T) {
 	}
 }
 
-// obey runs the command in an error that begins with these words.
+// obey runs the command in an error. The command must begin with the given words.
 func obey(t *testing.T, err error, words string) {
 	t.Helper()
 	_, command, found := strings.Cut(err.Error(), words)
