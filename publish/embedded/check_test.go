@@ -13,7 +13,6 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
@@ -284,57 +283,6 @@ func shell(t *testing.T, command string, args ...string) {
 	if out, err := exec.Command("sh", append([]string{"-c", command}, args...)...).CombinedOutput(); err != nil {
 		t.Fatalf("%s: %v\n%s", command, err, out)
 	}
-}
-
-// If the server would not find the streams with a configuration, the start fails
-// with an error that has the remedy, and the store is not changed.
-func TestInaccessibleStreams(t *testing.T) {
-	const (
-		accounts = "listen: \"127.0.0.1:-1\"\naccounts { VERSIVE { jetstream: enabled, users: [{user: ingress, password: ingress}] } }"
-		cluster  = "listen: \"127.0.0.1:-1\"\nserver_name: a\ncluster { name: c, listen: \"127.0.0.1:-1\", routes: [\"nats://127.0.0.1:1\"] }"
-	)
-	t.Run("accounts", func(t *testing.T) {
-		dir := t.TempDir()
-		newStore(t, dir)
-		before := snapshot(t, streamPath(dir))
-		cfg := embedded.Config{Dir: dir, ConfigFile: writeConfig(t, accounts)}
-		err := startFails(t, cfg, "the account $G, which has no JetStream", "mv '"+dir)
-		if after := snapshot(t, streamPath(dir)); after != before {
-			t.Errorf("the stream has changed:\n%s\nwant\n%s", after, before)
-		}
-		_, command, _ := strings.Cut(err.Error(), "to VERSIVE: ")
-		shell(t, command)
-		broker := start(t, cfg)
-		nc, err := nats.Connect(broker.URL(), nats.UserInfo("ingress", "ingress"), nats.Timeout(patience))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		requireStore(t, js)
-	})
-	t.Run("cluster", func(t *testing.T) {
-		dir := t.TempDir()
-		newStore(t, dir)
-		before := snapshot(t, filepath.Join(dir, "jetstream"))
-		startFails(t, embedded.Config{Dir: dir, ConfigFile: writeConfig(t, cluster)}, "start without the cluster")
-		if after := snapshot(t, filepath.Join(dir, "jetstream")); after != before {
-			t.Errorf("the store has changed:\n%s\nwant\n%s", after, before)
-		}
-		requireStore(t, inProcess(t, start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})))
-	})
-	t.Run("no cluster", func(t *testing.T) {
-		dir := t.TempDir()
-		start(t, embedded.Config{Dir: dir, ConfigFile: writeConfig(t, cluster)}).Stop()
-		before := snapshot(t, filepath.Join(dir, "jetstream"))
-		startFails(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"}, "start with the configuration file of the cluster")
-		if after := snapshot(t, filepath.Join(dir, "jetstream")); after != before {
-			t.Errorf("the store has changed:\n%s\nwant\n%s", after, before)
-		}
-	})
 }
 
 // startFails checks that a start fails, with all of want in the error.
