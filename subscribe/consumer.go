@@ -164,10 +164,8 @@ func (s Source) awaitDispatcher(ctx context.Context, c Consumer) (*dispatcher, e
 			c.Logger.Warn("broker does not answer; waiting for it", "consumer", c.Durable, "error", err)
 			logged = text
 		}
-		select {
-		case <-ctx.Done():
+		if wait(ctx); ctx.Err() != nil {
 			return nil, context.Cause(ctx)
-		case <-time.After(retryWait):
 		}
 	}
 }

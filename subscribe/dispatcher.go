@@ -30,7 +30,9 @@ type dispatcher struct {
 	// while any other event is; see suspects.go.
 	exclusive sync.RWMutex
 
-	reported string // see report; used by the fetching goroutine alone
+	// Of the fetching goroutine alone:
+	empty    bool   // whether the last batch was
+	reported string // see report
 
 	mu sync.Mutex
 	// taken are the sequences of the messages that are not finished. Guarded by
@@ -67,18 +69,6 @@ func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error)
 	return d, nil
 }
 
-const (
-	// heartbeat is how often the broker confirms that it still holds a request
-	// for messages. It is half the time for which the client asks, by default,
-	// and therefore the longest that there can be: the client ends a request
-	// when neither a message nor a heartbeat has arrived whole for twice as
-	// long, and on a slow connection heartbeats wait behind a large message.
-	heartbeat = jetstream.DefaultExpires / 2
-	// fetchBytes bounds one request. A broker drops a client for which it holds
-	// more than 64 MiB; its largest message is 32 MiB.
-	fetchBytes = 48 << 20
-)
-
 // run handles events until fetchCtx ends, or fetching fails for good.
 func (d *dispatcher) run(fetchCtx context.Context) error {
 	// Handlers may finish what they began.
@@ -105,33 +95,26 @@ func (d *dispatcher) run(fetchCtx context.Context) error {
 	return err
 }
 
-// fetch takes all free slots, at least one, fetches as many messages and
-// starts to handle them. Its error ends the consumer.
+// fetch takes the free slots, at least one, fetches as many messages and starts
+// to handle them. Its error ends the consumer.
 func (d *dispatcher) fetch(ctx, handlerCtx context.Context) error {
-	n := d.takeSlots(ctx)
+	limit := d.cfg.Concurrency
+	if d.empty {
+		limit = 1
+	}
+	n := d.takeSlots(ctx, limit)
 	if n == 0 {
 		return nil
 	}
-	// The request lasts for its own time, not until a deadline of ctx, and ends
-	// with the connection: a broker that was restarted has forgotten it.
-	request, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	defer context.AfterFunc(ctx, cancel)()
-	nc := d.source.JetStream.Conn()
-	lost := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
-	defer nc.RemoveStatusListener(lost) // closes it
-	go func() {
-		<-lost
-		cancel()
-	}()
-
-	batch, err := d.durable.Fetch(n, jetstream.FetchContext(request), jetstream.FetchHeartbeat(heartbeat), jetstream.FetchMaxBytes(fetchBytes))
+	batch, end, err := d.source.fetch(ctx, d.durable, n)
 	if err == nil {
+		d.empty = true
 		for msg := range batch.Messages() {
 			n--
-			d.reported = ""
+			d.empty, d.reported = false, ""
 			d.start(ctx, handlerCtx, msg)
 		}
+		end()
 		err = batch.Error()
 	}
 	for range n {
@@ -143,19 +126,22 @@ func (d *dispatcher) fetch(ctx, handlerCtx context.Context) error {
 	return d.awaitBroker(ctx, err)
 }
 
-func (d *dispatcher) takeSlots(ctx context.Context) int {
+// takeSlots waits for a free slot, and takes what is free up to the limit. It
+// returns 0 if ctx has ended.
+func (d *dispatcher) takeSlots(ctx context.Context, limit int) int {
 	select {
 	case <-ctx.Done():
 		return 0
 	case <-d.slots:
 	}
-	for n := 1; ; n++ {
+	for n := 1; n < limit; n++ {
 		select {
 		case <-d.slots:
 		default:
 			return n
 		}
 	}
+	return limit
 }
 
 // awaitBroker waits until the broker may answer the next request. It returns an
@@ -184,10 +170,7 @@ func (d *dispatcher) awaitBroker(ctx context.Context, failed error) error {
 	default:
 		d.report(slog.LevelWarn, "broker does not deliver; asking again", errors.Join(failed, err))
 	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(retryWait):
-	}
+	wait(ctx)
 	return nil
 }
 

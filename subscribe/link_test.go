@@ -109,69 +109,79 @@ type soon struct{ context.Context }
 
 func (soon) Deadline() (time.Time, bool) { return time.Now().Add(3 * time.Second), true }
 
-// However many large events there are hands for, the broker does not drop the
-// client over them: each would count as delivered.
-func TestConsumeLargeEvents(t *testing.T) {
+// The broker closes a connection that does not take in within 10 s what it
+// writes, and each event that it wrote would count as delivered. So it must not
+// be asked for that much, however many free slots there are.
+func TestSlowLinkForManyEvents(t *testing.T) {
 	t.Parallel()
 	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
 	// In memory, for it takes long to sync that much.
 	if _, err := s.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}, Storage: jetstream.MemoryStorage}); err != nil {
 		t.Fatal(err)
 	}
-	const n = 12
-	transcript := strings.Repeat("x", 8<<20)
+	const n, rate = 5, 5 << 19 // so that one takes 3 s, and all take 16 s
 	for i := range n {
-		m, err := schema.Normalize(fmt.Sprint("msg_", i), fmt.Appendf(nil,
-			`{"event_type":"interview.completed","interview":{"id":"i","transcript":"%s"},"study":{"id":"s"}}`, transcript))
-		if err != nil {
-			t.Fatal(err)
-		}
+		m := largeEvent(t, fmt.Sprint("msg_", i), 8<<20)
 		if _, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("large"), Header: m.Header, Data: m.Data}); err != nil {
 			t.Fatal(err)
 		}
 	}
+	js := connect(t, slowLink(t, s.URL(), rate))
 	var got record
 	c := got.consumer()
 	c.Concurrency = 64
 	handle := c.Event
 	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
 		if m.Deliveries > 1 {
-			t.Errorf("%s came again", event.ID)
+			t.Errorf("%s was redelivered", event.ID)
 		}
 		return handle(ctx, event, m)
 	}
-	start(t, subscribe.Source{JetStream: s.js, Stream: "LARGE", Subject: "large"}, c)
+	start(t, subscribe.Source{JetStream: js, Stream: "LARGE", Subject: "large"}, c)
 	await(t, "everything is handled", func() bool { return len(got.list()) >= n })
+	if n := js.Conn().Stats().Reconnects; n > 0 {
+		t.Errorf("the connection was lost %d times", n)
+	}
 }
 
-// A large event arrives on a slow connection.
-func TestConsumeOnASlowLink(t *testing.T) {
+// A large event arrives on a slow connection, for a consumer and for a range. A
+// range that took the event for lost would restart it again and again.
+func TestSlowLink(t *testing.T) {
 	t.Parallel()
 	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
 	s.storeLarge(t, 8<<20)
-	// 8 MiB in some 7 seconds.
-	address := proxy(t, s.URL(), func(client io.Writer, broker io.Reader) {
-		const chunk, rate = 64 << 10, 1200 << 10
-		ticker := time.NewTicker(time.Second * chunk / rate)
-		defer ticker.Stop()
-		for range ticker.C {
-			if _, err := io.CopyN(client, broker, chunk); err != nil {
-				return
-			}
+	const rate = 1 << 20 // so that it takes 8 s
+	t.Run("consume", func(t *testing.T) {
+		t.Parallel()
+		var got record
+		c := got.consumer()
+		handle := c.Event
+		c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+			t.Logf("it was handled at delivery %d", m.Deliveries) // the first, unless the machine is slower still
+			return handle(ctx, event, m)
+		}
+		start(t, subscribe.Source{JetStream: connect(t, slowLink(t, s.URL(), rate))}, c)
+		s.awaitDone(t, c.Durable)
+		if got.count("msg_large") == 0 {
+			t.Error("it was not handled")
 		}
 	})
-	var got record
-	c := got.consumer()
-	handle := c.Event
-	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
-		t.Logf("it was handled at delivery %d", m.Deliveries) // the first, unless the machine is slower still
-		return handle(ctx, event, m)
-	}
-	start(t, subscribe.Source{JetStream: connect(t, address)}, c)
-	s.awaitDone(t, c.Durable)
-	if got.count("msg_large") == 0 {
-		t.Error("it was not handled")
-	}
+	t.Run("range", func(t *testing.T) {
+		t.Parallel()
+		source := subscribe.Source{JetStream: connect(t, slowLink(t, s.URL(), rate))}
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		defer cancel()
+		n := 0
+		for _, err := range source.Range(ctx, subscribe.Selection{}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			n++
+		}
+		if n != 1 {
+			t.Errorf("got %d events", n)
+		}
+	})
 }
 
 // Deliveries that do not arrive are no attempts: an event is not given up before
@@ -207,20 +217,42 @@ func TestConsumeCountsNoDeliveries(t *testing.T) {
 	}
 }
 
-// storeLarge stores msg_large, with a transcript of the given size.
-func (s *system) storeLarge(t testing.TB, size int) {
+// largeEvent returns an event with a transcript of the given size.
+func largeEvent(t testing.TB, id string, size int) schema.Message {
 	t.Helper()
-	m, err := schema.Normalize("msg_large", fmt.Appendf(nil,
+	m, err := schema.Normalize(id, fmt.Appendf(nil,
 		`{"event_type":"interview.completed","interview":{"id":"i","transcript":"%s"},"study":{"id":"s"}}`, strings.Repeat("x", size)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.publisher.Publish(t.Context(), m); err != nil {
+	return m
+}
+
+// storeLarge stores msg_large, with a transcript of the given size.
+func (s *system) storeLarge(t testing.TB, size int) {
+	t.Helper()
+	if _, err := s.publisher.Publish(t.Context(), largeEvent(t, "msg_large", size)); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// proxy returns the address of a way to the broker on which forward passes on
+// slowLink returns the address of a proxy that forwards so many bytes a second
+// from the broker.
+func slowLink(t testing.TB, url string, rate int64) string {
+	t.Helper()
+	return proxy(t, url, func(client io.Writer, broker io.Reader) {
+		const chunk = 64 << 10
+		ticker := time.NewTicker(time.Duration(int64(time.Second) * chunk / rate))
+		defer ticker.Stop()
+		for range ticker.C {
+			if _, err := io.CopyN(client, broker, chunk); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// proxy returns the address of a proxy to the broker in which forward copies
 // what the broker sends. The connection ends with forward.
 func proxy(t testing.TB, url string, forward func(client io.Writer, broker io.Reader)) string {
 	t.Helper()
@@ -240,6 +272,7 @@ func proxy(t testing.TB, url string, forward func(client io.Writer, broker io.Re
 				client.Close()
 				continue
 			}
+			_ = broker.(*net.TCPConn).SetReadBuffer(64 << 10) // what is buffered here counts as written
 			go func() {
 				_, _ = io.Copy(broker, client)
 				broker.Close()

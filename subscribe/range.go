@@ -7,7 +7,6 @@ import (
 	"iter"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/schema"
@@ -23,270 +22,111 @@ type Selection struct {
 	First, Last  uint64    // sequences, both included; 0 is no bound
 	Since, Until time.Time // stored at Since or later and before Until; zero is no bound
 
-	HeadersOnly bool // leave out the data; Message.Size tells its length
-	Follow      bool // do not end: wait for what comes; Last and Until do not count
+	HeadersOnly bool // leave out the data; Message.Size is its length
+	Follow      bool // do not end: wait for new messages; Last and Until are ignored
 }
 
 // Range reads a part of a stream in order and ends. It acknowledges nothing
-// and leaves nothing behind: any number of them may run at once.
+// and leaves nothing at the broker: any number of ranges may run concurrently.
 //
 // Where neither Last nor Until bounds it, it ends with what was the stream's
-// last message when it began. It lives through the loss of the broker: it goes
-// on behind the last message it has yielded. An error ends it: that of ctx, of
-// a stream that does not exist, or of a connection that was closed. One that
-// follows waits for a stream that was deleted to be created anew.
+// last message when it began. Once it has begun, it waits for a broker that is
+// away, and continues after the last message it has yielded. An error ends it:
+// that of ctx, of a stream that does not exist, or of a connection that was
+// closed. One that follows waits for a stream that was deleted to be created
+// anew.
 //
 // A bounded range ends with an [*UnreadableError] if the stream counts messages
 // of the selection that it cannot return. One that follows passes over them.
 func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		r := &reader{source: s, sel: sel, next: max(sel.First, 1)}
-		defer r.close()
-		for {
-			m, err := r.read(ctx)
-			switch {
-			case errors.Is(err, errEnd):
-				if err := r.verify(ctx); err != nil {
-					yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
-				}
-				return
-			case err != nil:
-				yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
-				return
-			case !yield(m, nil):
-				return
-			}
+		read := s.readBounded
+		if sel.Follow {
+			read = s.follow
 		}
-	}
-}
-
-var errEnd = errors.New("end of the range")
-
-const (
-	// idle is after how long without a message a bounded reader asks the stream
-	// whether there is still one to come: it may have been deleted meanwhile. The
-	// client misses heartbeats only while it waits, so it must wait for longer
-	// than two of them.
-	idle = 7 * time.Second
-	// apiTimeout bounds one question to the broker.
-	apiTimeout = 5 * time.Second
-	// retryWait is between attempts to reach the broker.
-	retryWait = 500 * time.Millisecond
-	// leftover is after how long the broker removes a reader that has vanished.
-	leftover = time.Minute
-
-	// What a reader asks for ahead. The broker's largest message is half of it.
-	aheadMessages = 1000
-	aheadBytes    = 64 << 20
-)
-
-// A reader reads a selection through consumers of the broker, one after the
-// other: what ends one, the next takes up. The client's ordered consumer does
-// that by itself, but takes a stream that was created anew for the old one.
-type reader struct {
-	source Source
-	sel    Selection
-
-	next    uint64    // the sequence from which to read on
-	created time.Time // of the stream; zero until it was first seen
-
-	messages jetstream.MessagesContext // nil while there is no consumer
-	stream   jetstream.Stream
-	consumer jetstream.Consumer
-	drained  bool        // as far as the consumer knows, nothing more will come
-	received uint64      // from this consumer
-	unwatch  func() bool // ends the watch over the context
-
-	delivered schema.Sequences // of the selection, by all consumers
-	opened    int              // how many consumers there were
-	// complete says that nothing was passed over: the consumer, the only one so
-	// far, had nothing pending behind its last message. A message that it cannot
-	// read stays pending.
-	complete bool
-}
-
-// read returns the next message of the selection, or errEnd.
-func (r *reader) read(ctx context.Context) (Message, error) {
-	for {
-		if r.messages == nil {
-			if err := r.open(ctx); err != nil {
-				return Message{}, err
-			}
-		}
-		if !r.sel.Follow && r.isEnd(ctx) {
-			return Message{}, errEnd
-		}
-		msg, err := r.messages.Next(jetstream.NextMaxWait(idle))
-		switch {
-		case ctx.Err() != nil:
-			return Message{}, context.Cause(ctx)
-		case errors.Is(err, nats.ErrTimeout):
-			r.drained = true
-			switch {
-			case r.hasLost(ctx):
-				r.close()
-			case !r.sel.Follow && r.isStuck(ctx):
-				return Message{}, errEnd
-			}
-			continue
-		case err != nil:
-			r.close()
-			continue
-		}
-		m, err := newMessage(msg)
+		err := read(ctx, sel, func(m Message) bool { return yield(m, nil) })
 		if err != nil {
-			return Message{}, err
-		}
-		if r.received++; m.delivery != r.received { // the client was too slow, and dropped some
-			r.close()
-			continue
-		}
-		if !r.sel.Follow && (m.Sequence > r.sel.Last || !r.sel.Until.IsZero() && !m.Time.Before(r.sel.Until)) {
-			r.sel.Last = min(r.sel.Last, m.Sequence-1)
-			return Message{}, errEnd
-		}
-		r.next = m.Sequence + 1
-		r.drained = m.pending == 0
-		r.complete = r.drained && r.opened == 1
-		if !m.Time.Before(r.sel.Since) {
-			if !r.sel.Follow {
-				r.delivered.Add(m.Sequence, m.Sequence)
-			}
-			return m, nil
+			yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
 		}
 	}
 }
 
-// isEnd reports whether nothing more of a bounded selection will come. Where it
-// is short of its last sequence it asks the stream: the consumer may be on a
-// replica that is behind.
-func (r *reader) isEnd(ctx context.Context) bool {
-	if r.next > r.sel.Last {
-		return true
-	}
-	if !r.drained {
-		return false
-	}
-	r.drained = false
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	last, err := r.stream.GetLastMsgForSubject(ctx, r.source.filterSubject(r.sel))
-	return errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && (last.Sequence < r.next || last.Time.Before(r.sel.Since))
+// follow yields the messages of a selection, and waits for new ones, until yield
+// returns false. Then it returns nil.
+func (s Source) follow(ctx context.Context, sel Selection, yield func(Message) bool) error {
+	c := s.cursor(sel)
+	defer c.close()
+	return c.read(ctx, func(m Message) bool {
+		return m.Time.Before(sel.Since) || yield(m)
+	}, func(context.Context) bool { return true })
 }
 
-// hasLost reports whether the consumer has delivered what never arrived: a
-// connection was lost with it, and no message behind it shows the gap.
-func (r *reader) hasLost(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	info, err := r.consumer.Info(ctx)
-	return err != nil || info.Delivered.Stream >= r.next
+// A bounded range reads from the sequence first to the sequence last.
+type bounded struct {
+	cursor
+	first, last uint64
+	beyond      uint64           // messages after last, when it began
+	delivered   schema.Sequences // from first to last
 }
 
-// open makes a consumer that begins at r.next. Once the stream was seen, it
-// waits for a broker that is away.
-func (r *reader) open(ctx context.Context) error {
-	for {
-		err := r.tryOpen(ctx)
-		switch {
-		case err == nil:
-			r.unwatch = context.AfterFunc(ctx, r.messages.Stop)
-			return nil
-		case ctx.Err() != nil:
-			return context.Cause(ctx)
-		case r.created.IsZero(), errors.Is(err, errAnew), isClosed(err):
-			return err
-		case !r.sel.Follow && errors.Is(err, jetstream.ErrStreamNotFound):
-			return err
+// readBounded yields the messages of a bounded selection. It returns nil at the
+// end, or when yield has returned false.
+func (s Source) readBounded(ctx context.Context, sel Selection, yield func(Message) bool) error {
+	b := &bounded{cursor: s.cursor(sel)}
+	defer b.close()
+	if err := b.begin(ctx); err != nil || b.last < b.first {
+		return err
+	}
+	stopped := false
+	err := b.read(ctx, func(m Message) bool {
+		if !sel.Until.IsZero() && !m.Time.Before(sel.Until) {
+			b.last = min(b.last, m.Sequence-1)
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryWait):
+		if m.Sequence > b.last {
+			return false
 		}
+		b.delivered.Add(m.Sequence, m.Sequence)
+		m.Pending -= min(m.Pending, b.beyond)
+		stopped = !m.Time.Before(sel.Since) && !yield(m)
+		return !stopped && m.Sequence < b.last
+	}, b.hasMore)
+	if err != nil || stopped {
+		return err
 	}
+	return b.verify(ctx)
 }
 
-// errAnew ends a bounded range: what it was to read is gone.
-var errAnew = errors.New("the stream was deleted and created anew while it was read")
-
-func (r *reader) tryOpen(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
+// begin finds the sequences that bound the selection. A message that was stored
+// at Until or later may lower the last one when it is read: only the stream's
+// leader, which cannot be asked for times, is sure to know all messages before.
+func (b *bounded) begin(ctx context.Context) error {
+	if err := b.open(ctx); err != nil {
+		return err
+	}
+	stored := b.stream.CachedInfo().State.LastSeq
+	b.first, b.last = b.next, stored
+	if b.sel.Last > 0 {
+		b.last = min(stored, b.sel.Last)
+	}
 	var err error
-	if r.stream, err = r.source.open(ctx, r.sel.Kind); err != nil {
-		return err
+	if b.last < stored {
+		b.beyond, err = b.count(ctx, b.last+1)
 	}
-	info := r.stream.CachedInfo()
-	switch {
-	case r.created.IsZero():
-		r.created = info.Created
-		if last := info.State.LastSeq; r.sel.Last == 0 || r.sel.Last > last {
-			r.sel.Last = last
-		}
-	case r.created.Equal(info.Created):
-	case r.sel.Follow: // its sequences begin again
-		r.created, r.next = info.Created, 1
-	default:
-		return errAnew
+	if err == nil && !b.sel.Until.IsZero() {
+		var after uint64
+		after, err = b.countConsumer(ctx, startingAt(b.config(), b.sel.Until))
+		b.beyond = max(b.beyond, after)
 	}
-
-	r.consumer, err = r.stream.CreateConsumer(ctx, r.config())
-	if err != nil {
-		return err
-	}
-	r.received, r.drained = 0, r.consumer.CachedInfo().NumPending == 0
-	r.opened++
-	r.complete = r.opened == 1 && r.drained
-	r.messages, err = r.consumer.Messages(
-		jetstream.PullMaxMessagesWithBytesLimit(aheadMessages, aheadBytes),
-		jetstream.PullHeartbeat(heartbeat),
-		jetstream.WithMessagesErrOnMissingHeartbeat(true))
 	return err
 }
 
-// filterSubject returns the subject of what is selected, with wildcards.
-func (s Source) filterSubject(sel Selection) string {
-	switch {
-	case sel.Subject != "":
-		return sel.Subject
-	case sel.Kind == schema.KindEvent:
-		return sel.Filter.Subject(s.subject())
-	default:
-		return sel.Kind.Prefix(s.subject()) + ".>"
-	}
-}
-
-func (r *reader) config() jetstream.ConsumerConfig {
-	c := jetstream.ConsumerConfig{
-		FilterSubject:     r.source.filterSubject(r.sel),
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       r.next,
-		AckPolicy:         jetstream.AckNonePolicy,
-		HeadersOnly:       r.sel.HeadersOnly,
-		InactiveThreshold: leftover,
-		MemoryStorage:     true,
-		Replicas:          1,
-	}
-	if r.next == 1 && !r.sel.Since.IsZero() {
-		since := r.sel.Since
-		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &since
-	}
-	return c
-}
-
-func (r *reader) close() {
-	if r.messages == nil {
-		return
-	}
-	r.unwatch()
-	r.messages.Stop()
-	r.messages = nil
-	// Or it would stay until it has been idle for a while.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+// hasMore reports whether the stream may return more messages of the selection.
+// It asks the stream's leader: the consumer may be on a replica that lags. It
+// also returns false where the stream has a next message and cannot return it,
+// because it cannot read a whole block: no consumer passes that.
+func (b *bounded) hasMore(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	_ = r.source.JetStream.DeleteConsumer(ctx, r.source.stream(r.sel.Kind), r.consumer.CachedInfo().Name)
-}
-
-func isClosed(err error) bool {
-	return errors.Is(err, nats.ErrConnectionClosed) || errors.Is(err, jetstream.ErrConnectionClosed)
+	next, err := b.stream.GetMsg(ctx, b.next, jetstream.WithGetMsgSubject(b.source.filterSubject(b.sel)))
+	return err == nil && next.Sequence <= b.last || err != nil && !errors.Is(err, jetstream.ErrMsgNotFound)
 }

@@ -78,6 +78,16 @@ func TestRange(t *testing.T) {
 			t.Errorf("got %s at %v", m.Subject, m.Time)
 		}
 	})
+	t.Run("pending", func(t *testing.T) {
+		for _, sel := range []subscribe.Selection{{}, {First: 2, Last: 4}, {Until: fourth}, {Since: all[1].Time, Filter: schema.Filter{StudyID: "study.a"}}} {
+			list := read(t, s.source, sel)
+			for i, m := range list {
+				if want := uint64(len(list) - 1 - i); m.Pending != want {
+					t.Errorf("%+v: message %d of %d has %d pending, want %d", sel, i+1, len(list), m.Pending, want)
+				}
+			}
+		}
+	})
 	t.Run("headers only", func(t *testing.T) {
 		for i, m := range read(t, s.source, subscribe.Selection{HeadersOnly: true}) {
 			if len(m.Data) != 0 || m.Size != len(all[i].Data) || m.Header.Get("ce-id") != all[i].ID {

@@ -50,8 +50,11 @@ type Message struct {
 	Time       time.Time // when it was stored, in UTC
 	Deliveries uint64    // how often the broker has sent it to this consumer, now included; not how often it was handled
 
+	// Pending is how many messages of the selection, or for the consumer, are
+	// stored after it. The broker counted them when it delivered this one.
+	Pending uint64
+
 	delivery uint64 // its number among what the consumer was delivered
-	pending  uint64 // matching messages behind it
 }
 
 // Erased reports whether the message is a tombstone: what was stored under
@@ -75,7 +78,7 @@ func newMessage(msg jetstream.Msg) (Message, error) {
 		Time:       metadata.Timestamp.UTC(),
 		Deliveries: metadata.NumDelivered,
 		delivery:   metadata.Sequence.Consumer,
-		pending:    metadata.NumPending,
+		Pending:    metadata.NumPending,
 	}
 	if size, err := strconv.Atoi(m.Header.Get(nats.MsgSize)); err == nil {
 		m.Size = size

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -31,55 +30,58 @@ func (e *UnreadableError) Error() string {
 const recounts = 5
 
 // verify returns an [*UnreadableError] if a bounded range, at its end, lacks
-// messages. It lives through the loss of the broker, as the range does.
-func (r *reader) verify(ctx context.Context) error {
-	if r.complete || r.sel.Last < max(r.sel.First, 1) {
+// messages. It waits for a broker that is away.
+func (b *bounded) verify(ctx context.Context) error {
+	// A message that a consumer cannot read stays pending.
+	if b.consumers == 1 && b.pending == 0 {
 		return nil
 	}
 	for {
-		err := r.recount(ctx)
+		err := b.recount(ctx)
 		_, unreadable := errors.AsType[*UnreadableError](err)
 		switch {
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case err == nil, unreadable, isClosed(err), errors.Is(err, errAnew), errors.Is(err, jetstream.ErrStreamNotFound):
+		case err == nil, unreadable, isClosed(err), errors.Is(err, errStreamRecreated), errors.Is(err, jetstream.ErrStreamNotFound):
 			return err
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryWait):
-		}
+		wait(ctx)
 	}
 }
 
 // recount compares what was delivered with what the stream counts. Messages that
 // were deleted since they were delivered do not count.
-func (r *reader) recount(ctx context.Context) error {
-	counted := r.sel
-	counted.First, counted.Until = max(r.sel.First, 1), time.Time{}
+func (b *bounded) recount(ctx context.Context) error {
 	for range recounts {
-		n, err := r.source.Count(ctx, counted)
+		// What is after the range first: a message that is stored meanwhile makes
+		// the count too high, never too low.
+		after, err := b.count(ctx, b.last+1)
 		if err != nil {
 			return err
 		}
-		state, err := r.state(ctx)
+		n, err := b.count(ctx, b.first)
+		if err != nil {
+			return err
+		}
+		n -= min(n, after)
+		state, err := b.state(ctx)
 		if err != nil {
 			return err
 		}
 		deleted := schema.SequencesOf(state.Deleted)
-		if n <= r.delivered.Within(state.FirstSeq, math.MaxUint64).Minus(deleted).Len() {
+		if n <= b.delivered.Within(state.FirstSeq, math.MaxUint64).Minus(deleted).Len() {
 			return nil
 		}
-		if r.sel.Subject == ">" && r.sel.Since.IsZero() {
-			lacking := schema.SequenceRange(max(counted.First, state.FirstSeq), min(counted.Last, state.LastSeq)).Minus(r.delivered).Minus(deleted)
+		if b.sel.Subject == ">" {
+			lacking := schema.SequenceRange(max(b.first, state.FirstSeq), min(b.last, state.LastSeq)).Minus(b.delivered).Minus(deleted)
 			if lacking.Len() == 0 {
 				return nil
 			}
-			return &UnreadableError{r.source.stream(r.sel.Kind), lacking}
+			return &UnreadableError{b.source.stream(b.sel.Kind), lacking}
 		}
 	}
-	// Which they are can be seen only where everything is read.
-	for _, err := range r.source.Range(ctx, Selection{Kind: r.sel.Kind, Subject: ">", First: counted.First, Last: counted.Last, HeadersOnly: true}) {
+	// Which ones are unreadable can be seen only where everything is read.
+	for _, err := range b.source.Range(ctx, Selection{Kind: b.sel.Kind, Subject: ">", First: b.first, Last: b.last, HeadersOnly: true}) {
 		if unreadable, ok := errors.AsType[*UnreadableError](err); ok {
 			return unreadable
 		}
@@ -90,11 +92,32 @@ func (r *reader) recount(ctx context.Context) error {
 	return nil
 }
 
-// state returns the state of the stream with its deleted sequences.
-func (r *reader) state(ctx context.Context) (jetstream.StreamState, error) {
+// count returns how many messages of the selection's subject are stored from a
+// sequence on.
+func (b *bounded) count(ctx context.Context, from uint64) (uint64, error) {
+	config := b.config()
+	config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartSequencePolicy, from, nil
+	return b.countConsumer(ctx, config)
+}
+
+// countConsumer returns how many messages a consumer would deliver.
+func (b *bounded) countConsumer(ctx context.Context, config jetstream.ConsumerConfig) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	stream, err := r.source.JetStream.Stream(ctx, r.source.stream(r.sel.Kind))
+	consumer, err := b.stream.CreateConsumer(ctx, config)
+	if err != nil {
+		return 0, err
+	}
+	info := consumer.CachedInfo()
+	_ = b.stream.DeleteConsumer(ctx, info.Name) // otherwise the broker removes it after inactiveThreshold
+	return info.NumPending, nil
+}
+
+// state returns the state of the stream with its deleted sequences.
+func (b *bounded) state(ctx context.Context) (jetstream.StreamState, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	stream, err := b.source.JetStream.Stream(ctx, b.source.stream(b.sel.Kind))
 	if err != nil {
 		return jetstream.StreamState{}, err
 	}
@@ -102,17 +125,5 @@ func (r *reader) state(ctx context.Context) (jetstream.StreamState, error) {
 	if err != nil {
 		return jetstream.StreamState{}, err
 	}
-	if !info.Created.Equal(r.created) {
-		return jetstream.StreamState{}, errAnew
-	}
-	return info.State, nil
-}
-
-// isStuck reports whether the stream has a next message and cannot return it: it
-// cannot read a whole block, and no consumer passes that.
-func (r *reader) isStuck(ctx context.Context) bool {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	_, err := r.stream.GetMsg(ctx, r.next, jetstream.WithGetMsgSubject(r.source.filterSubject(r.sel)))
-	return errors.Is(err, jetstream.ErrMsgNotFound)
+	return info.State, b.identify(info)
 }

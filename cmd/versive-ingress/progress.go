@@ -13,25 +13,31 @@ const (
 	lineEvery = 5 * time.Second
 )
 
-// progress tells how far a command has come: with a bar on a terminal, with a
-// line now and then elsewhere.
+// progress shows how far a command has come: with a bar on a terminal, with a
+// line now and then elsewhere. A nil *progress is silent.
 type progress struct {
-	out   io.Writer
-	bar   *progressbar.ProgressBar // nil if it is not on a terminal
-	every time.Duration
+	out        io.Writer
+	onTerminal bool
+	bar        *progressbar.ProgressBar // nil if it is not on a terminal, or nothing is expected yet
 
 	total, done uint64
 	start, last time.Time
 }
 
-// newProgress is for total events. A nil *progress is silent.
-func newProgress(out io.Writer, total uint64, bar bool) *progress {
+func newProgress(out io.Writer, onTerminal bool) *progress {
 	now := time.Now()
-	p := &progress{out: out, every: lineEvery, total: total, start: now, last: now}
-	if bar && total > 0 {
-		p.every = barEvery
+	return &progress{out: out, onTerminal: onTerminal, start: now, last: now}
+}
+
+// expect sets how many events there are, unless it is set.
+func (p *progress) expect(total uint64) {
+	if p == nil || p.total > 0 {
+		return
+	}
+	p.total = total
+	if p.onTerminal {
 		p.bar = progressbar.NewOptions64(int64(total),
-			progressbar.OptionSetWriter(out),
+			progressbar.OptionSetWriter(p.out),
 			progressbar.OptionSetItsString("events"),
 			progressbar.OptionShowCount(),
 			progressbar.OptionShowIts(),
@@ -40,7 +46,6 @@ func newProgress(out io.Writer, total uint64, bar bool) *progress {
 			progressbar.OptionClearOnFinish(),
 		)
 	}
-	return p
 }
 
 // add counts one event.
@@ -49,8 +54,11 @@ func (p *progress) add() {
 		return
 	}
 	p.done++
-	now := time.Now()
-	if now.Sub(p.last) < p.every {
+	now, every := time.Now(), lineEvery
+	if p.bar != nil {
+		every = barEvery
+	}
+	if now.Sub(p.last) < every {
 		return
 	}
 	p.last = now

@@ -13,7 +13,8 @@ func TestProgressLines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		p := newProgress(&out, 100, false)
+		p := newProgress(&out, false)
+		p.expect(100)
 		for range 12 {
 			time.Sleep(time.Second)
 			p.add()
@@ -29,7 +30,8 @@ func TestProgressBar(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		p := newProgress(&out, 100, true)
+		p := newProgress(&out, true)
+		p.expect(100)
 		for range 25 {
 			time.Sleep(time.Second)
 			p.add()
@@ -52,6 +54,7 @@ func TestProgressBar(t *testing.T) {
 func TestProgressQuiet(t *testing.T) {
 	t.Parallel()
 	var p *progress
+	p.expect(1)
 	p.add()
 	p.note("nothing")
 	p.clear()

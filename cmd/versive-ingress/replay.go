@@ -107,13 +107,9 @@ func runReplay(cmd *cobra.Command, f replayFlags) error {
 		}
 		return nil
 	}
-	left, err := conn.source.Count(ctx, r.sel)
-	if err != nil {
-		return err
-	}
 	if !f.quiet {
 		lines := f.toSubject == "" && f.toURL == "" && isTerminal(cmd.OutOrStdout()) // the bar would stand among them
-		r.progress = newProgress(out, left, isTerminal(out) && !lines)
+		r.progress = newProgress(out, isTerminal(out) && !lines)
 	}
 	if r.target, err = r.open(ctx, f, cmd.OutOrStdout()); err != nil {
 		return err

@@ -147,6 +147,7 @@ func (r *replay) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		r.progress.expect(m.Pending + 1)
 		if err := r.await(ctx); err != nil {
 			return err
 		}
