@@ -59,7 +59,7 @@ type Consumer struct {
 	Since time.Time
 
 	// Concurrency is how many events are handled concurrently, in this process; 0
-	// is 1. Events are fetched when there is a free slot, up to 48 MiB a time.
+	// is 1. Events are fetched when there is a free slot, up to 8 MiB a time.
 	Concurrency int
 
 	// Attempts is how often the handler may fail on an event before the event is

@@ -1,14 +1,14 @@
-// Package subscribe reads the stream: once, or again.
+// Package subscribe reads the stream.
 //
-// [Source.Consume] hands each event to a handler and remembers, in a durable
-// consumer of the broker, what was handled. [Source.Range] reads a part of the
-// stream in order, as often as one likes, and changes nothing.
+// [Source.Consume] hands each event to a handler. A durable consumer of the
+// broker remembers which events were handled. [Source.Range] reads a part of the
+// stream in order, any number of times, and changes nothing.
 //
-// Its part of the promise (see package ingest): an event that is in the stream
-// reaches the handler. It counts as handled only when the handler has returned
-// nil and the broker has confirmed the acknowledgement; whatever happens
-// before that, it is redelivered. What the handler gives up on is kept in
-// the dead-letter stream, never dropped.
+// The package's part of the promise (see package ingest): an event that is in
+// the stream reaches the handler. It counts as handled only when the handler has
+// returned nil and the broker has confirmed the acknowledgement; if anything
+// fails before that, it is redelivered. An event that the handler fails on for
+// good is kept in the dead-letter stream, never dropped.
 //
 // So an event is delivered at least once, and again after a crash between the
 // handler's work and the acknowledgement. To process it exactly once, commit
@@ -31,7 +31,12 @@
 // the metadata of the durable consumer. When the handler returns, whatever it
 // returns, the record is removed.
 //
-// An event must arrive within 30 seconds, from its sending by the broker: 8 MiB
-// need 280 kB/s. On a slower connection it is redelivered without being handled,
-// which the log reports, and is not given up.
+// # Slow connections
+//
+// An event must arrive within 30 seconds of being sent, and the broker closes a
+// connection that does not take in within its write_deadline, 10 seconds by
+// default, what it writes. So 8 MiB need 840 kB/s, or 280 kB/s where the broker
+// has a write_deadline of 30 s. On a slower connection [Source.Consume] gets the
+// event redelivered without its being handled, which the log reports, and does
+// not give it up; [Source.Range] does not get past it.
 package subscribe
