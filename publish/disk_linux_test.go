@@ -1,6 +1,7 @@
 package publish_test
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -42,11 +44,23 @@ func (d *diskTest) start() {
 	d.first, d.second = openPublisher(d.T, cfg), openPublisher(d.T, cfg)
 
 	at := make(map[string]uint64)
-	for i, id := range stored(d.T, connect(d.T, d.broker.URL()), "VERSIVE") {
+	stream, err := connect(d.T, d.broker.URL()).Stream(d.Context(), "VERSIVE")
+	if err != nil {
+		d.Fatal(err)
+	}
+	for sequence := uint64(1); sequence <= stream.CachedInfo().State.LastSeq; sequence++ {
+		m, err := stream.GetMsg(d.Context(), sequence)
+		if errors.Is(err, jetstream.ErrMsgNotFound) { // its write has failed, and the broker uses no sequence twice
+			continue
+		}
+		if err != nil {
+			d.Fatal(err)
+		}
+		id := m.Header.Get(jetstream.MsgIDHeader)
 		if at[id] != 0 {
 			d.Errorf("%s is stored twice", id)
 		}
-		at[id] = uint64(i + 1)
+		at[id] = sequence
 	}
 	for id, receipt := range d.acknowledged {
 		if at[id] != receipt.Sequence {

@@ -2,6 +2,10 @@
 // docs/bench.md describes. After every load it reads the whole stream back and
 // compares it with the events that were answered 2xx.
 //
+// Its part of the promise (see package ingest): a run fails if an event that was
+// answered 2xx is missing from the stream, is there twice, or if the stream holds
+// anything else.
+//
 // Every system under test is a set of processes on loopback. This process sends
 // the load, over HTTP, with requests that it has signed beforehand. Absolute
 // figures depend on the machine; the ratios to references of the same run are

@@ -34,10 +34,9 @@ func TestAddEventType(t *testing.T) {
 	if a := before.post(t, "msg_interview", plantedBody("interview.completed", "i")); a.Outcome != "stored" {
 		t.Fatal(a)
 	}
-	bin := buildWithEventType(t)
+	program := buildWithEventTypes(t)
 	before.stop()
 
-	program := filepath.Join(bin, "versive-ingress")
 	launch(t, program, s)
 	awaitReady(t, s)
 	do := func(args ...string) string {
@@ -91,7 +90,7 @@ func TestAddEventType(t *testing.T) {
 	}
 	validateAs(t, "testdata/eventtype/study.created.v1.json", stored.Data())
 
-	consumed := startPrinting(t, "NATS_URL=nats://"+s.NATSListen, filepath.Join(bin, "consumer"))
+	consumed := startPrinting(t, "NATS_URL=nats://"+s.NATSListen, filepath.Join(filepath.Dir(program), "consumer"))
 	tailed := startPrinting(t, "INGRESS_NATS_LISTEN="+s.NATSListen, program, "tail", "--since", "1h")
 	consumed.expect(t, "created msg_after study_1 2024 editor", "created msg_before study_1 2024 editor")
 	tailed.expect(t, "interview.completed study_1 i msg_interview", "study.created study_1 % msg_after", "study.created study_1 % msg_before")
@@ -132,19 +131,24 @@ func studyCreated(title string) []byte {
 		"created_at":"2024-01-01 01:00:00+01:00","title":%q,"id":"study_1"},"event_type":"study.created"}`, title)
 }
 
-// buildWithEventType builds the ingress, and the consumer in
-// testdata/eventtype, as if study_created.go were in package schema, and returns
-// their directory.
-func buildWithEventType(t *testing.T) string {
+// buildWithEventTypes builds the ingress, and the consumer in
+// testdata/eventtype, as if the types there were in package schema, and returns
+// the path of the ingress.
+func buildWithEventTypes(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	const file = "study_created.go"
-	overlay, err := json.Marshal(map[string]map[string]string{
-		"Replace": {filepath.Join(root, "schema", file): filepath.Join(root, "cmd", "versive-ingress", "testdata", "eventtype", file)},
-	})
+	files, err := filepath.Glob(filepath.Join(root, "cmd", "versive-ingress", "testdata", "eventtype", "*.go"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no event types: %v", err)
+	}
+	replace := make(map[string]string)
+	for _, file := range files {
+		replace[filepath.Join(root, "schema", filepath.Base(file))] = file
+	}
+	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replace})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,13 +156,13 @@ func buildWithEventType(t *testing.T) string {
 	if err := os.WriteFile(filepath.Join(bin, "overlay.json"), overlay, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-overlay", filepath.Join(bin, "overlay.json"), "-o", bin,
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-overlay", filepath.Join(bin, "overlay.json"), "-o", bin,
 		"./cmd/versive-ingress", "./cmd/versive-ingress/testdata/eventtype/consumer")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return bin
+	return filepath.Join(bin, "versive-ingress")
 }
 
 // validateAs validates data by the JSON Schema in a file.

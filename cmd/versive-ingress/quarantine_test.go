@@ -1,70 +1,20 @@
 package main
 
 import (
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/go-json-experiment/json"
 
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
-// newerSchema makes of today's schema, by file, one that knows an event type
-// more.
-var newerSchema = map[string]struct{ today, newer string }{
-	"parser.go":    {"unquote(eventType) != typeCompleted", `unquote(eventType) != typeCompleted && unquote(eventType) != "interview.started"`},
-	"normalize.go": {"Type:        typeCompleted,", "Type:        unquote(p.kept[keepType]),"},
-	"event.go":     {"event.Type != typeCompleted", `event.Type != typeCompleted && event.Type != "interview.started"`},
-}
-
-// buildNewer builds the program with a newer schema, and returns its path.
-func buildNewer(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	overlay := struct{ Replace map[string]string }{make(map[string]string)}
-	for name, change := range newerSchema {
-		path, err := filepath.Abs(filepath.Join("..", "..", "schema", name))
-		if err != nil {
-			t.Fatal(err)
-		}
-		text, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if strings.Count(string(text), change.today) != 1 {
-			t.Fatalf("schema/%s: want %q in it once, to make a newer schema of it", name, change.today)
-		}
-		overlay.Replace[path] = filepath.Join(dir, name)
-		if err := os.WriteFile(overlay.Replace[path], []byte(strings.Replace(string(text), change.today, change.newer, 1)), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	text, err := json.Marshal(overlay)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), text, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	program := filepath.Join(dir, "versive-ingress")
-	cmd := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-overlay", filepath.Join(dir, "overlay.json"), "-o", program, ".")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", cmd.Args, err, out)
-	}
-	return program
-}
-
 // The life of an event of a type that is unknown today: kept raw and answered
 // 202; understood by a newer version, and requeued; read once downstream; gone
 // from the quarantine; and a resend is a duplicate.
 func TestLifeInQuarantine(t *testing.T) {
 	t.Parallel()
-	newer := buildNewer(t)
+	newer := buildWithEventTypes(t)
 	for name, place := range map[string]func(*testing.T, Settings) Settings{
 		"embedded": func(_ *testing.T, s Settings) Settings { return s },
 		"external": func(t *testing.T, s Settings) Settings {
