@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"time"
@@ -72,10 +73,8 @@ func ReadLosses(dir string) (losses []Loss, settled map[string]schema.Sequences,
 	if err := readJSON(filepath.Join(dir, acknowledgedFile), &ack); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, err
 	}
-	settled = ack.Unreadable
-	if settled == nil {
-		settled = make(map[string]schema.Sequences)
-	}
+	settled = make(map[string]schema.Sequences)
+	maps.Copy(settled, ack.Unreadable) // covers reads that map below
 	for name, m := range marks.Streams {
 		settled[name] = settled[name].Union(m.Unreadable)
 	}
