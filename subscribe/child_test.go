@@ -23,12 +23,12 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// A consumer in a process of its own can be killed. What it is comes in its
+// A consumer in a process of its own can be killed. Its configuration is in its
 // environment.
 const (
-	childEnv      = "SUBSCRIBE_TEST_CHILD" // which of the kinds
+	childEnv      = "SUBSCRIBE_TEST_CHILD" // its kind
 	childURLEnv   = "SUBSCRIBE_TEST_URL"   // of the broker
-	childFileEnv  = "SUBSCRIBE_TEST_FILE"  // where it keeps what it has done
+	childFileEnv  = "SUBSCRIBE_TEST_FILE"  // the file in which it notes its work
 	childCrashEnv = "SUBSCRIBE_TEST_CRASH" // "point:n": it kills itself when it gets there for the nth time
 )
 
@@ -38,9 +38,9 @@ const childAckWait = 400 * time.Millisecond
 // fatalEvent is the event that ends a child of the kind fatal.
 const fatalEvent = "msg_4"
 
-// The kinds of consumers: with the work and the id in one transaction; with
-// work that cannot be taken back; with a handler that one event makes exit;
-// without package subscribe.
+// The kinds of consumers: one commits the work and the id in one transaction; one
+// cannot undo its work; one exits when it handles one of the events; one does not
+// use package subscribe.
 var childKinds = map[string]func(ctx context.Context, js jetstream.JetStream, file string, c *crash) error{
 	"transaction": func(ctx context.Context, js jetstream.JetStream, file string, c *crash) error {
 		r, err := openReports(file)
@@ -141,9 +141,9 @@ func appendLine(file, line string) error {
 	return err
 }
 
-// A crash kills its own process at a point. It dials as well, to see the
-// acknowledgements on the wire: "acking" is before one is written, "acked"
-// when it is written and not yet confirmed.
+// A crash kills its own process at a point. It is the dialer of the connection, to
+// detect the acknowledgements: "acking" is before one is written, "acked" after it
+// was written and before it is confirmed.
 type crash struct {
 	point string
 	left  atomic.Int64
@@ -205,7 +205,7 @@ func startChild(t testing.TB, kind, url, file, crash string) *exec.Cmd {
 	return cmd
 }
 
-// kill ends a child as nothing else does: without a chance to clean up.
+// kill ends a child with SIGKILL.
 func kill(cmd *exec.Cmd) {
 	if cmd.ProcessState == nil {
 		_ = cmd.Process.Kill()
@@ -250,9 +250,9 @@ func done(t testing.TB, kind, file string) map[string]int {
 	return counts
 }
 
-// requireDone checks that every id was worked on, exactly once where the work
-// is transactional, and nothing else was. It returns how many were not, and how
-// often work was done again.
+// requireDone checks that every id was processed, exactly once where the work is
+// transactional, and no other id. It returns how many were not, and how often work
+// was repeated.
 func requireDone(t testing.TB, kind, file string, ids map[string]bool) (missing, again int) {
 	t.Helper()
 	counts := done(t, kind, file)

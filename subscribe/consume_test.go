@@ -30,7 +30,7 @@ func TestConsumeHandlesEachOnce(t *testing.T) {
 			c.Concurrency = concurrency
 			stop := start(t, s.source, c)
 			s.awaitDone(t, c.Durable)
-			s.store(t, "msg_50", "study", "interview") // and what comes later
+			s.store(t, "msg_50", "study", "interview") // and later events
 			await(t, "it is handled", func() bool { return got.count("msg_50") == 1 })
 			s.awaitDone(t, c.Durable)
 			if err := stop(); err != nil {
@@ -41,7 +41,7 @@ func TestConsumeHandlesEachOnce(t *testing.T) {
 				t.Errorf("got %d events: %v", len(ids), ids)
 			}
 
-			// What was handled is remembered.
+			// Handled events are not redelivered.
 			stop = start(t, s.source, c)
 			s.store(t, "msg_51", "study", "interview")
 			await(t, "it is handled", func() bool { return got.count("msg_51") > 0 })
@@ -56,7 +56,7 @@ func TestConsumeHandlesEachOnce(t *testing.T) {
 	}
 }
 
-// An event that was not handled comes again, after the pause of its attempt.
+// An event that was not handled is redelivered, after the pause of its attempt.
 func TestConsumeTriesAgain(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -136,12 +136,12 @@ func TestConsumeBoundsConcurrency(t *testing.T) {
 	start(t, s.source, c)
 	s.awaitDone(t, c.Durable)
 	if got := most.Load(); got != 5 {
-		t.Errorf("at most %d ran at once, want 5", got)
+		t.Errorf("at most %d ran concurrently, want 5", got)
 	}
 }
 
-// When its context ends, Consume fetches nothing more, lets the handler that
-// runs finish, and acknowledges what it has done.
+// When its context ends, Consume fetches nothing more, waits for the handler that
+// runs, and acknowledges its event.
 func TestConsumeStopsGracefully(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -184,7 +184,8 @@ func TestConsumeStopsGracefully(t *testing.T) {
 	}
 }
 
-// A handler that does not end is told to, and then Consume says so.
+// The context of a handler that runs beyond Grace ends, and Consume returns an
+// error.
 func TestConsumeGrace(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -221,12 +222,12 @@ func TestConsumeErrors(t *testing.T) {
 		"no handler":           {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Event = nil }, "handler for events"},
 		"no erasure handler":   {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Erasure = nil }, "handler for erasures"},
 		"subject and filter":   {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject, c.Filter.StudyID = "versive.>", "s" }, "one of them"},
-		"concurrency below 0":  {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Concurrency = -1 }, "below zero"},
-		"attempts below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Attempts = -1 }, "below zero"},
-		"ack wait below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.AckWait = -1 }, "below zero"},
+		"concurrency below 0":  {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Concurrency = -1 }, "negative"},
+		"attempts below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Attempts = -1 }, "negative"},
+		"ack wait below 0":     {func(_ *subscribe.Source, c *subscribe.Consumer) { c.AckWait = -1 }, "negative"},
 		"pause of none":        {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Backoff = []time.Duration{0} }, "Backoff"},
 		"no stream":            {func(s *subscribe.Source, _ *subscribe.Consumer) { s.Stream = "ELSEWHERE" }, "ELSEWHERE"},
-		"subject of elsewhere": {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject = "other.>" }, "no event would ever match"},
+		"subject of elsewhere": {func(_ *subscribe.Source, c *subscribe.Consumer) { c.Subject = "other.>" }, "no event can match"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			source, c := s.source, got.consumer()
@@ -259,7 +260,7 @@ func TestConsumeErrors(t *testing.T) {
 					t.Error("no error")
 				}
 			case <-time.After(patience):
-				t.Error("it goes on")
+				t.Error("Consume does not return")
 			}
 		})
 	}

@@ -22,40 +22,40 @@ import (
 //	return fmt.Errorf("study %s is not ours: %w", id, subscribe.ErrPermanent)
 var ErrPermanent = errors.New("permanent failure")
 
-// Consumer says what [Source.Consume] reads, and what becomes of it. Durable,
-// Event and Erasure must be set.
+// Consumer configures [Source.Consume]. Durable, Event and Erasure must be set.
 //
 // A handler's context carries the trace that began with the webhook, and a span
 // of it if the program has set OpenTelemetry up (otel.SetTracerProvider).
 //
-// An error of a handler is logged, and kept with the dead letter: it must hold
-// nothing of an interview's content.
+// A handler's error is logged, and stored with the dead letter: it must contain
+// nothing of an interview.
 type Consumer struct {
-	// Durable names the consumer at the broker, which remembers under this name
-	// what was handled. All who consume under one name share the events.
+	// Durable is the name of the durable consumer, in which the broker keeps what
+	// was acknowledged. Processes that consume under one name share the events.
 	Durable string
 
 	// Event handles an event. Return nil to acknowledge it, ErrPermanent to
-	// dead-letter it, and any other error to have it redelivered. A panic is an
-	// error of this event; the log shows the type of its value and the stack.
+	// dead-letter it, and any other error to have it redelivered. A panic counts
+	// as an error; the log shows the type of its value and the stack.
 	//
-	// It may get an event more than once: after a crash, a lost connection or an
-	// error. event.ID is the idempotency key. Its context ends when
-	// the time for stopping (Grace) is over, not when Consume's does.
+	// The handler may get an event more than once: after a crash, a lost
+	// connection or an error. event.ID is the idempotency key. The handler's
+	// context ends when Grace is over, not when Consume's context does.
 	Event func(ctx context.Context, event schema.Event, m Message) error
 
-	// Erasure is called in place of Event for an event that was erased: what was
-	// made of it must be erased too. It may come before the event, if that was
-	// still being handled elsewhere, or without it: remember what was erased, so
-	// that the event is refused.
+	// Erasure is called in place of Event for an event that was erased: everything
+	// derived from the event must be erased too. The erasure may arrive before its
+	// event, which may still be in flight in another process, or without it:
+	// remember the erased id, so that a late event is rejected.
 	Erasure func(ctx context.Context, erased schema.Subject, m Message) error
 
 	// Filter and Subject choose the events; set one of them, or none to read all.
 	// They cannot be changed for a Durable that exists.
 	Filter  schema.Filter
 	Subject string // NATS subject, with wildcards
-	// Since is where a new consumer begins, by the time of storing; zero is the
-	// first event. A Durable that exists goes on where it is.
+	// Since makes a new consumer begin with the events stored at that time or
+	// later; zero is the first event. A Durable that exists resumes from its
+	// position.
 	Since time.Time
 
 	// Concurrency is how many events are handled concurrently, in this process; 0
@@ -64,20 +64,20 @@ type Consumer struct {
 
 	// Attempts is how often the handler may fail on an event before the event is
 	// dead-lettered; 0 is 20. An attempt counts when the handler has returned an
-	// error or panicked. Each process counts its own, and leaves its counts to
-	// the next one when it stops gracefully. The package documentation describes
-	// what becomes of an event that ends the process.
+	// error or panicked. Each process counts its own attempts, and records the
+	// counts for the next process when it stops gracefully. The package
+	// documentation describes how an event that ends the process is found.
 	Attempts int
-	// Backoff is the time between an event's attempts; the last one repeats. nil is
-	// 1 s, 5 s, 30 s, 2 min, 10 min.
+	// Backoff are the times between an event's attempts; the last one repeats. nil
+	// is 1 s, 5 s, 30 s, 2 min, 10 min.
 	Backoff []time.Duration
 
-	// AckWait is after how long an event whose consumer has vanished is
-	// redelivered; 0 is 30 s. A slow handler may take longer: while it runs, the
-	// broker is kept informed.
+	// AckWait is the time after which an event is redelivered if its process has
+	// ended; 0 is 30 s. A handler may take longer: while it runs, progress is
+	// reported to the broker.
 	AckWait time.Duration
-	// Grace is how long handlers may go on after Consume's context has ended; 0
-	// is 20 s. Then their own context ends, and Consume waits until they return.
+	// Grace is how long handlers may run after Consume's context has ended; 0 is
+	// 20 s. Then their own context ends, and Consume waits until they return.
 	Grace time.Duration
 
 	Logger *slog.Logger // nil discards
@@ -92,12 +92,12 @@ func (c Consumer) withDefaults() (Consumer, error) {
 	case c.Event == nil:
 		return c, errors.New("consumer without a handler for events")
 	case c.Erasure == nil:
-		return c, errors.New("consumer without a handler for erasures: what was made of an erased event must be erased too; if nothing is kept, return nil")
+		return c, errors.New("consumer without a handler for erasures: everything derived from an erased event must be erased too; if nothing is kept, set a handler that returns nil")
 	case c.Subject != "" && c.Filter != (schema.Filter{}):
 		return c, errors.New("consumer with a Subject and a Filter: set one of them")
 	}
 	if min(c.Concurrency, c.Attempts) < 0 || min(c.AckWait, c.Grace) < 0 || slices.ContainsFunc(c.Backoff, func(d time.Duration) bool { return d <= 0 }) {
-		return c, errors.New("consumer with a number below zero, or a pause of none in Backoff")
+		return c, errors.New("consumer with a negative Concurrency, Attempts, AckWait or Grace, or a Backoff that is not positive")
 	}
 	c.Concurrency = cmp.Or(c.Concurrency, 1)
 	c.Attempts = cmp.Or(c.Attempts, 20)
@@ -118,17 +118,17 @@ func (c Consumer) pause(attempt int) time.Duration {
 }
 
 // Consume hands the events of the stream to the consumer's handlers until ctx
-// ends. It then takes no more, lets the handlers that run finish, and returns
-// nil, or an error if they did not finish within Grace.
+// ends. It then fetches no more, waits for the handlers that run, and returns nil,
+// or an error if they did not return within Grace.
 //
 // It creates the durable consumer and the dead-letter stream if they do not
-// exist. It waits for a broker that does not answer, at its start as well. It
+// exist. It waits for a broker that does not answer, at the start as well. It
 // returns an error if the stream does not exist, if the durable consumer exists
-// and would skip events that c asks for, if one of them is deleted, or if the
-// connection is closed.
+// and would skip events that c selects, if the stream or the durable consumer is
+// deleted, or if the connection is closed.
 //
-// The broker passes over messages that its store cannot return, and Consume does
-// not notice; see [UnreadableError].
+// The broker skips messages that its store cannot return, and Consume does not
+// notice; see [UnreadableError].
 func (s Source) Consume(ctx context.Context, c Consumer) error {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -156,7 +156,8 @@ func (s Source) awaitDispatcher(ctx context.Context, c Consumer) (*dispatcher, e
 		if err == nil || !isTransient(err) {
 			return d, err
 		}
-		// The broker does not answer a request that it denies.
+		// The broker reports a permission violation on the connection, and does not
+		// reply to the request.
 		if last := nc.LastError(); last != before && errors.Is(last, nats.ErrPermissionViolation) {
 			return nil, fmt.Errorf("%w (%w)", last, err)
 		}

@@ -6,9 +6,9 @@ import (
 	"testing"
 )
 
-// A consumer may die at every point between the delivery of an event and the
-// confirmation of its acknowledgement. No event is lost by that; and where the
-// work is committed with the id, none is worked on twice.
+// A consumer may be killed at every point between the delivery of an event and the
+// confirmation of its acknowledgement. No event is lost by that, and where the
+// work is committed with the id, none is processed twice.
 func TestConsumeCrash(t *testing.T) {
 	t.Parallel()
 	for _, kind := range []string{"transaction", "plain", "bare"} {
@@ -32,9 +32,9 @@ func TestConsumeCrash(t *testing.T) {
 				s.awaitDone(t, kind)
 				kill(child)
 				_, again := requireDone(t, kind, file, ids)
-				// That it crashed where it should can be seen by what came again.
+				// Redeliveries show that it crashed at the intended point.
 				if atLeastOnce := kind != "transaction" && (point == "worked" || point == "acking"); atLeastOnce && again == 0 {
-					t.Error("nothing came again, although work was done without being acknowledged")
+					t.Error("nothing was redelivered, although work was done without being acknowledged")
 				}
 			})
 		}

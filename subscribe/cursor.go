@@ -10,55 +10,55 @@ import (
 	"versive-ingress/schema"
 )
 
-// A cursor is the position of a range in a stream. It reads on through consumers
-// of the broker, one after the other, and is in one of three states:
+// A cursor is the position of a range in a stream. It reads through ephemeral
+// consumers, one after the other, and is in one of three states:
 //
-//   - It has no consumer: at the start, and when the last one was lost with the
-//     broker, was deleted, or has skipped a message. open creates the next one.
-//   - It fetches: a request for messages is outstanding, or its batch is read.
-//   - It has caught up: the consumer has nothing pending, or does not deliver.
-//     A bounded range then asks the stream whether that is its end; one that
-//     follows waits on.
+//   - No consumer: at the start, and after a consumer was lost with the broker or
+//     the connection, was deleted, or has lost a message. open creates the next
+//     one, which begins at next.
+//   - Fetching: a request is outstanding, or its batch is being read.
+//   - Caught up: still fetching, while the consumer has nothing pending, or does
+//     not deliver what is pending. A bounded range then asks the stream whether it
+//     is at its end; one that follows continues to wait.
 //
-// The goroutine that ranges owns it. The broker owns its consumer, and removes
-// it after inactiveThreshold if the process ends without close. The client's
-// ordered consumer does the same, but takes a stream that was deleted and created
-// anew for the old one.
+// The goroutine that ranges owns all fields. If the process ends without close,
+// the broker removes the consumer after inactiveThreshold. The client's ordered
+// consumer is similar, but reads on in a stream that was deleted and recreated.
 type cursor struct {
 	source Source
 	sel    Selection
 
-	next    uint64    // the sequence from which to read on
+	next    uint64    // the sequence of the next message, or a lower one
 	created time.Time // of the stream; zero until it was first seen
 
 	stream    jetstream.Stream
 	consumer  jetstream.Consumer // nil while there is none
-	consumers int                // how many there were
+	consumers int                // how many were created
 	received  uint64             // messages from this consumer
-	pending   uint64             // messages that it has yet to deliver, by its own count
+	pending   uint64             // messages that this consumer has yet to deliver, by its own count
 	empty     bool               // whether the last batch was
 }
 
 const (
-	// stallCheck is after how long without a message the broker is asked about
-	// the consumer, which may have been deleted.
+	// stallCheck is the time without a message after which the broker is asked for
+	// the state of the consumer. It may have been deleted.
 	stallCheck = 7 * time.Second
-	// inactiveThreshold is after how long without a request the broker removes a
-	// consumer.
+	// inactiveThreshold is the time without a request after which the broker
+	// removes a consumer.
 	inactiveThreshold = time.Minute
-	// fetchMessages bounds a request.
+	// fetchMessages bounds one request.
 	fetchMessages = 1000
 )
 
-// errStreamRecreated ends a bounded range: what it was to read is gone.
-var errStreamRecreated = errors.New("the stream was deleted and created anew while it was read")
+// errStreamRecreated ends a bounded range, whose messages no longer exist.
+var errStreamRecreated = errors.New("the stream was deleted and recreated while it was read")
 
 func (s Source) cursor(sel Selection) cursor {
 	return cursor{source: s, sel: sel, next: max(sel.First, 1)}
 }
 
-// read calls message for each message of the selection, and caughtUp whenever
-// the cursor has caught up, until one of them returns false.
+// read calls message for each message of the selection, and caughtUp each time that
+// the cursor has caught up or is still waiting, until one of them returns false.
 func (c *cursor) read(ctx context.Context, message func(Message) bool, caughtUp func(context.Context) bool) error {
 	for {
 		if c.consumer == nil {
@@ -75,8 +75,8 @@ func (c *cursor) read(ctx context.Context, message func(Message) bool, caughtUp 
 	}
 }
 
-// fetch reads one batch. It closes a consumer that cannot be used further, and
-// reports whether to read on.
+// fetch reads one batch, and reports whether to continue. It closes a consumer that
+// cannot be used any longer.
 func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp func(context.Context) bool) (more bool, err error) {
 	n := fetchMessages
 	if c.empty {
@@ -90,7 +90,7 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 	defer end()
 	c.empty = true
 	began := time.Now()
-	undelivered := false // the consumer has sent a message that has not arrived
+	undelivered := false // whether the consumer has sent a message that has not arrived
 	stalled := time.NewTimer(stallCheck)
 	defer stalled.Stop()
 	for {
@@ -100,7 +100,8 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 			case ctx.Err() != nil:
 				return false, context.Cause(ctx)
 			case !ok:
-				if idle := time.Since(began); batch.Error() != nil || undelivered || idle > inactiveThreshold-apiTimeout {
+				removed := time.Since(began) > inactiveThreshold-apiTimeout // the broker may have, while the batch was read
+				if batch.Error() != nil || undelivered || removed {
 					c.close()
 				}
 				return true, nil
@@ -109,7 +110,7 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 			if err != nil {
 				return false, err
 			}
-			if c.received++; m.delivery != c.received { // one was lost on its way
+			if c.received++; m.delivery != c.received { // a message before it was lost
 				c.close()
 				return true, nil
 			}
@@ -118,15 +119,15 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 				return false, nil
 			}
 		case <-stalled.C:
-			asking, cancel := context.WithTimeout(ctx, apiTimeout)
-			info, err := c.consumer.Info(asking)
+			infoCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+			info, err := c.consumer.Info(infoCtx)
 			cancel()
 			switch {
 			case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 				c.close()
 				return true, nil
-			case err != nil: // the reply may wait behind a large message; heartbeats decide
-			case info.Delivered.Stream >= c.next:
+			case err != nil: // the reply may be queued after a large message; without heartbeats, the batch ends
+			case info.Delivered.Stream >= c.next: // in flight, or lost if the batch ends without it
 				undelivered = true
 			case !caughtUp(ctx):
 				return false, nil
@@ -136,8 +137,8 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 	}
 }
 
-// open creates a consumer that begins at c.next. Unless it is the first one, it
-// waits for a broker that is away.
+// open creates a consumer that begins at c.next. For the first one, any error is
+// returned; for later ones, open waits for a broker that is away.
 func (c *cursor) open(ctx context.Context) error {
 	for {
 		err := c.tryOpen(ctx)
@@ -171,12 +172,13 @@ func (c *cursor) tryOpen(ctx context.Context) error {
 	}
 	info := consumer.CachedInfo()
 	c.stream, c.consumer, c.received, c.pending = stream, consumer, 0, info.NumPending
-	c.next = max(c.next, info.Delivered.Stream+1) // past what Since leaves out, and what is no longer stored
+	c.next = max(c.next, info.Delivered.Stream+1) // skips messages before Since, and those no longer stored
 	c.consumers++
 	return nil
 }
 
-// identify checks that the stream is the one that is being read.
+// identify checks that the stream was not recreated. One that follows begins such a
+// stream at its first message.
 func (c *cursor) identify(stream *jetstream.StreamInfo) error {
 	if !c.created.IsZero() && !c.created.Equal(stream.Created) {
 		if !c.sel.Follow {
@@ -206,12 +208,13 @@ func (c *cursor) config() jetstream.ConsumerConfig {
 	return config
 }
 
+// startingAt returns the configuration with a start time in place of a sequence.
 func startingAt(config jetstream.ConsumerConfig, t time.Time) jetstream.ConsumerConfig {
 	config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &t
 	return config
 }
 
-// filterSubject returns the subject of what is selected, with wildcards.
+// filterSubject returns the subject of the selected messages, with wildcards.
 func (s Source) filterSubject(sel Selection) string {
 	switch {
 	case sel.Subject != "":

@@ -12,10 +12,10 @@ import (
 	"versive-ingress/schema"
 )
 
-// ensureDeadLetters creates the dead-letter stream if there is none, with the
-// replicas and the maximum age of the event stream. The ingress shortens the age
-// of an existing one, if that is longer; a consumer may not have the right. One
-// that another ingress uses for something else is an error.
+// ensureDeadLetters creates the dead-letter stream if it does not exist, with the
+// replicas and the maximum age of the event stream. It does not change the age of
+// an existing one, for which a consumer may lack the permission; the ingress does.
+// A stream that another ingress uses for something else is an error.
 func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamConfig) error {
 	name := s.stream(schema.KindDead)
 	stream, err := s.JetStream.Stream(ctx, name)
@@ -34,8 +34,8 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 			AllowDirect: true,
 			Metadata:    schema.KindDead.Metadata(events.Name),
 		})
-		if errors.Is(err, nats.ErrNoResponders) { // to this request alone, so that waiting is of no use
-			return fmt.Errorf("dead-letter stream %s does not exist, and this user cannot create it; have the operator do it", name)
+		if errors.Is(err, nats.ErrNoResponders) { // to this request alone, so waiting would not help
+			return fmt.Errorf("dead-letter stream %s does not exist, and this user may not create it; ask the operator to create it", name)
 		}
 	}
 	if err != nil {
@@ -63,9 +63,10 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 	header := nats.Header(letter.Header)
 	msg := &nats.Msg{Subject: letter.Subject(d.source.subject()), Header: header, Data: letter.Data}
 
-	// The expected sequence alone keeps a letter from being stored twice. With a
-	// message id, one that somebody has deleted a moment ago would be a duplicate.
-	for last := uint64(0); ; { // sequence of the letter that is there already
+	// The expected sequence alone prevents a second copy of the letter. With a
+	// message id, the broker would drop it as a duplicate of one that was deleted
+	// recently.
+	for last := uint64(0); ; { // sequence of the letter that is stored already
 		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
 		ack, err := d.source.JetStream.PublishMsg(ctx, msg)
 		api, _ := errors.AsType[*jetstream.APIError](err)
@@ -75,12 +76,12 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 		case err == nil && ack.Stream != name:
 			return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
 		}
-		// The event is acknowledged next, so the letter must be seen: another stream
-		// of this name may have answered, across a leaf node connection.
+		// The event is acknowledged next, so the letter is read back first: another
+		// stream of this name may have replied, across a leaf node connection.
 		stored, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
 		switch {
 		case err != nil:
-			return fmt.Errorf("looking for the dead letter: %w", err)
+			return fmt.Errorf("reading the dead letter back: %w", err)
 		case stored.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
 			return d.checkErased(ctx, m, dead, stored.Sequence)
 		case schema.IsTombstone(stored.Header) && !m.Erased():
@@ -88,19 +89,19 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 		case ack != nil:
 			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
 		}
-		last = stored.Sequence // of its event, and this is a tombstone that was given up
+		last = stored.Sequence // the letter of the event, while m is its tombstone
 	}
 }
 
-// checkErased removes a dead letter again whose event was erased while it was
-// being handled: the erasure may have looked for dead letters too early.
+// checkErased deletes a dead letter whose event was erased while it was in flight:
+// the erasure may have looked for dead letters before this one was stored.
 func (d *dispatcher) checkErased(ctx context.Context, m Message, dead jetstream.Stream, sequence uint64) error {
 	if m.Erased() {
 		return nil
 	}
 	last, err := d.stream.GetLastMsgForSubject(ctx, m.Subject)
 	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound): // grown too old
+	case errors.Is(err, jetstream.ErrMsgNotFound): // removed at its maximum age
 		return nil
 	case err != nil:
 		return err

@@ -27,7 +27,8 @@ func (e elsewhere) PublishMsg(ctx context.Context, m *nats.Msg, opts ...jetstrea
 	return e.JetStream.PublishMsg(ctx, m, opts...)
 }
 
-// An event is acknowledged only when its dead letter is seen in our stream.
+// An event is acknowledged only after its dead letter was read back from its
+// stream.
 func TestDeadLetterAcknowledgedElsewhere(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -44,7 +45,8 @@ func TestDeadLetterAcknowledgedElsewhere(t *testing.T) {
 	}
 }
 
-// No dead letters are written to what another ingress uses for something else.
+// No dead letters are written to a stream that another ingress uses for something
+// else.
 func TestDeadLettersHaveOneOwner(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

@@ -18,7 +18,8 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// What cannot be handled is kept, with the reason, and not delivered again.
+// An event that cannot be handled is dead-lettered, with the reason, and not
+// redelivered.
 func TestConsumeGivesUp(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -27,7 +28,7 @@ func TestConsumeGivesUp(t *testing.T) {
 		delivered int
 		reason    string
 	}{
-		"at once":             {func() error { return fmt.Errorf("not our study: %w", subscribe.ErrPermanent) }, 0, 1, "not our study: permanent failure"},
+		"immediately":         {func() error { return fmt.Errorf("not our study: %w", subscribe.ErrPermanent) }, 0, 1, "not our study: permanent failure"},
 		"after the last time": {func() error { return errors.New("still not") }, 3, 3, "still not"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -66,7 +67,8 @@ func TestConsumeGivesUp(t *testing.T) {
 	}
 }
 
-// What is not an event is put aside as well. Somebody else has written it.
+// A message that is not an event, because another program has published it, is
+// dead-lettered as well.
 func TestConsumePutsAsideWhatIsNoEvent(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -94,9 +96,8 @@ func TestConsumePutsAsideWhatIsNoEvent(t *testing.T) {
 	}
 }
 
-// A dead letter that cannot be stored is not lost: the event stays with the
-// consumer until it can. One that is stored although nobody heard of it is
-// stored once.
+// An event whose dead letter cannot be stored is not acknowledged until it can.
+// A dead letter whose acknowledgement by the broker is lost is stored once.
 func TestConsumeKeepsWhatCannotBeADeadLetter(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {
@@ -152,8 +153,8 @@ func TestConsumeKeepsWhatCannotBeADeadLetter(t *testing.T) {
 	}
 }
 
-// A letter that was deleted a moment ago is stored again when its event is given
-// up again.
+// A letter that was deleted recently is stored again when its event is
+// dead-lettered again.
 func TestConsumeStoresADeletedLetterAgain(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -184,7 +185,7 @@ func TestConsumeStoresADeletedLetterAgain(t *testing.T) {
 	}
 }
 
-// The dead-letter stream keeps nothing for longer than that of the events.
+// The dead-letter stream keeps messages for no longer than the event stream.
 func TestConsumeDeadLettersAge(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -226,8 +227,8 @@ func TestConsumeHandsErasuresOver(t *testing.T) {
 	}
 }
 
-// An event that is erased while its handler runs, and then given up, does not
-// come back as a dead letter.
+// An event that is erased while its handler runs, and dead-lettered then, leaves no
+// dead letter.
 func TestConsumeDoesNotBuryWhatWasErased(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -246,8 +247,8 @@ func TestConsumeDoesNotBuryWhatWasErased(t *testing.T) {
 	}
 }
 
-// A tombstone that is given up is kept too, behind the letter of its event or
-// what an erasure has left of that.
+// A tombstone is dead-lettered too, after the letter of its event, or after the
+// tombstone of that letter.
 func TestConsumeBuriesTombstones(t *testing.T) {
 	t.Parallel()
 	for _, erased := range []bool{false, true} {
@@ -276,7 +277,7 @@ func TestConsumeBuriesTombstones(t *testing.T) {
 				}
 			}
 			start(t, s.source, c)
-			await(t, "the erasure is given up", func() bool {
+			await(t, "the erasure is dead-lettered", func() bool {
 				letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead})
 				last := letters[len(letters)-1]
 				return strings.HasPrefix(schema.DecodeReason(last.Header), "the erasure") && last.Erased()
@@ -286,7 +287,7 @@ func TestConsumeBuriesTombstones(t *testing.T) {
 	}
 }
 
-// An event that is erased while it waits to be tried again does not come again.
+// An event that is erased between two attempts is not redelivered.
 func TestConsumeForgetsWhatWasErased(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

@@ -30,17 +30,14 @@ type dispatcher struct {
 	// while any other event is; see suspects.go.
 	exclusive sync.RWMutex
 
-	// Of the fetching goroutine alone:
+	// Used by the fetching goroutine only:
 	empty    bool   // whether the last batch was
 	reported string // see report
 
 	mu sync.Mutex
-	// taken are the sequences of the messages that are not finished. Guarded by
-	// mu.
-	taken map[uint64]bool
-	// histories are those of events that were not handled successfully yet, by
-	// sequence. Guarded by mu.
-	histories map[uint64]history
+	// Guarded by mu:
+	taken     map[uint64]bool    // sequences of the messages in flight
+	histories map[uint64]history // of events that were not handled successfully yet, by sequence
 }
 
 func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
@@ -69,9 +66,9 @@ func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error)
 	return d, nil
 }
 
-// run handles events until fetchCtx ends, or fetching fails for good.
+// run handles events until fetchCtx ends, or fetching fails permanently.
 func (d *dispatcher) run(fetchCtx context.Context) error {
-	// Handlers may finish what they began.
+	// Handlers that run when fetchCtx ends have until the end of Grace.
 	handlerCtx, abandon := context.WithCancel(context.WithoutCancel(fetchCtx))
 	defer abandon()
 
@@ -89,7 +86,7 @@ func (d *dispatcher) run(fetchCtx context.Context) error {
 	case <-time.After(d.cfg.Grace):
 		abandon()
 		<-finished
-		err = errors.Join(err, fmt.Errorf("handlers did not finish within %v; what they did not finish is delivered again", d.cfg.Grace))
+		err = errors.Join(err, fmt.Errorf("handlers did not return within %v; their events are redelivered", d.cfg.Grace))
 	}
 	d.saveHistories(context.WithoutCancel(fetchCtx))
 	return err
@@ -144,8 +141,8 @@ func (d *dispatcher) takeSlots(ctx context.Context, limit int) int {
 	return limit
 }
 
-// awaitBroker waits until the broker may answer the next request. It returns an
-// error if waiting is of no use.
+// awaitBroker waits, after a request that failed, until the broker may answer the
+// next one. It returns an error if no later request can succeed.
 func (d *dispatcher) awaitBroker(ctx context.Context, failed error) error {
 	d.source.awaitConnection(ctx, d.cfg)
 	askCtx, cancel := context.WithTimeout(ctx, apiTimeout)
@@ -159,23 +156,22 @@ func (d *dispatcher) awaitBroker(ctx context.Context, failed error) error {
 		return nats.ErrConnectionClosed
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("was deleted, or its stream: %w", err)
-	case err == nil && errors.Is(failed, context.Canceled): // the connection was lost, and is back
+	case err == nil && errors.Is(failed, context.Canceled): // the connection was lost, and is restored
 		return nil
 	case err == nil && errors.Is(failed, jetstream.ErrNoHeartbeat):
-		d.report(slog.LevelWarn, "neither an event nor a heartbeat has arrived, although the broker answers; asking again: the connection may be too slow for an event", failed)
+		d.report(slog.LevelWarn, "neither an event nor a heartbeat has arrived, although the broker answers; retrying: the connection may be too slow for an event", failed)
 		return nil
 	case errors.Is(err, context.DeadlineExceeded) && flushes(ctx, nc):
-		d.report(slog.LevelError, "JetStream does not answer, although the connection is up; asking again. If that goes on, a permission is missing, or was for a while: "+
-			"the broker then has ended the subscription to this client's inbox, and the client must reconnect (nats.Conn.ForceReconnect)", errors.Join(failed, err, nc.LastError()))
+		d.report(slog.LevelError, "JetStream does not answer, although the connection is up; retrying. If this continues, a permission is missing, or was missing for a while: "+
+			"the broker has then removed the subscription to this client's inbox, and the client must reconnect (nats.Conn.ForceReconnect)", errors.Join(failed, err, nc.LastError()))
 	default:
-		d.report(slog.LevelWarn, "broker does not deliver; asking again", errors.Join(failed, err))
+		d.report(slog.LevelWarn, "broker does not deliver; retrying", errors.Join(failed, err))
 	}
 	wait(ctx)
 	return nil
 }
 
-// report logs what keeps events from being delivered, unless that was logged
-// since the last delivery.
+// report logs why no events are delivered, once until the next delivery.
 func (d *dispatcher) report(level slog.Level, message string, err error) {
 	if d.reported != message {
 		d.cfg.Logger.Log(context.Background(), level, message, "consumer", d.cfg.Durable, "error", err)
@@ -205,13 +201,13 @@ func flushes(ctx context.Context, nc *nats.Conn) bool {
 	return nc.FlushWithContext(ctx) == nil
 }
 
-// start handles a message in a goroutine of its own, which frees the slot.
+// start handles a message in a goroutine of its own, which then frees the slot.
 func (d *dispatcher) start(ctx, handlerCtx context.Context, msg jetstream.Msg) {
 	m, err := newMessage(msg)
-	if err != nil { // cannot be: JetStream has delivered it
-		d.cfg.Logger.Error("message without its place in the stream", "consumer", d.cfg.Durable, "error", err)
+	if err != nil { // cannot happen: JetStream has delivered the message
+		d.cfg.Logger.Error("message without metadata", "consumer", d.cfg.Durable, "error", err)
 	}
-	if err != nil || !d.take(m.Sequence) { // redelivered while it is handled: the broker was away
+	if err != nil || !d.take(m.Sequence) { // redelivered while it is in flight: the broker was away
 		d.slots <- struct{}{}
 		return
 	}
@@ -235,7 +231,7 @@ func (d *dispatcher) start(ctx, handlerCtx context.Context, msg jetstream.Msg) {
 	})
 }
 
-// take reports whether a message is not being handled already.
+// take notes that a message is in flight, and reports whether it was not before.
 func (d *dispatcher) take(sequence uint64) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -252,8 +248,7 @@ func (d *dispatcher) release(sequence uint64) {
 	delete(d.taken, sequence)
 }
 
-// keepAlive reports to the broker that the message is being worked on, until
-// the function that it returns is called.
+// keepAlive reports progress on a message to the broker, until stop is called.
 func (d *dispatcher) keepAlive(msg jetstream.Msg) (stop func()) {
 	ticker := time.NewTicker(d.cfg.AckWait / 3)
 	done := make(chan struct{})
@@ -264,7 +259,7 @@ func (d *dispatcher) keepAlive(msg jetstream.Msg) (stop func()) {
 			case <-done:
 				return
 			case <-ticker.C:
-				_ = msg.InProgress() // fails if the broker is away; then it is delivered again
+				_ = msg.InProgress() // fails if the broker is away; then the message is redelivered
 			}
 		}
 	}()

@@ -11,13 +11,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// durable creates the consumer at the broker. An existing one goes on where it
-// is; it is an error if it would skip events that c asks for. The broker is kept
-// from giving an event up by itself (MaxDeliver): that would lose it in silence.
+// durable creates the durable consumer, or updates an existing one, which resumes
+// from its position. It returns an error if the existing one would skip events
+// that c selects. MaxDeliver is unlimited: the broker would otherwise stop
+// delivering an event without a report.
 func (s Source) durable(ctx context.Context, stream *jetstream.StreamInfo, c Consumer) (jetstream.Consumer, error) {
 	subject := cmp.Or(c.Subject, c.Filter.Subject(s.subject()))
 	if !slices.ContainsFunc(stream.Config.Subjects, func(s string) bool { return overlap(s, subject) }) {
-		return nil, fmt.Errorf("reads %s, but stream %s has the subjects %q alone: no event would ever match; correct Subject, Filter or Source.Subject",
+		return nil, fmt.Errorf("reads %s, but stream %s has only the subjects %q: no event can match; correct Subject, Filter or Source.Subject",
 			subject, stream.Config.Name, stream.Config.Subjects)
 	}
 	config := jetstream.ConsumerConfig{Durable: c.Durable}
@@ -43,7 +44,7 @@ func (s Source) durable(ctx context.Context, stream *jetstream.StreamInfo, c Con
 	config.MaxAckPending = max(cmp.Or(config.MaxAckPending, 1000), c.Concurrency)
 	config.MaxRequestBatch, config.MaxRequestMaxBytes, config.MaxRequestExpires = 0, 0, 0
 	durable, err := create(ctx, stream.Config.Name, config)
-	if errors.Is(err, jetstream.ErrConsumerExists) { // another process has created it just now, with another configuration
+	if errors.Is(err, jetstream.ErrConsumerExists) { // another process has created it meanwhile, with another configuration
 		return s.durable(ctx, stream, c)
 	}
 	if err != nil {
@@ -57,7 +58,7 @@ func (s Source) durable(ctx context.Context, stream *jetstream.StreamInfo, c Con
 }
 
 // checkExisting returns an error if the durable consumer that exists would skip
-// events that c asks for: the broker does not look back for events that match a
+// events that c selects: the broker does not go back for events that match a
 // changed filter, or an earlier Since.
 func (c Consumer) checkExisting(subject string, stream jetstream.StreamConfig, info *jetstream.ConsumerInfo) error {
 	have := info.Config.FilterSubjects
@@ -67,18 +68,18 @@ func (c Consumer) checkExisting(subject string, stream jetstream.StreamConfig, i
 	if len(have) == 0 { // it has no filter
 		have = stream.Subjects
 	}
-	anew := fmt.Sprintf("choose another Durable, or delete this one (nats consumer rm %s %s): a new one begins at Since, or with the first event", stream.Name, c.Durable)
+	remedy := fmt.Sprintf("choose another Durable, or delete this one (nats consumer rm %s %s): a new one begins at Since, or with the first event", stream.Name, c.Durable)
 	if !slices.Equal(have, []string{subject}) {
-		return fmt.Errorf("exists and reads %s, not %s: with another filter it would skip events that were stored before; %s", strings.Join(have, ", "), subject, anew)
+		return fmt.Errorf("exists and reads %s, not %s: with another filter it would skip events that were stored before; %s", strings.Join(have, ", "), subject, remedy)
 	}
 	if c.Since.IsZero() {
 		return nil
 	}
 	switch began := info.Config.OptStartTime; {
 	case began != nil && c.Since.Before(*began):
-		return fmt.Errorf("exists and began with what was stored at %v, not at %v (Since): it would skip what was stored between; %s", began, c.Since, anew)
+		return fmt.Errorf("exists and began with the events stored at %v, not at %v (Since): it would skip the events stored between; %s", began, c.Since, remedy)
 	case began == nil || c.Since.After(*began):
-		c.Logger.Warn("consumer exists and goes on where it is; Since is ignored", "consumer", c.Durable, "since", c.Since)
+		c.Logger.Warn("consumer exists and resumes from its position; Since is ignored", "consumer", c.Durable, "since", c.Since)
 	}
 	return nil
 }

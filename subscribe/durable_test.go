@@ -48,7 +48,7 @@ func TestConsumeFilters(t *testing.T) {
 	}
 }
 
-// Settings of the durable consumer that were made by hand lose no event.
+// A durable consumer that was configured by hand loses no event.
 func TestConsumeRepairsItsConsumer(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -79,8 +79,8 @@ func TestConsumeRepairsItsConsumer(t *testing.T) {
 	}
 }
 
-// A durable consumer that exists is not made to skip events: what it would not
-// deliver any more is an error, which names the way out.
+// A durable consumer that exists is not changed so that it skips events. The error
+// names the remedy.
 func TestConsumeRefusesToSkip(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -88,7 +88,7 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 	second := read(t, s.source, subscribe.Selection{First: 2, Last: 2})[0].Time
 	for name, test := range map[string]struct {
 		before, after func(*subscribe.Consumer)
-		want          string // of the error; empty: it goes on
+		want          string // of the error; empty: Consume does not return
 		logged        string
 	}{
 		"nothing changed": {
@@ -105,7 +105,7 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 		},
 		"earlier since": {
 			func(c *subscribe.Consumer) { c.Since = second },
-			func(c *subscribe.Consumer) { c.Since = second.Add(-time.Nanosecond) }, "it would skip what was stored between", "",
+			func(c *subscribe.Consumer) { c.Since = second.Add(-time.Nanosecond) }, "it would skip the events stored between", "",
 		},
 		"later since": {
 			func(c *subscribe.Consumer) { c.Since = second },
@@ -150,7 +150,7 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 						t.Errorf("got %v, want %q", err, test.want)
 					}
 				case <-time.After(patience):
-					t.Errorf("it goes on, want %q", test.want)
+					t.Errorf("Consume does not return, want %q", test.want)
 				}
 				return
 			}
@@ -166,8 +166,8 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 	}
 }
 
-// Of two processes that begin under one name with different filters, one is
-// refused.
+// Of two processes that begin under one name with different filters, one gets an
+// error.
 func TestConsumeRefusesASecondFilter(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -187,7 +187,7 @@ func TestConsumeRefusesASecondFilter(t *testing.T) {
 			t.Errorf("the first to end: %v", err)
 		}
 	case <-time.After(patience):
-		t.Fatal("both go on")
+		t.Fatal("neither returns")
 	}
 	cancel()
 	if err := <-ended; err != nil {

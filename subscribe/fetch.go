@@ -16,9 +16,9 @@ const (
 	// when neither a message nor a heartbeat has arrived whole for twice as
 	// long, and on a slow connection heartbeats wait behind a large message.
 	heartbeat = jetstream.DefaultExpires / 2
-	// fetchBytes bounds a request for several messages. The broker writes them
-	// at once, and closes a connection that does not take in what it writes
-	// within its write_deadline, 10 s by default.
+	// fetchBytes bounds a request for several messages. The broker writes all of
+	// them immediately, and closes a connection that does not take in what it
+	// writes within its write_deadline, 10 s by default.
 	fetchBytes = 8 << 20
 	// apiTimeout bounds one API request to the broker.
 	apiTimeout = 5 * time.Second

@@ -19,11 +19,11 @@ import (
 func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, suspect bool) {
 	log := d.cfg.Logger.With("consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries)
 	if suspect {
-		log.Warn("event was often delivered, and no handler has returned; it is handled alone")
+		log.Warn("event was delivered repeatedly without a handler returning; it is handled alone")
 		ended, err := d.beginAlone(ctx, m)
 		switch {
 		case err != nil:
-			log.Warn("handling the event alone cannot be recorded at the broker; it is redelivered", "error", err)
+			log.Warn("cannot record at the broker that the event is handled alone; it is redelivered", "error", err)
 			_ = msg.NakWithDelay(d.cfg.pause(1))
 			return
 		case ended >= d.fatalAttempts():
@@ -32,7 +32,7 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 		}
 		defer func() {
 			if err := d.endAlone(context.WithoutCancel(ctx), m); err != nil {
-				log.Warn("that handling the event alone has returned cannot be recorded at the broker; a crash may be charged to it", "error", err)
+				log.Warn("cannot record at the broker that the event's handler has returned; a later crash may be charged to the event", "error", err)
 			}
 		}()
 	}
@@ -53,8 +53,8 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 		d.giveUp(ctx, msg, m, err, pause, log)
 		return
 	}
-	log.Warn("event was not handled; it is redelivered", "error", err, "after", pause)
-	_ = msg.NakWithDelay(pause) // if it is lost, the event is redelivered after AckWait
+	log.Warn("handler failed; the event is redelivered", "error", err, "after", pause)
+	_ = msg.NakWithDelay(pause) // if the nak is lost, the event is redelivered after AckWait
 }
 
 // giveUp dead-letters a message. If that fails, the message is redelivered after
@@ -62,16 +62,16 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 func (d *dispatcher) giveUp(ctx context.Context, msg jetstream.Msg, m Message, reason error, pause time.Duration, log *slog.Logger) {
 	log = log.With("error", reason)
 	if err := d.deadLetter(ctx, m, reason); err != nil {
-		log.Error("event cannot be stored as a dead letter; it is redelivered", "why", err, "after", pause)
+		log.Error("event cannot be dead-lettered; it is redelivered", "why", err, "after", pause)
 		_ = msg.NakWithDelay(pause)
 		return
 	}
-	log.Error("event is given up; it is kept as a dead letter")
+	log.Error("event was dead-lettered")
 	d.confirm(ctx, msg, m)
 	d.forget(m.Sequence)
 }
 
-// attempt calls the handler once. A panic is a failure of this event alone.
+// attempt calls the handler once. It returns a panic as an error.
 func (d *dispatcher) attempt(ctx context.Context, m Message, log *slog.Logger) (err error) {
 	ctx, span := d.startSpan(ctx, m)
 	defer func() { endSpan(span, err) }()
@@ -90,14 +90,14 @@ func (d *dispatcher) attempt(ctx context.Context, m Message, log *slog.Logger) (
 		return d.cfg.Erasure(ctx, s, m)
 	}
 	event, err := m.Event()
-	if err != nil { // no attempt will decode it
+	if err != nil { // a later attempt would fail in the same way
 		return fmt.Errorf("%w: %w", err, ErrPermanent)
 	}
 	return d.cfg.Event(ctx, event, m)
 }
 
-// panicStack returns the calls that led to a panic, for a deferred function
-// that recovers from it. Unlike debug.Stack it shows no arguments.
+// panicStack returns the stack of a panic, for the deferred function that
+// recovers it. Unlike debug.Stack it shows no arguments.
 func panicStack() string {
 	var counters [64]uintptr
 	frames := runtime.CallersFrames(counters[:runtime.Callers(3, counters[:])])
@@ -111,7 +111,7 @@ func panicStack() string {
 	}
 }
 
-// confirmTimeout bounds one try to acknowledge a message.
+// confirmTimeout bounds one attempt to acknowledge a message.
 const confirmTimeout = 5 * time.Second
 
 // confirm acknowledges a message and waits until the broker confirms that it

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		os.Exit(runChild(name))
 	}
 	code := m.Run()
-	// The server's own, which outlive its shutdown; the second one now and then.
+	// Goroutines of the server that outlive its shutdown, the second one sometimes.
 	pool := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1")
 	flusher := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop")
 	if err := leaked(pool, flusher); code == 0 && err != nil {
@@ -38,8 +38,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// leaked returns which goroutines are left. On a busy machine they take longer
-// to end than goleak waits.
+// leaked returns an error if goroutines are left. On a busy machine they take
+// longer to end than goleak waits.
 func leaked(ignored ...goleak.Option) error {
 	for deadline := time.Now().Add(patience); ; {
 		if err := goleak.Find(ignored...); err == nil || time.Now().After(deadline) {
@@ -80,9 +80,9 @@ func newSystemIn(t testing.TB, cfg embedded.Config) *system {
 	return &system{broker, publisher, js, subscribe.Source{JetStream: js}}
 }
 
-// startBroker runs a broker until the test ends. The address of one that has
-// ended may be taken for a moment yet: a process that another test is just
-// starting has a copy of all that was open, until it runs its program.
+// startBroker runs a broker until the test ends. The address of a broker that was
+// stopped may stay in use briefly: a child that another test forks inherits the
+// listener until it executes its program.
 func startBroker(t testing.TB, cfg embedded.Config) (broker *embedded.Broker) {
 	t.Helper()
 	await(t, "the address is free", func() bool {
@@ -146,7 +146,7 @@ func (s *system) erase(t testing.TB, subject string, sequence uint64) {
 	}
 }
 
-// A record is what handlers were given, in order.
+// A record lists the events and erasures that were handled, in order.
 type record struct {
 	mu      sync.Mutex
 	entries []string
@@ -173,8 +173,8 @@ func (r *record) count(entry string) (n int) {
 	return n
 }
 
-// consumer returns one that records the ids of events, and of erasures behind
-// a minus.
+// consumer returns a consumer that records the ids of events, and those of
+// erasures with a minus in front.
 func (r *record) consumer() subscribe.Consumer {
 	return subscribe.Consumer{
 		Durable: "test",
@@ -225,23 +225,23 @@ func start(t testing.TB, source subscribe.Source, c subscribe.Consumer) (stop fu
 	return stop
 }
 
-// patience is how long anything may take before a test fails. Far more than
-// any of it should, for a busy machine; and longer than the default AckWait,
-// after which comes again what was lost on its way.
+// patience is how long anything may take before a test fails. It is generous, for a
+// busy machine, and longer than the default AckWait, after which an event that was
+// lost with a connection is redelivered.
 const patience = 90 * time.Second
 
-// await waits for what must come true.
-func await(t testing.TB, what string, come func() bool) {
+// await waits until a condition holds.
+func await(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(patience); !come(); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatalf("did not come true: %s", what)
+			t.Fatalf("timed out waiting: %s", what)
 		}
 	}
 }
 
-// isDone reports whether the consumer has handled all that there is, and
-// something at least.
+// isDone reports whether the consumer has handled all stored events, and at least
+// one.
 func (s *system) isDone(t testing.TB, durable string) bool {
 	t.Helper()
 	consumer, err := s.js.Consumer(t.Context(), "VERSIVE", durable)
@@ -257,7 +257,7 @@ func (s *system) awaitDone(t testing.TB, durable string) {
 	await(t, durable+" has handled everything", func() bool { return s.isDone(t, durable) })
 }
 
-// read returns what is in a part of a stream.
+// read returns the messages of a selection.
 func read(t testing.TB, source subscribe.Source, sel subscribe.Selection) []subscribe.Message {
 	t.Helper()
 	var list []subscribe.Message
@@ -278,10 +278,9 @@ func sequences(list []subscribe.Message) []uint64 {
 	return s
 }
 
-// freeAddress returns an address on the loopback that nobody listens on. Its
-// port is below those that the system gives to connections, and not one of
-// another package's tests, so nothing takes it between now and its use, or while
-// a broker is away.
+// freeAddress returns a free address on the loopback interface. Its port is below
+// the ephemeral ones, and not one of another package's tests, so that it stays free
+// until it is used, and while a broker is away.
 func freeAddress(t testing.TB) string {
 	t.Helper()
 	for {

@@ -18,7 +18,7 @@ import (
 	"versive-ingress/subscribe"
 )
 
-func TestConsumeLivesThroughARestart(t *testing.T) {
+func TestConsumeSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
 	s := newSystemIn(t, cfg)
@@ -50,12 +50,12 @@ func TestConsumeLivesThroughARestart(t *testing.T) {
 			t.Errorf("msg_%d is missing", i)
 		}
 	}
-	if len(ids) > 31 { // msg_15 may have come twice
+	if len(ids) > 31 { // msg_15 may have been delivered twice
 		t.Errorf("got %d events: %v", len(ids), ids)
 	}
 }
 
-// A broker that is away when Consume begins is waited for.
+// Consume waits for a broker that is away when it begins.
 func TestConsumeWaitsForTheBroker(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
@@ -86,7 +86,7 @@ func TestConsumeWaitsForTheBroker(t *testing.T) {
 	}
 }
 
-// A context that ends soon does not keep events from being handled until then.
+// Events are handled until the context ends, even if its deadline is near.
 func TestConsumeUntilADeadline(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -119,7 +119,7 @@ func TestSlowLinkForManyEvents(t *testing.T) {
 	if _, err := s.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}, Storage: jetstream.MemoryStorage}); err != nil {
 		t.Fatal(err)
 	}
-	const n, rate = 5, 5 << 19 // so that one takes 3 s, and all take 16 s
+	const n, rate = 5, 5 << 19 // bytes a second: one event takes 3 s, and all take 16 s
 	for i := range n {
 		m := largeEvent(t, fmt.Sprint("msg_", i), 8<<20)
 		if _, err := s.js.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("large"), Header: m.Header, Data: m.Data}); err != nil {
@@ -150,7 +150,7 @@ func TestSlowLink(t *testing.T) {
 	t.Parallel()
 	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
 	s.storeLarge(t, 8<<20)
-	const rate = 1 << 20 // so that it takes 8 s
+	const rate = 1 << 20 // bytes a second: the event takes 8 s
 	t.Run("consume", func(t *testing.T) {
 		t.Parallel()
 		var got record
@@ -184,7 +184,7 @@ func TestSlowLink(t *testing.T) {
 	})
 }
 
-// Deliveries that do not arrive are no attempts: an event is not given up before
+// Deliveries that do not arrive are not attempts: no event is dead-lettered before
 // its handler was called.
 func TestConsumeCountsNoDeliveries(t *testing.T) {
 	t.Parallel()

@@ -23,7 +23,7 @@ type Selection struct {
 	Since, Until time.Time // stored at Since or later and before Until; zero is no bound
 
 	HeadersOnly bool // leave out the data; Message.Size is its length
-	Follow      bool // do not end: wait for new messages; Last and Until are ignored
+	Follow      bool // wait for new messages instead of ending; Last and Until are ignored
 }
 
 // Range reads a part of a stream in order and ends. It acknowledges nothing
@@ -31,10 +31,10 @@ type Selection struct {
 //
 // Where neither Last nor Until bounds it, it ends with what was the stream's
 // last message when it began. Once it has begun, it waits for a broker that is
-// away, and continues after the last message it has yielded. An error ends it:
-// that of ctx, of a stream that does not exist, or of a connection that was
-// closed. One that follows waits for a stream that was deleted to be created
-// anew.
+// away, and continues after the last message it has yielded. It ends with an error
+// if ctx ends, if the stream does not exist or was recreated, or if the connection
+// is closed. One that follows waits for a stream that was deleted to be recreated,
+// and reads that from the beginning.
 //
 // A bounded range ends with an [*UnreadableError] if the stream counts messages
 // of the selection that it cannot return. One that follows passes over them.
@@ -51,8 +51,8 @@ func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, err
 	}
 }
 
-// follow yields the messages of a selection, and waits for new ones, until yield
-// returns false. Then it returns nil.
+// follow yields the messages of a selection, and waits for new ones. It returns nil
+// when yield has returned false.
 func (s Source) follow(ctx context.Context, sel Selection, yield func(Message) bool) error {
 	c := s.cursor(sel)
 	defer c.close()
@@ -61,12 +61,12 @@ func (s Source) follow(ctx context.Context, sel Selection, yield func(Message) b
 	}, func(context.Context) bool { return true })
 }
 
-// A bounded range reads from the sequence first to the sequence last.
+// bounded is the state of a range that ends.
 type bounded struct {
 	cursor
-	first, last uint64
-	beyond      uint64           // messages after last, when it began
-	delivered   schema.Sequences // from first to last
+	first, last uint64           // sequences that bound the selection
+	beyond      uint64           // messages on the selection's subject after the bounds, when it began
+	delivered   schema.Sequences // from first to last, by all consumers
 }
 
 // readBounded yields the messages of a bounded selection. It returns nil at the
@@ -96,9 +96,10 @@ func (s Source) readBounded(ctx context.Context, sel Selection, yield func(Messa
 	return b.verify(ctx)
 }
 
-// begin finds the sequences that bound the selection. A message that was stored
-// at Until or later may lower the last one when it is read: only the stream's
-// leader, which cannot be asked for times, is sure to know all messages before.
+// begin opens the first consumer and sets the bounds. The first message that was
+// stored at Until or later lowers last when it is read. It cannot be looked up
+// before: a consumer may be on a replica that lags, and the client cannot ask the
+// stream's leader for a time.
 func (b *bounded) begin(ctx context.Context) error {
 	if err := b.open(ctx); err != nil {
 		return err
@@ -122,8 +123,8 @@ func (b *bounded) begin(ctx context.Context) error {
 
 // hasMore reports whether the stream may return more messages of the selection.
 // It asks the stream's leader: the consumer may be on a replica that lags. It
-// also returns false where the stream has a next message and cannot return it,
-// because it cannot read a whole block: no consumer passes that.
+// also returns false if the stream has a next message but cannot return it,
+// because a whole block cannot be read: no consumer gets past that.
 func (b *bounded) hasMore(ctx context.Context) bool {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()

@@ -26,7 +26,7 @@ func TestRange(t *testing.T) {
 	s.store(t, "msg_1", "study.a", "i1")
 	s.store(t, "msg_2", "study.b", "i2")
 	s.store(t, "msg_3", "study.a", "i3")
-	time.Sleep(2 * time.Millisecond) // the times of storing must differ
+	time.Sleep(2 * time.Millisecond) // the stored times must differ
 	s.store(t, "msg_4", "study.b", "i1")
 	s.store(t, "msg_5", "study.a", "i5")
 	all := read(t, s.source, subscribe.Selection{})
@@ -62,8 +62,8 @@ func TestRange(t *testing.T) {
 			if diff := cmp.Diff(test.want, sequences(read(t, s.source, test.sel))); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
-			if elapsed := time.Since(began); elapsed > 6*time.Second { // a reader that waits does so for 7 s
-				t.Errorf("took %v: it waited for what cannot come", elapsed)
+			if elapsed := time.Since(began); elapsed > 6*time.Second { // a range that waits does so for 7 s
+				t.Errorf("took %v: it waited for messages that do not exist", elapsed)
 			}
 		})
 	}
@@ -106,8 +106,8 @@ func TestRange(t *testing.T) {
 	})
 }
 
-// What is stored while it is read is not part of it: else a range might never
-// end.
+// A range does not yield messages that are stored while it reads: otherwise it
+// might never end.
 func TestRangeEndsWhereItBegan(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -125,7 +125,7 @@ func TestRangeEndsWhereItBegan(t *testing.T) {
 	}
 }
 
-// The last messages may be deleted after the reader was told to wait for them.
+// The last messages may be deleted while the consumer has them pending.
 func TestRangeEndsWithoutItsLastMessages(t *testing.T) {
 	t.Parallel()
 	source, stream := newMemoryStream(t, 10)
@@ -145,7 +145,7 @@ func TestRangeEndsWithoutItsLastMessages(t *testing.T) {
 	}
 }
 
-// A range whose stream is deleted says so.
+// A range whose stream is deleted ends with an error.
 func TestRangeEndsWithItsStream(t *testing.T) {
 	t.Parallel()
 	source, _ := newMemoryStream(t, 10)
@@ -166,11 +166,11 @@ func TestRangeEndsWithItsStream(t *testing.T) {
 	t.Errorf("ended without an error after %d messages", n)
 }
 
-// readAhead is how many messages a reader asks for at once.
+// readAhead is how many messages a range requests at a time.
 const readAhead = 1000
 
-// newMemoryStream returns a stream of more messages than a reader asks for at
-// once. The ones beyond are of the interview "late".
+// newMemoryStream returns a stream with more messages than a range requests at a
+// time. The last ones are of the interview "late".
 func newMemoryStream(t *testing.T, late int) (subscribe.Source, jetstream.Stream) {
 	t.Helper()
 	s := newSystem(t)
@@ -226,8 +226,8 @@ func TestRangeErrors(t *testing.T) {
 	}
 }
 
-// A reader that follows lives through a restart of the broker, and neither
-// misses an event nor repeats one. A stream that was created anew begins again.
+// A range that follows survives a restart of the broker, and neither misses an
+// event nor repeats one. It reads a stream that was recreated from its beginning.
 func TestRangeFollows(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
@@ -289,8 +289,8 @@ func TestRangeFollows(t *testing.T) {
 	}
 }
 
-// That a range is at its end is for the stream's leader to say. A direct get may
-// be answered by a replica that is behind.
+// Whether a range is at its end is asked of the stream's leader. A direct get may
+// be answered by a replica that lags.
 func TestRangeAsksTheLeader(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -314,11 +314,11 @@ func TestRangeAsksTheLeader(t *testing.T) {
 		t.Fatal(err)
 	}
 	if n, _, _ := direct.Pending(); n != 0 {
-		t.Errorf("%d questions to any replica", n)
+		t.Errorf("%d direct gets", n)
 	}
 }
 
-// A bounded range goes on after a restart of the broker where it was.
+// A bounded range resumes from its position after a restart of the broker.
 func TestRangeResumes(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
@@ -340,7 +340,7 @@ func TestRangeResumes(t *testing.T) {
 	}
 }
 
-// A cutDialer closes its connection when so many bytes were read.
+// A cutDialer closes its connection after left bytes were read.
 type cutDialer struct{ left atomic.Int64 }
 
 func (d *cutDialer) Dial(network, address string) (net.Conn, error) {
@@ -362,9 +362,8 @@ func (c cutConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// The last message is lost with the connection, so none behind it shows the
-// gap.
-func TestRangeReadsWhatWasLostOnTheWay(t *testing.T) {
+// The last message is lost with the connection, so no later one shows the gap.
+func TestRangeReadsLostMessagesAgain(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
 	const size = 800 << 10

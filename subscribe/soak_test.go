@@ -24,8 +24,8 @@ var soakEvents = flag.Int("soak.events", 800, "how many events TestSoak sends; m
 var soakKinds = []string{"transaction", "plain", "bare"}
 
 // TestSoak sends events with resends, over HTTP, while consumers of three
-// kinds run, which are killed and started again at random. In the end each has
-// done its work for exactly the ids that were answered 2xx.
+// kinds run, which are killed and restarted at random. In the end each has done its
+// work for exactly the ids that were answered 2xx.
 func TestSoak(t *testing.T) {
 	s := newSystem(t)
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -49,8 +49,8 @@ func TestSoak(t *testing.T) {
 			for {
 				child := startChild(t, kind, s.URL(), file(kind), "")
 				select {
-				case <-finish: // the last one works off what is left
-					s.awaitWorkedOff(t, kind)
+				case <-finish: // the last one handles the rest
+					s.awaitHandled(t, kind)
 					kill(child)
 					return
 				case <-time.After(100*time.Millisecond + rand.N(500*time.Millisecond)):
@@ -70,14 +70,14 @@ func TestSoak(t *testing.T) {
 	if len(accepted) != *soakEvents {
 		t.Errorf("%d of %d events were accepted", len(accepted), *soakEvents)
 	}
-	t.Logf("%d events and %d resends in %v, %d kills, all done after %v", *soakEvents, resends, sent.Round(time.Millisecond), kills.Load(), time.Since(began).Round(time.Millisecond))
+	t.Logf("%d events and %d resends in %v, %d kills, all handled after %v", *soakEvents, resends, sent.Round(time.Millisecond), kills.Load(), time.Since(began).Round(time.Millisecond))
 	for _, kind := range soakKinds {
 		missing, again := requireDone(t, kind, file(kind), accepted)
-		t.Logf("%-11s of %d ids answered 2xx: %d missing, work done again %d times", kind, len(accepted), missing, again)
+		t.Logf("%-11s of %d ids answered 2xx: %d missing, work repeated %d times", kind, len(accepted), missing, again)
 	}
 }
 
-// send posts n events from many senders, one in ten of them again, at once or
+// send posts n events from many senders, resends one in ten of them, immediately or
 // later, and returns the ids that were answered 2xx.
 func send(t *testing.T, server *httptest.Server, secret string, n int) (accepted map[string]bool, resends int64) {
 	t.Helper()
@@ -117,7 +117,7 @@ func send(t *testing.T, server *httptest.Server, secret string, n int) (accepted
 			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
 				id, interview := fmt.Sprint("msg_", i), fmt.Sprint("interview_", i%(n/2+1))
 				for post(id, interview) != http.StatusOK {
-					time.Sleep(10 * time.Millisecond) // as the sender comes again
+					time.Sleep(10 * time.Millisecond) // then the sender resends it
 				}
 				mu.Lock()
 				accepted[id] = true
@@ -131,13 +131,12 @@ func send(t *testing.T, server *httptest.Server, secret string, n int) (accepted
 		})
 	}
 	senders.Wait()
-	// A resend of an event that another sender was still to send first is the
-	// event itself.
+	// If the event had not been sent before, the resend is its first delivery.
 	return accepted, again.Load()
 }
 
-// awaitWorkedOff waits until a consumer has handled what is in the stream.
-func (s *system) awaitWorkedOff(t testing.TB, durable string) {
+// awaitHandled waits until a consumer has handled what is in the stream.
+func (s *system) awaitHandled(t testing.TB, durable string) {
 	t.Helper()
 	for deadline := time.Now().Add(10 * time.Minute); !s.isDone(t, durable); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {

@@ -13,11 +13,11 @@ import (
 	"versive-ingress/schema"
 )
 
-// Source says where events are read. It is safe for concurrent use.
+// Source identifies the streams to read. It is safe for concurrent use.
 //
-// The connection behind JetStream should reconnect for ever
-// (nats.MaxReconnects(-1)): the functions of this package wait for a broker
-// that is away, but end with a connection that is closed.
+// The connection of JetStream should reconnect indefinitely
+// (nats.MaxReconnects(-1)): the methods wait for a broker that is away, but
+// return an error when the connection is closed.
 type Source struct {
 	JetStream jetstream.JetStream
 	Stream    string // the event stream, from which the others' names derive; "" is VERSIVE
@@ -27,38 +27,38 @@ type Source struct {
 func (s Source) stream(kind schema.Kind) string { return kind.Stream(cmp.Or(s.Stream, "VERSIVE")) }
 
 // open returns a stream that looks messages up at its leader. A direct get may
-// ask a replica that is behind, and takes what is stored for missing.
+// be answered by a replica that lags, which does not find a stored message.
 func (s Source) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	stream, err := s.JetStream.Stream(ctx, s.stream(kind))
 	if err == nil {
-		stream.CachedInfo().Config.AllowDirect = false // by which the client chooses
+		stream.CachedInfo().Config.AllowDirect = false // the client uses direct get where this is set
 	}
 	return stream, err
 }
 
 func (s Source) subject() string { return cmp.Or(s.Subject, "versive") }
 
-// Message is a stored message with its place in the stream: an event or what
-// else its stream keeps, or the tombstone of it.
+// Message is a stored message with its position in the stream: an event, another
+// message of its stream, or a tombstone.
 type Message struct {
 	ID         string // the svix-id: the idempotency key
 	Subject    string
 	Header     nats.Header
-	Data       []byte    // empty if it is a tombstone, or was not asked for
+	Data       []byte    // empty in a tombstone, and where Selection.HeadersOnly is set
 	Size       int       // of the data in the stream, in bytes
 	Sequence   uint64    // in the stream
-	Time       time.Time // when it was stored, in UTC
-	Deliveries uint64    // how often the broker has sent it to this consumer, now included; not how often it was handled
+	Time       time.Time // at which it was stored, in UTC
+	Deliveries uint64    // how often the broker has sent it to this consumer, including now; not how often it was handled
 
 	// Pending is how many messages of the selection, or for the consumer, are
 	// stored after it. The broker counted them when it delivered this one.
 	Pending uint64
 
-	delivery uint64 // its number among what the consumer was delivered
+	delivery uint64 // its number among the deliveries to the consumer
 }
 
-// Erased reports whether the message is a tombstone: what was stored under
-// its subject was erased, and copies of it must be erased too.
+// Erased reports whether the message is a tombstone: the event of its subject was
+// erased, and copies of that must be erased too.
 func (m Message) Erased() bool { return schema.IsTombstone(m.Header) }
 
 // Event decodes the event; see [schema.Decode].
@@ -84,7 +84,8 @@ func newMessage(msg jetstream.Msg) (Message, error) {
 		m.Size = size
 	}
 	if m.ID, err = schema.ParseID(m.Subject); err != nil {
-		// Not one of ours. Its place names it, so that it can be put aside.
+		// Another program has published it. Its position serves as the id of its
+		// dead letter.
 		m.ID = fmt.Sprintf("%s-%d", metadata.Stream, m.Sequence)
 	}
 	return m, nil

@@ -10,43 +10,44 @@ import (
 )
 
 // The broker counts deliveries. It does not know whether one arrived, whether a
-// handler was called, and what became of that. A process knows what its own
-// handlers returned, and that is all that Attempts counts. What no process can
-// know is which of its events has ended it. So an event that was often delivered
-// and of which nothing else is known is a suspect, and handled alone: nothing
-// else can then have ended the process. That its handling has begun is recorded
-// at the broker before, and that it has returned, after.
+// handler was called, and what the handler returned. A process knows what its own
+// handlers returned, and Attempts counts nothing else. A process that has ended
+// cannot report which event ended it. So an event with several deliveries that
+// nothing explains is a suspect, and is handled while no other event is in
+// flight: if the process ends then, the suspect has ended it. The broker records
+// the start of such a call before it, and its return after it.
 const (
-	// suspectDeliveries is after how many unexplained deliveries an event is a
-	// suspect. One process may cause several: each time that it crashes beside
-	// the event, and each time that the event is lost on its way.
+	// suspectDeliveries is the number of unexplained deliveries beyond which an
+	// event is a suspect. Innocent events have some: each time that the process
+	// ends while they are in flight, and each time that they are lost with a
+	// connection.
 	suspectDeliveries = 5
-	// recordsKey is where the records are among the metadata of the durable
-	// consumer. They can be written by whoever may create the consumer, and are
+	// recordsKey is the key of the records in the metadata of the durable
+	// consumer. Any user who may create the consumer may write them, and they are
 	// deleted with it.
 	recordsKey = "versive-ingress-attempts"
 	// maxRecords bounds them: the broker takes 128 KiB of metadata.
 	maxRecords = 1000
 )
 
-// A history is what is known of an event that was not handled successfully.
+// A history counts the failures of an event that was not handled successfully.
 type history struct {
 	Attempts   int    `json:"attempts,omitempty"`   // handler calls that returned an error, or panicked
 	Deliveries uint64 `json:"deliveries,omitempty"` // the broker's count at the last of them
 }
 
-// A record is what the broker keeps of an event for the next process.
+// A record is stored at the broker for the next process that gets the event.
 type record struct {
 	history
 	Alone int `json:"alone,omitempty"` // times that it was handled alone without returning
 }
 
-// records are those of events by their sequences.
+// records maps the sequences of events to their records.
 type records map[uint64]record
 
 func readRecords(info *jetstream.ConsumerInfo) records {
 	var r records
-	// What cannot be read was written by hand; it is as if it were not there.
+	// Records that cannot be read were written by hand, and are ignored.
 	if err := json.Unmarshal([]byte(info.Config.Metadata[recordsKey]), &r); err != nil || r == nil {
 		return make(records)
 	}
@@ -78,8 +79,8 @@ func (d *dispatcher) history(sequence uint64) history {
 func (d *dispatcher) failed(m Message) (attempts int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// Another process may have handled what is still here. Forgetting it all now
-	// and then costs some more attempts.
+	// Entries of events that another process has handled since are never removed
+	// singly. Clearing all of them occasionally costs a few more attempts.
 	if len(d.histories) > 2*max(maxRecords, d.durable.CachedInfo().Config.MaxAckPending) {
 		clear(d.histories)
 	}
@@ -96,8 +97,8 @@ func (d *dispatcher) forget(sequence uint64) {
 	delete(d.histories, sequence)
 }
 
-// fatalAttempts returns how often the handling of an event alone must have ended
-// a process before the event becomes a dead letter. Once may be a coincidence.
+// fatalAttempts returns how many processes must have ended while a suspect was
+// handled alone before it is dead-lettered. One may be a coincidence.
 func (d *dispatcher) fatalAttempts() int { return min(3, d.cfg.Attempts) }
 
 // beginAlone records that a suspect is about to be handled alone, and returns how
@@ -120,9 +121,9 @@ func (d *dispatcher) endAlone(ctx context.Context, m Message) error {
 	})
 }
 
-// saveHistories keeps for the next process what this one knows. Without it, the
-// next one takes events whose handler has failed for suspects, and counts their
-// attempts anew.
+// saveHistories records the histories for the next process. Otherwise that one
+// would treat events whose handler has failed as suspects, and count their
+// attempts from zero.
 func (d *dispatcher) saveHistories(ctx context.Context) {
 	if len(d.histories) == 0 { // no handler runs any more
 		return
@@ -133,13 +134,13 @@ func (d *dispatcher) saveHistories(ctx context.Context) {
 		}
 	})
 	if err != nil {
-		d.cfg.Logger.Warn("attempts cannot be recorded at the broker; the next process counts them anew", "consumer", d.cfg.Durable, "error", err)
+		d.cfg.Logger.Warn("cannot record attempts at the broker; the next process counts from zero", "consumer", d.cfg.Durable, "error", err)
 	}
 }
 
-// updateRecords changes the records at the broker. If two processes do so at the
-// same moment, one of the changes may be lost; that one crash is not enough to
-// convict an event leaves room for it.
+// updateRecords changes the records at the broker. If two processes do so
+// concurrently, one of the changes may be lost, so the count of processes that an
+// event has ended may be off by one; see fatalAttempts.
 func (d *dispatcher) updateRecords(ctx context.Context, change func(records)) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()

@@ -16,8 +16,8 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// An event that ends the process each time becomes a dead letter, and none of
-// those does that are in flight beside it.
+// An event that ends the process each time is dead-lettered, and the events that
+// are in flight beside it are not.
 func TestConsumeChargesACrashToOneEvent(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -63,7 +63,7 @@ func TestConsumeChargesACrashToOneEvent(t *testing.T) {
 	}
 }
 
-// A panic is a failed attempt of one event, and shows nothing of it.
+// A panic is a failed attempt of one event, and nothing of the event is logged.
 func TestConsumePanic(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -99,7 +99,7 @@ func TestConsumePanic(t *testing.T) {
 	}
 }
 
-// The attempts that a process has counted are known to the next one.
+// A process resumes the counts of attempts of the last one.
 func TestConsumeCountsAttemptsAcrossProcesses(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -125,14 +125,14 @@ func TestConsumeCountsAttemptsAcrossProcesses(t *testing.T) {
 	start(t, s.source, c)
 	s.awaitDone(t, c.Durable)
 	if got.count("msg_0") != 4 {
-		t.Errorf("it was tried %d times, want 4", got.count("msg_0"))
+		t.Errorf("it was handled %d times, want 4", got.count("msg_0"))
 	}
 	if strings.Contains(log.String(), "alone") {
 		t.Errorf("an event whose handler has failed is a suspect:\n%s", log.String())
 	}
 }
 
-// While a suspect is handled no other event is; what waits for that is left to
+// While a suspect is handled, no other event is. Events that wait for it are left to
 // another process if this one stops.
 func TestConsumeHandlesSuspectsAlone(t *testing.T) {
 	t.Parallel()
@@ -147,7 +147,7 @@ func TestConsumeHandlesSuspectsAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := consumer.Next(); err != nil { // msg_0, and its handling has not returned
+	if _, err := consumer.Next(); err != nil { // msg_0, which is never acknowledged
 		t.Fatal(err)
 	}
 	begun, finish := make(chan struct{}), make(chan struct{})

@@ -13,12 +13,14 @@ import (
 	"versive-ingress/schema"
 )
 
-// tracer is the program's own, if it has set one up (otel.SetTracerProvider).
+// tracer uses the program's tracer provider, if it has set one
+// (otel.SetTracerProvider).
 var tracer = otel.Tracer("versive-ingress/subscribe")
 
 // startSpan begins the span of one attempt to handle m. It belongs to the trace
-// that the ingress began with the webhook, as a child of the span that
-// published m, and is linked to that as well, as messaging's conventions have it.
+// that the ingress began with the webhook, as a child of the span that published
+// m. It is linked to that span as well, as OpenTelemetry's messaging conventions
+// recommend.
 func (d *dispatcher) startSpan(ctx context.Context, m Message) (context.Context, trace.Span) {
 	options := []trace.SpanStartOption{trace.WithSpanKind(trace.SpanKindConsumer)}
 	published := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{
@@ -47,7 +49,7 @@ func (d *dispatcher) startSpan(ctx context.Context, m Message) (context.Context,
 	return ctx, span
 }
 
-// endSpan ends the span of an attempt. The error's text is for the log.
+// endSpan ends the span of an attempt. It leaves the error's text to the log.
 func endSpan(span trace.Span, err error) {
 	if err != nil {
 		span.SetAttributes(semconv.ErrorType(err))

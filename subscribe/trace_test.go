@@ -15,8 +15,8 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// recorder is what this program, the tests, has set OpenTelemetry up with. It
-// records what the ingress has decided to, and no trace of its own.
+// recorder is the span recorder of the tests' tracer provider. Its sampler follows
+// the ingress's decision, and samples no trace that begins here.
 var recorder = tracetest.NewSpanRecorder()
 
 func init() {
@@ -26,7 +26,7 @@ func init() {
 	))
 }
 
-// The trace of a webhook goes on in its handler, in every attempt.
+// Every attempt continues the trace of the webhook.
 func TestTraceGoesOn(t *testing.T) {
 	t.Parallel()
 	recorder.Reset()
@@ -73,7 +73,7 @@ func TestTraceGoesOn(t *testing.T) {
 	attempts := 0
 	for range 4 {
 		in := <-handled
-		if in.TraceID() != webhook.TraceID() { // nobody has traced the message
+		if in.TraceID() != webhook.TraceID() { // the message was not traced
 			if !in.IsValid() || in.IsSampled() {
 				t.Errorf("a message without a trace was handled in %v", in)
 			}
@@ -82,7 +82,7 @@ func TestTraceGoesOn(t *testing.T) {
 		attempts++
 		span, ok := spans[in.SpanID()]
 		if !ok {
-			t.Fatalf("a handler ran in the span %v, which is none of its own", in)
+			t.Fatalf("a handler ran in the span %v, which is not its own", in)
 		}
 		if span.Name() != "process VERSIVE" || span.SpanKind() != trace.SpanKindConsumer {
 			t.Errorf("the span is %s %v", span.SpanKind(), span.Name())

@@ -15,11 +15,11 @@ import (
 )
 
 // reports is a service that writes a report on each interview. The id of an
-// event is committed in one transaction with the work, so the work is done
-// exactly once, however often the event comes.
+// event is committed in one transaction with the work, so the work is done exactly
+// once, however often the event is delivered.
 //
-// handled has a row for each id that was settled: the event handled, or
-// erased. Whichever comes first, an erased event leaves no report.
+// handled has a row for each id that was handled or erased. An erased event leaves
+// no report, in whichever order the two are delivered.
 const reportsSchema = `
 CREATE TABLE IF NOT EXISTS handled (id TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS reports (id TEXT, interview TEXT, turns INTEGER)`
@@ -80,8 +80,8 @@ func settle(ctx context.Context, tx *sql.Tx, id string) (bool, error) {
 	return n == 1, err
 }
 
-// Exactly once: an event that is delivered again, here because its
-// acknowledgement was lost, finds its id in the database.
+// Exactly once: the id of an event that is redelivered, here because its
+// acknowledgement was lost, is in the database.
 func Example_exactlyOnce() {
 	js, end := exampleStream()
 	defer end()
@@ -96,7 +96,7 @@ func Example_exactlyOnce() {
 	}
 	defer reports.db.Close()
 
-	for _, name := range []string{"first", "second"} { // a consumer that has forgotten everything
+	for _, name := range []string{"first", "second"} { // each gets all events
 		ctx, stop := context.WithCancel(context.Background())
 		err := subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
 			Durable: name,

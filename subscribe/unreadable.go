@@ -12,9 +12,9 @@ import (
 )
 
 // UnreadableError ends a range that lacks messages: the stream counts them but
-// cannot return them, because its store is damaged. A consumer passes over them
-// without a sign. All others of the range were yielded before, unless the
-// damage is such that no consumer passes it.
+// cannot return them, because its store is damaged. A consumer skips them without
+// an error. All other messages of the range were yielded before, unless no
+// consumer gets past the damage.
 type UnreadableError struct {
 	Stream    string
 	Sequences schema.Sequences

@@ -17,9 +17,9 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// damaged returns a system whose event stream had n events, msg_1 of study_1 and
-// so on, the studies 0 to 2 in turn, each of a size, when it was stopped and its
-// store changed.
+// damaged returns a system with n events of the given size, msg_1 of study_1 and so
+// on, of the studies 0 to 2 in turn. change has damaged its store while it was
+// stopped.
 func damaged(t *testing.T, n, size int, change func(msgs string)) *system {
 	t.Helper()
 	dir := t.TempDir()
@@ -90,8 +90,8 @@ func TestRangeFindsUnreadable(t *testing.T) {
 		"since":             {subscribe.Selection{Since: events[5].Time, Last: 9}, []uint64{6, 8, 9}, true},
 		"until":             {subscribe.Selection{Until: after[1].Time}, []uint64{1, 2, 3, 4, 5, 6, 8}, true},
 		"before":            {subscribe.Selection{Last: 6}, []uint64{1, 2, 3, 4, 5, 6}, false},
-		"behind":            {subscribe.Selection{First: 8, Last: 9}, []uint64{8, 9}, false},
-		"behind, by time":   {subscribe.Selection{Since: after[0].Time, Last: 9}, []uint64{8, 9}, false},
+		"after":             {subscribe.Selection{First: 8, Last: 9}, []uint64{8, 9}, false},
+		"after, by time":    {subscribe.Selection{Since: after[0].Time, Last: 9}, []uint64{8, 9}, false},
 		"of its study":      {subscribe.Selection{Filter: schema.Filter{StudyID: "study_1"}, Last: 10}, []uint64{1, 4, 10}, true},
 		"of another study":  {subscribe.Selection{Filter: schema.Filter{StudyID: "study_2"}}, []uint64{2, 5, 8, 11, 14, 17, 20}, false},
 		"of the quarantine": {subscribe.Selection{Kind: schema.KindQuarantine}, nil, false},
@@ -113,8 +113,8 @@ func TestRangeFindsUnreadable(t *testing.T) {
 	}
 }
 
-// A message that is deleted after it was read does not make up for one that
-// cannot be read.
+// A message that is deleted after it was read does not hide one that cannot be
+// read.
 func TestRangeFindsUnreadableBesideDeleted(t *testing.T) {
 	t.Parallel()
 	s := damaged(t, 10, 10, func(msgs string) { flip(t, filepath.Join(msgs, "1.blk"), "msg_7") })
@@ -135,8 +135,8 @@ func TestRangeFindsUnreadableBesideDeleted(t *testing.T) {
 	}
 }
 
-// Neither what is erased or deleted while it is read, nor what the stream has
-// under other subjects, is taken for unreadable.
+// Neither messages that are erased or deleted while a range reads, nor those of
+// other subjects, are taken for unreadable.
 func TestRangeKnowsWhatIsDeleted(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
@@ -149,7 +149,7 @@ func TestRangeKnowsWhatIsDeleted(t *testing.T) {
 	if _, err := s.js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	const n = 3000 // more than is asked for ahead
+	const n = 3000 // more than one request asks for
 	for i := range n {
 		subject := fmt.Sprint("versive.interview.completed.s.i.msg_", i)
 		if i%100 == 50 {
@@ -174,7 +174,7 @@ func TestRangeKnowsWhatIsDeleted(t *testing.T) {
 			if read++; read%300 == 0 {
 				for _, sequence := range []uint64{m.Sequence - 10, m.Sequence + 90} {
 					err := stream.DeleteMsg(t.Context(), sequence)
-					if api, ok := errors.AsType[*jetstream.APIError](err); err != nil && (!ok || api.ErrorCode != 10057) { // it was
+					if api, ok := errors.AsType[*jetstream.APIError](err); err != nil && (!ok || api.ErrorCode != 10057) { // it was deleted before
 						t.Fatal(err)
 					}
 				}
@@ -189,8 +189,7 @@ func TestRangeKnowsWhatIsDeleted(t *testing.T) {
 	}
 }
 
-// A block that cannot be read at all stops every consumer: a range ends with
-// what lies before it.
+// No consumer gets past a block that cannot be read at all: a range ends before it.
 func TestRangeStopsAtAnUnreadableBlock(t *testing.T) {
 	t.Parallel()
 	s := damaged(t, 40, 900<<10, func(msgs string) { // the broker reads the last blocks before it starts
