@@ -34,7 +34,7 @@ type observation struct {
 	kind  schema.Kind
 	info  *jetstream.StreamInfo
 	acked uint64 // highest sequence acknowledged before info was requested
-	// reused were acknowledged, are lost, and their sequences may be in use again.
+	// reused are acknowledged sequences that are lost and may have been reused.
 	reused   schema.Sequences
 	quiet    bool // nothing is being stored, so info.State.LastSeq is durable
 	detailed bool // info lists the deleted sequences

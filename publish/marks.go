@@ -26,12 +26,12 @@ const markTimeout = 2 * time.Second
 type marks struct {
 	dir string // of the files; "" keeps everything in memory
 	log *slog.Logger
-	// acked is, by Kind, the highest acknowledged sequence. epoch counts how often the
-	// stream has lost messages, after which acked starts over.
+	// By Kind: acked is the highest acknowledged sequence; epoch counts the losses, each
+	// of which resets acked.
 	acked, epoch [3]atomic.Uint64
 
 	mu           sync.Mutex
-	reused       [3]schema.Sequences // by Kind, lost and perhaps used again, not yet reported; guarded by mu
+	reused       [3]schema.Sequences // by Kind, lost sequences that may have been reused, not yet reported; guarded by mu
 	content      marksContent        // guarded by mu
 	acknowledged acknowledged        // guarded by mu
 
@@ -65,7 +65,7 @@ func openMarks(dir, stream string, log *slog.Logger) *marks {
 	case !errors.Is(err, fs.ErrNotExist):
 		log.Error("high-water marks cannot be read; starting new ones: past losses go unnoticed", "error", err)
 	}
-	for kind := range schema.KindDead + 1 { // for ack, should the first check fail
+	for kind := range schema.KindDead + 1 { // for ack, in case the first check fails
 		if of := m.content.Streams[kind.Stream(stream)]; of != nil {
 			m.acked[kind].Store(of.Last)
 		}
@@ -75,19 +75,18 @@ func openMarks(dir, stream string, log *slog.Logger) *marks {
 	return m
 }
 
-// A since is what had been acknowledged when a publish began.
-type since struct{ epoch, high uint64 }
+// An ackState is the state of the acknowledgements at the start of a publish.
+type ackState struct{ epoch, high uint64 }
 
-func (m *marks) begin(kind schema.Kind) since {
+func (m *marks) begin(kind schema.Kind) ackState {
 	epoch := m.epoch[kind].Load()
-	return since{epoch, m.acked[kind].Load()}
+	return ackState{epoch, m.acked[kind].Load()}
 }
 
-// ack records what the broker has acknowledged to a publish. The sequence of a new
-// message is above all that had been acknowledged when its publish began. If it is
-// not, the stream has lost messages, and by the next check it may be as long again
-// as it was.
-func (m *marks) ack(kind schema.Kind, r schema.Receipt, began since) {
+// ack records the receipt of a publish. The sequence of a new message is higher than
+// any that was acknowledged before its publish began. Otherwise the stream has lost
+// messages, which the next check may not notice if the stream has grown again.
+func (m *marks) ack(kind schema.Kind, r schema.Receipt, began ackState) {
 	if m.epoch[kind].Load() != began.epoch {
 		return
 	}

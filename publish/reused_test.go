@@ -12,8 +12,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// A broker comes back without its last messages, and so many are stored at once
-// that nobody ever sees a stream which is shorter than before.
+// A broker restarts without its last messages, and so many are stored immediately that
+// no check finds the stream shorter than before.
 func TestReusedSequencesAreReported(t *testing.T) {
 	d := newIngressDir(t)
 	address := strings.TrimPrefix(d.broker.URL(), "nats://")
