@@ -127,7 +127,8 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 				c.close()
 				return true, nil
 			case err != nil: // the reply may be queued after a large message; without heartbeats, the batch ends
-			case info.Delivered.Stream >= c.next: // in flight, or lost if the batch ends without it
+			// Not by the stream's sequence: that passes messages that cannot be read.
+			case info.Delivered.Consumer > c.received: // in flight, or lost if the batch ends without it
 				undelivered = true
 			case !caughtUp(ctx):
 				return false, nil

@@ -86,6 +86,7 @@ func TestRangeFindsUnreadable(t *testing.T) {
 		"by every subject":  {subscribe.Selection{Subject: ">"}, rest, true},
 		"headers":           {subscribe.Selection{HeadersOnly: true}, rest, true},
 		"it alone":          {subscribe.Selection{First: 7, Last: 7}, nil, true},
+		"its interview":     {subscribe.Selection{Filter: schema.Filter{InterviewID: "i7"}}, nil, true},
 		"to it":             {subscribe.Selection{First: 6, Last: 7}, []uint64{6}, true},
 		"since":             {subscribe.Selection{Since: events[5].Time, Last: 9}, []uint64{6, 8, 9}, true},
 		"until":             {subscribe.Selection{Until: after[1].Time}, []uint64{1, 2, 3, 4, 5, 6, 8}, true},
