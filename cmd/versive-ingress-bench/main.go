@@ -1,6 +1,6 @@
 // Command versive-ingress-bench measures the ingress beside the references that
 // docs/bench.md describes. After every load it reads the whole stream back and
-// compares it with the events that were answered 2xx.
+// checks the promise: each event that was answered 2xx is stored once.
 //
 // Its part of the promise (see package ingest): a run fails if an event that was
 // answered 2xx is missing from the stream, is there twice, or if the stream holds

@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"text/tabwriter"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -182,7 +182,7 @@ func (a *audit) unreadable() map[string]schema.Sequences {
 }
 
 func (a *audit) print(w io.Writer) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(w)
 	fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED OTHERWISE\tUNREADABLE")
 	for _, r := range a.streams {
 		unreadable := "none"
@@ -205,7 +205,7 @@ func lostMessages(s schema.Sequences) string {
 	if s.Len() == 0 {
 		return "it had no messages"
 	}
-	return fmt.Sprintf("%s, sequences %v", counted(int(s.Len()), "message"), s)
+	return fmt.Sprintf("%s, sequences %v", terminal.Plural(s.Len(), "message", "messages"), s)
 }
 
 func (a *audit) verdict() error {
@@ -221,5 +221,5 @@ func (a *audit) verdict() error {
 		remedy += "; then acknowledge them with: versive-ingress audit --acknowledge"
 	}
 	return fmt.Errorf("unacknowledged: %s, %s that cannot be read; %s",
-		waits(len(a.losses), "reported loss", "reported losses"), counted(int(unreadable), "message"), remedy)
+		terminal.Plural(len(a.losses), "reported loss", "reported losses"), terminal.Plural(unreadable, "message", "messages"), remedy)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 )
@@ -232,7 +233,7 @@ func (d *doctor) checkStore(ctx context.Context) (seen string, findings []Findin
 		}
 	}
 	if d.external() {
-		return readableSize(int(account.Store)) + " stored; the disk is the broker's to watch", findings
+		return terminal.Bytes(account.Store) + " stored; the disk is the broker's to watch", findings
 	}
 
 	dir := d.settings.DataDir
@@ -240,13 +241,13 @@ func (d *doctor) checkStore(ctx context.Context) (seen string, findings []Findin
 	if err != nil {
 		return "", append(findings, unanswered("the disk of "+dir, err, "df -h "+dir))
 	}
-	seen = fmt.Sprintf("%s stored in %s, %s free", readableSize(int(stored)), dir, readableSize(int(free)))
+	seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
 	limit := cmp.Or(int64(d.settings.MaxStore), int64(d.value("versive_ingress_store_max_bytes")))
 	if limit > 0 {
 		findings = append(findings, fullness("store_full", "the store", uint64(stored), limit, fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", (2*limit)>>20))...)
 		if limit-stored > free {
 			findings = append(findings, Finding{
-				"store_over_disk", Warning, fmt.Sprintf("the store may grow by %s, and the disk has %s", readableSize(int(limit-stored)), readableSize(int(free))),
+				"store_over_disk", Warning, fmt.Sprintf("the store may grow by %s, and the disk has %s", terminal.Bytes(limit-stored), terminal.Bytes(free)),
 				"a disk that runs full stops the broker until it is restarted; at its limit the store refuses, and goes on when there is room",
 				fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", (stored+free/5*4)>>20),
 			})
@@ -254,7 +255,7 @@ func (d *doctor) checkStore(ctx context.Context) (seen string, findings []Findin
 	}
 	if free < lowDisk {
 		findings = append(findings, Finding{
-			"disk_low", Warning, fmt.Sprintf("the disk of %s has %s left", dir, readableSize(int(free))),
+			"disk_low", Warning, fmt.Sprintf("the disk of %s has %s left", dir, terminal.Bytes(free)),
 			"a disk that runs full stops the broker until it is restarted", "df -h " + dir,
 		})
 	}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 // checkConsumers looks for durable consumers that lose events, or do not get
@@ -56,16 +58,16 @@ func (d *doctor) checkConsumer(ctx context.Context, stream jetstream.Stream, inf
 	taken := info.NumWaiting > 0 || info.PushBound
 	switch {
 	case info.Paused:
-		add("consumer_paused", fmt.Sprintf("is paused for %s more", age(info.PauseRemaining)), "it gets no events", "nats consumer resume "+name)
+		add("consumer_paused", fmt.Sprintf("is paused for %s more", terminal.Age(info.PauseRemaining)), "it gets no events", "nats consumer resume "+name)
 	case c.MaxAckPending > 0 && info.NumAckPending >= c.MaxAckPending && now.Sub(settled) >= d.idle:
-		add("consumer_stuck", fmt.Sprintf("has all %d events that it may have and settles none of them since %s", c.MaxAckPending, age(now.Sub(settled))),
+		add("consumer_stuck", fmt.Sprintf("has all %d events that it may have and settles none of them since %s", c.MaxAckPending, terminal.Age(now.Sub(settled))),
 			"it gets no more before it does", fmt.Sprintf("nats consumer edit %s --max-pending %d  # if it needs more at once; else see why it does not acknowledge", name, 2*c.MaxAckPending))
 	case info.NumPending > 0 && !taken && now.Sub(later(asked, settled)) >= d.idle:
-		add("consumer_idle", fmt.Sprintf("leaves %s for %s: nobody asks for them", counted(int(info.NumPending), "event"), age(now.Sub(later(asked, settled)))),
+		add("consumer_idle", fmt.Sprintf("leaves %s for %s: nobody asks for them", terminal.Plural(info.NumPending, "event", "events"), terminal.Age(now.Sub(later(asked, settled)))),
 			"what should read them does not run", fmt.Sprintf("nats consumer rm %s  # if nobody needs it any more; else start its program", name))
 	case info.NumPending > 0:
 		if behind := d.behind(ctx, stream, info); behind >= d.lag {
-			add("consumer_behind", fmt.Sprintf("is behind: %s, the oldest from %s ago", waits(int(info.NumPending), "event waits", "events wait"), age(behind)),
+			add("consumer_behind", fmt.Sprintf("is behind: %s, the oldest from %s ago", terminal.Plural(info.NumPending, "event waits", "events wait"), terminal.Age(behind)),
 				"it reads more slowly than events come, or has stopped on one", "nats consumer info "+name+"  # then raise its Concurrency, or run more of it")
 		}
 	}

@@ -16,6 +16,8 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 const restart = "sudo systemctl restart versive-ingress"
@@ -151,11 +153,11 @@ func (d *doctor) checkCertificate(ctx context.Context) (seen string, findings []
 	}
 	switch {
 	case left <= 0:
-		add("certificate_expired", Problem, fmt.Sprintf("the certificate has expired, %s ago", age(-left)), "no sender connects", renew)
+		add("certificate_expired", Problem, fmt.Sprintf("the certificate has expired, %s ago", terminal.Age(-left)), "no sender connects", renew)
 	case now.Before(leaf.NotBefore):
 		add("certificate_not_yet_valid", Problem, "the certificate is not valid before "+leaf.NotBefore.UTC().Format(time.RFC3339), "no sender connects", renew)
 	case left < leaf.NotAfter.Sub(leaf.NotBefore)/5:
-		add("certificate_expires", Warning, fmt.Sprintf("the certificate expires in %s", age(left)), "its renewal is late, and then no sender connects", renew)
+		add("certificate_expires", Warning, fmt.Sprintf("the certificate expires in %s", terminal.Age(left)), "its renewal is late, and then no sender connects", renew)
 	}
 	if names == "" {
 		add("certificate_nameless", Problem, "the certificate has no subject alternative name", "no sender connects, whatever its common name is",

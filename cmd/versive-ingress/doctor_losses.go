@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 )
 
@@ -47,7 +48,7 @@ func (d *doctor) checkLosses(context.Context) (seen string, findings []Finding) 
 				return d.value("versive_ingress_stream_"+name+"_total", "stream", stream) - d.value("versive_ingress_stream_"+name+"_acknowledged_total", "stream", stream)
 			}
 			if lost, recreated := left("lost_events"), left("recreated"); lost > 0 || recreated > 0 {
-				add(fmt.Sprintf("stream %s has lost %s, and was deleted %s", stream, counted(int(lost), "message"), counted(int(recreated), "time")))
+				add(fmt.Sprintf("stream %s has lost %s, and was deleted %s", stream, terminal.Plural(int(lost), "message", "messages"), terminal.Plural(int(recreated), "time", "times")))
 			}
 		}
 	}

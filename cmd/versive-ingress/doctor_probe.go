@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
@@ -55,7 +56,7 @@ func (d *doctor) checkProbe(ctx context.Context) (seen string, findings []Findin
 	if finding, ok := d.probeEvents(ctx, id); ok {
 		findings = append(findings, finding)
 	}
-	return fmt.Sprintf("posted %s to %s, answered in %s%s", counted(len(posts), "time"), redacted(url), took.Round(time.Millisecond), where), findings
+	return fmt.Sprintf("posted %s to %s, answered in %s%s", terminal.Plural(len(posts), "time", "times"), redacted(url), took.Round(time.Millisecond), where), findings
 }
 
 // refusedProbe reports whether an answer is any but the one that is due.

@@ -10,6 +10,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 // Level says how much a finding weighs.
@@ -83,7 +85,7 @@ func (r report) verdict() string {
 		case n > 0 && level == Unknown:
 			says += fmt.Sprintf("; not checked: %d", n)
 		case n > 0:
-			says += "; " + counted(n, string(level))
+			says += "; " + terminal.Plural(n, string(level), string(level)+"s")
 		}
 	}
 	return says

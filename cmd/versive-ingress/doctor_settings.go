@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 )
@@ -100,7 +101,7 @@ func (d *doctor) checkSecrets(context.Context) (seen string, findings []Finding)
 		d.secrets = append(d.secrets, configured{i + 1, secret})
 	}
 	uses := d.secretUses()
-	seen = counted(len(secrets), "secret")
+	seen = terminal.Plural(len(secrets), "secret", "secrets")
 	for _, u := range uses {
 		seen += "; " + u.String()
 	}
@@ -120,7 +121,7 @@ func (u secretUse) String() string {
 	if u.verified == 0 {
 		return name + " has verified nothing"
 	}
-	return fmt.Sprintf("%s has verified %.0f, the last %s ago", name, u.verified, age(u.last))
+	return fmt.Sprintf("%s has verified %.0f, the last %s ago", name, u.verified, terminal.Age(u.last))
 }
 
 func (d *doctor) secretUses() []secretUse {
@@ -153,7 +154,7 @@ func (d *doctor) silentSecrets(uses []secretUse) (findings []Finding) {
 	for _, u := range uses {
 		if u.last >= silence {
 			findings = append(findings, Finding{
-				"secret_unused", Warning, fmt.Sprintf("secret %s (%s) has verified nothing for %s, while another has", u.position, u.fingerprint, age(u.last)),
+				"secret_unused", Warning, fmt.Sprintf("secret %s (%s) has verified nothing for %s, while another has", u.position, u.fingerprint, terminal.Age(u.last)),
 				"a secret that is not needed can only be stolen", d.removeSecret(u.position),
 			})
 		}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -35,18 +36,11 @@ func (d *doctor) checkQuarantine(ctx context.Context) (seen string, findings []F
 	case len(list) > 0:
 		findings = append(findings, Finding{
 			"quarantine_not_empty", Warning,
-			fmt.Sprintf("%s authentic but not understood, the oldest for %s", waits(len(list), "webhook is", "webhooks are"), age(time.Since(list[0].Time))),
+			fmt.Sprintf("%s authentic but not understood, the oldest for %s", terminal.Plural(len(list), "webhook is", "webhooks are"), terminal.Age(time.Since(list[0].Time))),
 			"they were answered 202, and are no events", "versive-ingress quarantine list",
 		})
 	}
 	return fmt.Sprintf("%d in %s", len(list), info.Config.Name), findings
-}
-
-func waits(n int, one, many string) string {
-	if n == 1 {
-		return "1 " + one
-	}
-	return fmt.Sprintf("%d %s", n, many)
 }
 
 // checkStream checks the stream of a kind of message against the promise. It
@@ -200,10 +194,10 @@ func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []
 	if letters > 0 {
 		why := "somebody downstream lacks them"
 		if erasures > 0 {
-			why = fmt.Sprintf("somebody downstream lacks them, or has not erased what belongs to %s", counted(erasures, "erased interview"))
+			why = fmt.Sprintf("somebody downstream lacks them, or has not erased what belongs to %s", terminal.Plural(erasures, "erased interview", "erased interviews"))
 		}
 		findings = append(findings, Finding{
-			"dead_letters", Warning, fmt.Sprintf("consumers have given up on %s, the oldest %s ago", counted(letters, "event"), age(time.Since(oldest))),
+			"dead_letters", Warning, fmt.Sprintf("consumers have given up on %s, the oldest %s ago", terminal.Plural(letters, "event", "events"), terminal.Age(time.Since(oldest))),
 			why, fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.settings.Stream), schema.HeaderReason),
 		})
 	}

@@ -7,12 +7,12 @@ import (
 	"io"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -104,7 +104,7 @@ EXIT STATUS
 				return nil
 			}
 			if !yes {
-				if err := confirm(cmd, fmt.Sprintf("Erase %s for good?", counted(len(found), "message"))); err != nil {
+				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Erase %s for good?", terminal.Plural(len(found), "message", "messages"))); err != nil {
 					return err
 				}
 			}
@@ -270,13 +270,13 @@ func (e *erasure) erasedBefore() string {
 	if e.tombstones == 0 {
 		return ""
 	}
-	return fmt.Sprintf(" (erased before: %s)", counted(e.tombstones, "event"))
+	return fmt.Sprintf(" (erased before: %s)", terminal.Plural(e.tombstones, "event", "events"))
 }
 
 func (e *erasure) print(w io.Writer, found []match) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(w)
 	for _, t := range found {
-		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, readableSize(t.Size))
+		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, terminal.Bytes(t.Size))
 	}
 	return table.Flush()
 }
@@ -289,7 +289,7 @@ const passes = 3
 func (e *erasure) run(ctx context.Context, found []match) (erased int, err error) {
 	for pass := 0; len(found) > 0; pass++ {
 		if pass == passes {
-			return erased, fmt.Errorf("%s keeps coming: %s after %d passes; run it again", e, counted(len(found), "message"), passes)
+			return erased, fmt.Errorf("%s keeps coming: %s after %d passes; run it again", e, terminal.Plural(len(found), "message", "messages"), passes)
 		}
 		var failed []error
 		for _, t := range found {

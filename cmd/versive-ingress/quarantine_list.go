@@ -3,11 +3,12 @@ package main
 import (
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 func listCommand() *cobra.Command {
@@ -45,9 +46,9 @@ standard error.`,
 }
 
 func printTable(w io.Writer, list []kept) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(w)
 	for _, k := range list {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", age(time.Since(k.Time)), k.reason(), readableSize(k.Size), k.ID)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", terminal.Age(time.Since(k.Time)), k.reason(), terminal.Bytes(k.Size), k.ID)
 	}
 	return table.Flush()
 }
@@ -71,31 +72,4 @@ func printJSON(w io.Writer, list []kept) error {
 		}
 	}
 	return nil
-}
-
-// age returns a duration in its two largest units.
-func age(d time.Duration) string {
-	d = max(0, d.Truncate(time.Second))
-	switch s := int(d.Seconds()); {
-	case d >= 24*time.Hour:
-		return fmt.Sprintf("%dd%dh", s/86400, s/3600%24)
-	case d >= time.Hour:
-		return fmt.Sprintf("%dh%dm", s/3600, s/60%60)
-	default:
-		return d.String()
-	}
-}
-
-// readableSize returns a number of bytes for people.
-func readableSize(n int) string {
-	switch {
-	case n < 1<<10:
-		return fmt.Sprintf("%d B", n)
-	case n < 1<<20:
-		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
-	case n < 1<<30:
-		return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
-	default:
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	}
 }

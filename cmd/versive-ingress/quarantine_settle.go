@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
@@ -204,7 +205,7 @@ EXIT STATUS
 				return err
 			}
 			if !yes {
-				if err := confirm(cmd, fmt.Sprintf("Delete %s for good?", counted(len(list), "webhook"))); err != nil {
+				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s for good?", terminal.Plural(len(list), "webhook", "webhooks"))); err != nil {
 					return err
 				}
 			}
@@ -223,11 +224,4 @@ EXIT STATUS
 	which.flags(cmd)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

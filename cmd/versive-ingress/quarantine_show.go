@@ -6,13 +6,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/schema"
 )
 
@@ -54,10 +52,10 @@ With --raw, nothing but the body, byte for byte. It is personal data.`,
 }
 
 func (c *connection) show(w io.Writer, k kept, body []byte) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	table := terminal.NewTable(w)
 	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }
 	row("id", k.ID)
-	row("received", fmt.Sprintf("%s, %s ago", k.Time.Format(time.RFC3339), age(time.Since(k.Time))))
+	row("received", fmt.Sprintf("%s, %s ago", k.Time.Format(time.RFC3339), terminal.Age(time.Since(k.Time))))
 	row("stored", fmt.Sprintf("%s %d", schema.KindQuarantine.Stream(c.settings.Stream), k.Sequence))
 	row("size", fmt.Sprintf("%d bytes", len(body)))
 	row("reason then", k.reason()+": "+k.description())
@@ -78,24 +76,6 @@ func (c *connection) show(w io.Writer, k kept, body []byte) error {
 	if err := table.Flush(); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "\n%s\n", printable(body))
+	_, err = fmt.Fprintf(w, "\n%s\n", terminal.Printable(body))
 	return err
-}
-
-// printable returns text with its control characters written out, and what is
-// not UTF-8.
-func printable(text []byte) string {
-	var b strings.Builder
-	for len(text) > 0 {
-		r, n := utf8.DecodeRune(text)
-		if r == utf8.RuneError && n == 1 || unicode.IsControl(r) && r != '\n' && r != '\t' {
-			for _, c := range text[:n] {
-				fmt.Fprintf(&b, `\x%02x`, c)
-			}
-		} else {
-			b.Write(text[:n])
-		}
-		text = text[n:]
-	}
-	return b.String()
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"golang.org/x/time/rate"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 // replayFlags are those of the command line.
@@ -108,8 +110,8 @@ func runReplay(cmd *cobra.Command, f replayFlags) error {
 		return nil
 	}
 	if !f.quiet {
-		lines := f.toSubject == "" && f.toURL == "" && isTerminal(cmd.OutOrStdout()) // the bar would stand among them
-		r.progress = newProgress(out, isTerminal(out) && !lines)
+		lines := f.toSubject == "" && f.toURL == "" && terminal.IsTerminal(cmd.OutOrStdout()) // the bar would stand among them
+		r.progress = terminal.NewProgress(out, terminal.IsTerminal(out) && !lines)
 	}
 	if r.target, err = r.open(ctx, f, cmd.OutOrStdout()); err != nil {
 		return err
@@ -121,7 +123,7 @@ func runReplay(cmd *cobra.Command, f replayFlags) error {
 
 	start, before := time.Now(), r.Done.Events
 	err = r.run(ctx)
-	r.progress.clear()
+	r.progress.Clear()
 	if err != nil {
 		return err
 	}

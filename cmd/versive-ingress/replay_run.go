@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/subscribe"
 )
 
@@ -23,7 +24,7 @@ type replay struct {
 
 	target   target
 	limiter  *rate.Limiter // nil is no limit
-	progress *progress
+	progress *terminal.Progress
 	saved    time.Time
 }
 
@@ -70,15 +71,15 @@ func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target
 			return nil, err
 		}
 		if len(streams) == 0 {
-			r.progress.note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
+			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
 		}
-		t := &subjectTarget{settings: &r.conn.settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.note}
+		t := &subjectTarget{settings: &r.conn.settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
 		if !f.keepID {
 			t.suffix = ":replay:" + r.Run
 		}
 		return t, t.connect()
 	case f.toURL != "":
-		t := &urlTarget{sender: sender{url: f.toURL}, client: client, confirm: r.confirm, note: r.progress.note}
+		t := &urlTarget{sender: sender{url: f.toURL}, client: client, confirm: r.confirm, note: r.progress.Note}
 		return t, t.sender.signWith(f.secret)
 	default:
 		t := &lineTarget{out: out, confirm: r.confirm}
@@ -91,7 +92,7 @@ func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target
 
 func (r *replay) confirm(receipt receipt) {
 	r.Done.add(receipt)
-	r.progress.add()
+	r.progress.Add()
 }
 
 const (
@@ -147,7 +148,7 @@ func (r *replay) deliver(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		r.progress.expect(m.Pending + 1)
+		r.progress.Expect(m.Pending + 1)
 		if err := r.await(ctx); err != nil {
 			return err
 		}

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"os/signal"
 	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 func serveCommand() *cobra.Command {
@@ -85,13 +85,8 @@ func settingsMarkdown() string {
 
 func newLogger(s Settings, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.LogLevel}
-	if s.LogFormat == "text" || s.LogFormat == "" && isTerminal(w) {
+	if s.LogFormat == "text" || s.LogFormat == "" && terminal.IsTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
-}
-
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(f.Fd()))
 }

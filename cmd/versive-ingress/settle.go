@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
@@ -49,7 +50,7 @@ func (c *connection) settle(ctx context.Context, w io.Writer, overwritten map[sc
 	}
 	switch {
 	case left > 0:
-		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without; restart the ingress, which overwrites it before it opens the store, and run this again", counted(left, "deleted message"))
+		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without; restart the ingress, which overwrites it before it opens the store, and run this again", terminal.Plural(left, "deleted message", "deleted messages"))
 	case looked && len(caveats) == 0:
 		fmt.Fprintf(w, "verified: nothing of it is in the block files below %s, power loss included\n", c.settings.DataDir)
 	}
@@ -77,7 +78,7 @@ func (c *connection) settleStream(ctx context.Context, kind schema.Kind, sequenc
 	}
 	if left = len(erased.Sequences); left > 0 {
 		if err := erased.Schedule(dir); err != nil {
-			return left, fmt.Errorf("the content of %s of stream %s is in block files again, and the next start cannot be made to overwrite it: %w; run this as the user of the ingress", counted(left, "deleted message"), name, err)
+			return left, fmt.Errorf("the content of %s of stream %s is in block files again, and the next start cannot be made to overwrite it: %w; run this as the user of the ingress", terminal.Plural(left, "deleted message", "deleted messages"), name, err)
 		}
 	}
 	switch {

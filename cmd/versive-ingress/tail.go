@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -98,7 +99,7 @@ func newPrinter(out io.Writer, asJSON bool) func(subscribe.Message) error {
 			return err
 		}
 	}
-	t := table{out: out, dim: isTerminal(out) && os.Getenv("NO_COLOR") == ""}
+	t := table{out: out, dim: terminal.IsTerminal(out) && os.Getenv("NO_COLOR") == ""}
 	return t.print
 }
 

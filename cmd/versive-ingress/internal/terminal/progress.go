@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"fmt"
@@ -13,9 +13,10 @@ const (
 	lineEvery = 5 * time.Second
 )
 
-// progress shows how far a command has come: with a bar on a terminal, with a
-// line now and then elsewhere. A nil *progress is silent.
-type progress struct {
+// Progress shows how far a command has come: by a bar on a terminal, elsewhere by
+// a line every five seconds. A nil *Progress writes nothing. It is not safe for
+// concurrent use.
+type Progress struct {
 	out        io.Writer
 	onTerminal bool
 	bar        *progressbar.ProgressBar // nil if it is not on a terminal, or nothing is expected yet
@@ -24,13 +25,14 @@ type progress struct {
 	start, last time.Time
 }
 
-func newProgress(out io.Writer, onTerminal bool) *progress {
+// NewProgress returns a progress of no events, which is written to out.
+func NewProgress(out io.Writer, onTerminal bool) *Progress {
 	now := time.Now()
-	return &progress{out: out, onTerminal: onTerminal, start: now, last: now}
+	return &Progress{out: out, onTerminal: onTerminal, start: now, last: now}
 }
 
-// expect sets how many events there are, unless it is set.
-func (p *progress) expect(total uint64) {
+// Expect sets how many events there are. It does nothing if that is set.
+func (p *Progress) Expect(total uint64) {
 	if p == nil || p.total > 0 {
 		return
 	}
@@ -48,8 +50,8 @@ func (p *progress) expect(total uint64) {
 	}
 }
 
-// add counts one event.
-func (p *progress) add() {
+// Add counts one event.
+func (p *Progress) Add() {
 	if p == nil {
 		return
 	}
@@ -71,17 +73,17 @@ func (p *progress) add() {
 	fmt.Fprintf(p.out, "%d of %d events, %.0f/s, %v left\n", p.done, p.total, perSecond, left.Round(time.Second))
 }
 
-// note writes a line of its own.
-func (p *progress) note(format string, args ...any) {
+// Note writes a line, above the bar if there is one.
+func (p *Progress) Note(format string, args ...any) {
 	if p == nil {
 		return
 	}
-	p.clear()
+	p.Clear()
 	fmt.Fprintf(p.out, format+"\n", args...)
 }
 
-// clear takes the bar away.
-func (p *progress) clear() {
+// Clear removes the bar.
+func (p *Progress) Clear() {
 	if p != nil && p.bar != nil {
 		_ = p.bar.Clear()
 	}

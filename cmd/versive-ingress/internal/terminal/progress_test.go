@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"bytes"
@@ -13,13 +13,13 @@ func TestProgressLines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		p := newProgress(&out, false)
-		p.expect(100)
+		p := NewProgress(&out, false)
+		p.Expect(100)
 		for range 12 {
 			time.Sleep(time.Second)
-			p.add()
+			p.Add()
 		}
-		p.note("the end of %d", 12)
+		p.Note("the end of %d", 12)
 		if want := "5 of 100 events, 1/s, 1m35s left\n10 of 100 events, 1/s, 1m30s left\nthe end of 12\n"; out.String() != want {
 			t.Errorf("got %q, want %q", &out, want)
 		}
@@ -30,11 +30,11 @@ func TestProgressBar(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var out bytes.Buffer
-		p := newProgress(&out, true)
-		p.expect(100)
+		p := NewProgress(&out, true)
+		p.Expect(100)
 		for range 25 {
 			time.Sleep(time.Second)
-			p.add()
+			p.Add()
 		}
 		last := out.Bytes()[bytes.LastIndexByte(bytes.TrimRight(out.Bytes(), "\r "), '\r'):]
 		for _, want := range []string{"25%", "25/100", "60 events/min", ":1m15s]"} {
@@ -43,7 +43,7 @@ func TestProgressBar(t *testing.T) {
 			}
 		}
 		out.Reset()
-		p.note("a line")
+		p.Note("a line")
 		if !bytes.HasSuffix(out.Bytes(), []byte("\ra line\n")) {
 			t.Errorf("the bar stays in front of a line: %q", &out)
 		}
@@ -53,9 +53,9 @@ func TestProgressBar(t *testing.T) {
 // With --quiet there is none.
 func TestProgressQuiet(t *testing.T) {
 	t.Parallel()
-	var p *progress
-	p.expect(1)
-	p.add()
-	p.note("nothing")
-	p.clear()
+	var p *Progress
+	p.Expect(1)
+	p.Add()
+	p.Note("nothing")
+	p.Clear()
 }

@@ -1,4 +1,4 @@
-package main
+package terminal
 
 import (
 	"bufio"
@@ -6,11 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
-
-	"github.com/spf13/cobra"
-	"golang.org/x/term"
 )
 
 var (
@@ -18,14 +14,14 @@ var (
 	errNotAgreed = errors.New(`nothing was done: the answer was not "yes"`)
 )
 
-// confirm asks on the terminal whether what was shown is to be done. It
-// returns nil only if the answer is yes.
-func confirm(cmd *cobra.Command, question string) error {
-	in, ok := cmd.InOrStdin().(*os.File)
-	if !ok || !term.IsTerminal(int(in.Fd())) {
+// Confirm writes question to out and reads the answer from in. It returns nil if
+// the answer is "yes", and an error if it is not, if in is not a terminal, or if
+// ctx ends.
+func Confirm(ctx context.Context, in io.Reader, out io.Writer, question string) error {
+	if !IsTerminal(in) {
 		return errNotAsked
 	}
-	return ask(cmd.Context(), in, cmd.ErrOrStderr(), question)
+	return ask(ctx, in, out, question)
 }
 
 // ask reads the answer. When ctx ends, it leaves the reading behind: a terminal
