@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -16,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // adminRoutes serves the probes and the metrics.
@@ -69,17 +70,17 @@ func healthCommand() *cobra.Command {
 Exits 0 if it is: made for the health check of a container.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := readSettings()
+			settings, err := config.Read()
 			if err != nil {
 				return err
 			}
-			return health(cmd.Context(), settings.AdminListen)
+			return health(cmd.Context(), settings)
 		},
 	}
 }
 
-func health(ctx context.Context, listen string) error {
-	address, err := adminURL(listen)
+func health(ctx context.Context, s config.Settings) error {
+	address, err := s.AdminURL()
 	if err != nil {
 		return err
 	}
@@ -99,16 +100,4 @@ func health(ctx context.Context, listen string) error {
 		return errors.New("not ready: " + strings.TrimSpace(string(why)))
 	}
 	return nil
-}
-
-// adminURL returns where an admin listener is asked from this machine.
-func adminURL(listen string) (string, error) {
-	host, port, err := net.SplitHostPort(listen)
-	if err != nil {
-		return "", fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
-	}
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return "http://" + net.JoinHostPort(host, port), nil
 }

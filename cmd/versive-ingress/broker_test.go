@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 )
 
@@ -94,9 +95,9 @@ func TestStartBeforeTheBroker(t *testing.T) {
 func TestStartRefusesTheBroker(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		payload Size                          // 0 is enough
+		payload config.Size                   // 0 is enough
 		stream  func(*jetstream.StreamConfig) // what somebody has made of ours
-		change  func(*Settings)
+		change  func(*config.Settings)
 		want    []string
 	}{
 		"memory": {
@@ -116,12 +117,12 @@ func TestStartRefusesTheBroker(t *testing.T) {
 			want:   []string{"stream VERSIVE: ", "overlap"},
 		},
 		"replicas": {
-			change: func(s *Settings) { s.Replicas = 3 },
+			change: func(s *config.Settings) { s.Replicas = 3 },
 			want:   []string{"stream VERSIVE: ", "replicas"},
 		},
 		"body": {
 			payload: 1 << 20,
-			change:  func(s *Settings) { s.MaxBody = 4 << 20 },
+			change:  func(s *config.Settings) { s.MaxBody = 4 << 20 },
 			want:    []string{"INGRESS_MAX_BODY=4MiB", "max_payload", "1MiB", "896KiB"},
 		},
 		"any body": {
@@ -186,7 +187,7 @@ func TestFull(t *testing.T) {
 		return []byte(strings.Replace(string(interview(id)), `"transcript": "..."`, `"transcript": "`+strings.Repeat("word ", 3000)+`"`, 1))
 	}
 	for name, c := range map[string]struct {
-		store Size
+		store config.Size
 		limit func(context.Context, jetstream.JetStream) error
 		room  func(context.Context, jetstream.JetStream) error
 	}{

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/schema"
 )
 
@@ -108,7 +109,7 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 func (r *round) checkAnswer(a attempt, stored []place) {
 	r.Helper()
 	got := a.answer
-	if a.took >= senderTimeout {
+	if a.took >= config.SenderTimeout {
 		r.Errorf("%s: an answer took %v", a.id, a.took)
 	}
 	switch {

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 )
 
@@ -20,7 +21,7 @@ import (
 // them. Every way from one server to another leads through a proxy.
 type cluster struct {
 	*round
-	settings Settings
+	settings config.Settings
 	configs  [3]embedded.Config
 	nodes    [3]*exec.Cmd
 	routes   [3][3]*proxy // from, to

@@ -7,6 +7,7 @@ import (
 	"syscall"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
 )
 
@@ -23,7 +24,7 @@ func init() {
 type diskRound struct {
 	*round
 	disk      *faultdisk.Disk
-	settings  Settings
+	settings  config.Settings
 	ingress   *process // the last one that was started
 	consumers *consumers
 }

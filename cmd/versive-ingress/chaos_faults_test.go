@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -19,26 +20,26 @@ import (
 
 // settings returns those of an ingress on the embedded broker, in a process of
 // its own.
-func (r *round) settings() Settings {
+func (r *round) settings() config.Settings {
 	s := newSettings(r)
 	s.PublishTimeout = time.Second
 	return s
 }
 
 // dialEmbedded connects to an ingress's own broker as a subscriber does.
-func (r *round) dialEmbedded(s Settings) jetstream.JetStream {
+func (r *round) dialEmbedded(s config.Settings) jetstream.JetStream {
 	return connect(r, "nats://"+s.NATSListen, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
 }
 
 // killIngress kills the ingress with its broker.
 func killIngress(r *round) {
-	killEmbedded(r, &storm{think: 5 * time.Millisecond}, func(Settings) {})
+	killEmbedded(r, &storm{think: 5 * time.Millisecond}, func(config.Settings) {})
 }
 
 // killBatch does so while there is so much to do that events are stored many
 // at a time.
 func killBatch(r *round) {
-	killEmbedded(r, &storm{senders: 96}, func(s Settings) {
+	killEmbedded(r, &storm{senders: 96}, func(s config.Settings) {
 		eventually(r, "events stored by one commit", func() bool {
 			const commits = "versive_ingress_publish_batch_events"
 			events, found := strings.CutPrefix(metric(s, commits+"_sum"), commits+"_sum")
@@ -51,7 +52,7 @@ func killBatch(r *round) {
 }
 
 // killEmbedded kills the ingress at a moment soon after it is ready.
-func killEmbedded(r *round, storm *storm, ready func(Settings)) {
+func killEmbedded(r *round, storm *storm, ready func(config.Settings)) {
 	s := r.settings()
 	cmd := r.launch(s)
 	awaitReady(r, s)
@@ -69,7 +70,7 @@ func killEmbedded(r *round, storm *storm, ready func(Settings)) {
 
 // external returns the configuration of a broker in a process of its own, and
 // the settings of an ingress that uses it.
-func (r *round) external() (embedded.Config, Settings) {
+func (r *round) external() (embedded.Config, config.Settings) {
 	config := embedded.Config{Dir: r.TempDir(), Listen: freeAddr(r)}
 	s := withBroker(r.settings(), config.Listen)
 	if r.random.IntN(2) == 0 {
@@ -237,7 +238,7 @@ func fullStream(r *round) {
 // restart.
 func fullStore(r *round) {
 	s := r.settings()
-	s.MaxStore = Size(64<<10 + r.random.IntN(256<<10))
+	s.MaxStore = config.Size(64<<10 + r.random.IntN(256<<10))
 	cmd := r.launch(s)
 	awaitReady(r, s)
 	r.begin(&storm{think: 5 * time.Millisecond}, s)
@@ -246,7 +247,7 @@ func fullStore(r *round) {
 		r.staged++
 		r.pause(0, 200*time.Millisecond)
 		terminate(r, cmd)
-		if s.MaxStore += Size(256<<10 + r.random.IntN(256<<10)); left == 0 {
+		if s.MaxStore += config.Size(256<<10 + r.random.IntN(256<<10)); left == 0 {
 			s.MaxStore = 1 << 30
 		}
 		cmd = r.launch(s)
@@ -273,7 +274,7 @@ func jumpClock(r *round) {
 	var ahead atomic.Int64 // of the ingress's clock
 	handler, err := ingest.New(ingest.Config{
 		Path: s.Path, Secrets: s.Secrets, Tolerance: s.Tolerance,
-		MaxBody: defaultMaxBody, MaxInflight: int64(s.MaxInflight), Publisher: p,
+		MaxBody: config.DefaultMaxBody, MaxInflight: int64(s.MaxInflight), Publisher: p,
 		Logger: slog.New(slog.DiscardHandler),
 		Now:    func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) },
 	})

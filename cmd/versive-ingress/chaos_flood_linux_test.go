@@ -20,6 +20,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 func init() {
@@ -42,7 +44,7 @@ func floodBodies(r *round) {
 	f.signed = []float64{0, 0.5, 1}[r.random.IntN(3)]
 	f.stalled = []float64{0, 0.3, 0.9}[r.random.IntN(3)]
 	f.body = []byte(strings.Replace(string(sample), `"transcript": "..."`, `"transcript": "`+strings.Repeat("word ", 1<<20)+`"`, 1))
-	f.body = append(f.body, bytes.Repeat([]byte(" "), defaultMaxBody-len(f.body))...)
+	f.body = append(f.body, bytes.Repeat([]byte(" "), config.DefaultMaxBody-len(f.body))...)
 
 	cmd := r.launch(s)
 	awaitReady(r, s)
@@ -112,7 +114,7 @@ func (f *flood) sign(secret string) {
 func largeID(n int) string { return fmt.Sprint("msg_large_", n) }
 
 // run keeps all the connections busy for a while.
-func (f *flood) run(r *round, s Settings) {
+func (f *flood) run(r *round, s config.Settings) {
 	f.answers = make(map[int]int)
 	end := time.Now().Add(f.lasts)
 	var wg sync.WaitGroup
@@ -138,7 +140,7 @@ func (f *flood) run(r *round, s Settings) {
 }
 
 // settle sends again what was authentic, one by one, until it is accepted.
-func (f *flood) settle(r *round, s Settings) {
+func (f *flood) settle(r *round, s config.Settings) {
 	accepted := make(map[string]bool)
 	for _, a := range r.storm.history {
 		if a.kind == understood && strings.Contains(a.id, "large") {
@@ -156,7 +158,7 @@ func (f *flood) settle(r *round, s Settings) {
 
 // post sends one large webhook, or some of it, and reports whether it was
 // accepted.
-func (f *flood) post(r *round, s Settings, a attempt, signature string, size int, chunked bool) bool {
+func (f *flood) post(r *round, s config.Settings, a attempt, signature string, size int, chunked bool) bool {
 	began := time.Now()
 	a.answer = f.exchange(s, a.id, signature, size, chunked)
 	a.took = time.Since(began)
@@ -171,14 +173,14 @@ func (f *flood) post(r *round, s Settings, a attempt, signature string, size int
 	return a.answer.accepted()
 }
 
-func (f *flood) exchange(s Settings, id, signature string, size int, chunked bool) (a answer) {
+func (f *flood) exchange(s config.Settings, id, signature string, size int, chunked bool) (a answer) {
 	conn, err := net.Dial("tcp", s.Listen)
 	if err != nil {
 		return answer{Detail: err.Error()}
 	}
 	defer conn.Close()
 	_ = conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
-	_ = conn.SetDeadline(time.Now().Add(senderTimeout))
+	_ = conn.SetDeadline(time.Now().Add(config.SenderTimeout))
 	go f.write(conn, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nSvix-Id: %s\r\nSvix-Timestamp: %s\r\nSvix-Signature: v1,%s\r\n", s.Path, id, f.now, signature), size, chunked)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {

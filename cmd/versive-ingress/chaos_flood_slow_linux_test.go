@@ -15,6 +15,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // A slowFlood is what each of many connections does, without a signature: it
@@ -23,11 +25,11 @@ type slowFlood struct {
 	name        string
 	connections int // in the long form
 	short       int // in the short form
-	hold        func(net.Conn, Settings)
+	hold        func(net.Conn, config.Settings)
 }
 
 var slowFloods = []slowFlood{
-	{"8 MiB announced, nothing sent", 2000, 50, announced{length: defaultMaxBody}.hold},
+	{"8 MiB announced, nothing sent", 2000, 50, announced{length: config.DefaultMaxBody}.hold},
 	{"64 KiB announced, a byte now and then", 2000, 50, announced{length: 64 << 10, drips: true}.hold},
 	{"HTTP/2 without a window", 2000, 200, streams{path: "/"}.hold},
 	{"HTTP/2 without a window, refused by net/http", 2000, 0, streams{path: "/", more: "connection"}.hold},
@@ -36,7 +38,7 @@ var slowFloods = []slowFlood{
 
 // floodSlowly runs one of them while signed webhooks of two sizes are sent, over
 // connections that are kept and over new ones.
-func (r *round) floodSlowly(s Settings, f slowFlood, pid int, bound uint64) {
+func (r *round) floodSlowly(s config.Settings, f slowFlood, pid int, bound uint64) {
 	connections, lasts := f.short, time.Second/2
 	if r.long {
 		connections, lasts = f.connections, 20*time.Second
@@ -80,7 +82,7 @@ func (r *round) floodSlowly(s Settings, f slowFlood, pid int, bound uint64) {
 
 // sendDuring sends signed webhooks until ctx ends, and afterwards once more what
 // was not accepted.
-func (r *round) sendDuring(ctx context.Context, s Settings, flood string) (sent int, refused []answer) {
+func (r *round) sendDuring(ctx context.Context, s config.Settings, flood string) (sent int, refused []answer) {
 	flood = strings.Map(func(c rune) rune {
 		if c == ' ' || c == ',' || c == '/' {
 			return '_'
@@ -91,7 +93,7 @@ func (r *round) sendDuring(ctx context.Context, s Settings, flood string) (sent 
 	var sending sync.WaitGroup
 	for n, size := range []int{1000, 1000, 100_000, 100_000} {
 		random := rand.New(rand.NewPCG(r.random.Uint64(), uint64(n)))
-		sender := &storm{client: &http.Client{Timeout: senderTimeout, Transport: &http.Transport{DisableKeepAlives: n%2 == 0}}}
+		sender := &storm{client: &http.Client{Timeout: config.SenderTimeout, Transport: &http.Transport{DisableKeepAlives: n%2 == 0}}}
 		sending.Go(func() {
 			defer sender.client.CloseIdleConnections()
 			for i := 0; i < 5 || ctx.Err() == nil; i++ { // enough for a share of them to mean something
@@ -126,7 +128,7 @@ type announced struct {
 	drips  bool // a byte now and then
 }
 
-func (f announced) hold(conn net.Conn, s Settings) {
+func (f announced) hold(conn net.Conn, s config.Settings) {
 	_, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nSvix-Id: msg_forged\r\nSvix-Timestamp: %d\r\nSvix-Signature: v1,AAAA\r\nContent-Length: %d\r\n\r\n",
 		s.Path, time.Now().Unix(), f.length)
 	for f.drips && err == nil {
@@ -144,7 +146,7 @@ type streams struct {
 	body int    // bytes that are sent of a body that does not end; 0: there is none
 }
 
-func (f streams) hold(conn net.Conn, s Settings) {
+func (f streams) hold(conn net.Conn, s config.Settings) {
 	framer := http2.NewFramer(conn, conn)
 	if _, err := io.WriteString(conn, http2.ClientPreface); err != nil {
 		return
@@ -186,7 +188,7 @@ func (f streams) hold(conn net.Conn, s Settings) {
 }
 
 // headers returns the header block of every request: no field of it is indexed.
-func (f streams) headers(s Settings) []byte {
+func (f streams) headers(s config.Settings) []byte {
 	fields := []string{
 		":method", "POST", ":scheme", "http", ":authority", "x", ":path", s.Path,
 		"svix-id", "msg_forged", "svix-timestamp", fmt.Sprint(time.Now().Unix()), "svix-signature", "v1,AAAA",

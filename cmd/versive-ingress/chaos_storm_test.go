@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // kind is what a webhook of a storm is.
@@ -65,7 +67,7 @@ type storm struct {
 }
 
 // begin starts the storm on the ingresses of some settings. It ends with settle.
-func (r *round) begin(s *storm, ingresses ...Settings) {
+func (r *round) begin(s *storm, ingresses ...config.Settings) {
 	for _, i := range ingresses {
 		s.urls = append(s.urls, "http://"+i.Listen+i.Path)
 	}
@@ -74,7 +76,7 @@ func (r *round) begin(s *storm, ingresses ...Settings) {
 		s.senders = 12
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: s.senders}
-	s.client = &http.Client{Transport: transport, Timeout: senderTimeout}
+	s.client = &http.Client{Transport: transport, Timeout: config.SenderTimeout}
 
 	giveUp, stopAttempts := context.WithCancel(r.Context())
 	more, stop := context.WithCancel(giveUp)
@@ -193,7 +195,7 @@ func (s *storm) note(a attempt) {
 func (s *storm) sign(url string, random *rand.Rand, a attempt, body []byte) *http.Request {
 	secret := s.secret
 	if a.kind == forged && random.IntN(2) == 0 {
-		secret = newSecret()
+		secret = config.NewSecret()
 	}
 	request := signed(url, secret, a.id, body)
 	switch {

@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // The long form is `make chaos`. A round that has failed is run again by its
@@ -146,7 +148,7 @@ func (r *round) finish(f fault, seed uint64) counts {
 
 // launch starts the ingress as a process. What it had to say is shown when the
 // round has failed.
-func (r *round) launch(s Settings) *exec.Cmd {
+func (r *round) launch(s config.Settings) *exec.Cmd {
 	r.Helper()
 	cmd, log := launch(r, "versive-ingress", s)
 	r.Cleanup(func() {

@@ -12,6 +12,8 @@ import (
 	"github.com/nats-io/jwt/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // credentials are how the ingress and the broker know each other, from files
@@ -21,7 +23,7 @@ import (
 // No connection is broken for their sake: the broker ends one whose
 // credentials have lapsed, and the next one presents the new ones.
 type credentials struct {
-	settings Settings
+	settings config.Settings
 	current  atomic.Pointer[identity]
 }
 
@@ -36,7 +38,7 @@ type identity struct {
 
 // load takes the files into use.
 func (c *credentials) load() error {
-	next, err := c.settings.readIdentity()
+	next, err := readIdentity(c.settings)
 	if err == nil {
 		c.current.Store(next)
 	}
@@ -49,7 +51,7 @@ func (c *credentials) read() *identity {
 	return c.current.Load()
 }
 
-func (s *Settings) readIdentity() (*identity, error) {
+func readIdentity(s config.Settings) (*identity, error) {
 	i := &identity{}
 	if s.NATSCreds != "" {
 		if err := i.readCreds(s.NATSCreds); err != nil {
@@ -178,6 +180,6 @@ func (c *credentials) presentNKey(o *nats.Options) {
 }
 
 // natsOptions returns how a command identifies itself and the broker.
-func (s *Settings) natsOptions() []nats.Option {
-	return []nats.Option{(&credentials{settings: *s}).option}
+func natsOptions(s config.Settings) []nats.Option {
+	return []nats.Option{(&credentials{settings: s}).option}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 )
 
@@ -59,7 +60,7 @@ var locks = map[string]func(t *testing.T) [2]lock{
 }
 
 // install puts a lock's files into dir and names them in the settings.
-func (l lock) install(t *testing.T, dir string, s *Settings) {
+func (l lock) install(t *testing.T, dir string, s *config.Settings) {
 	t.Helper()
 	for name, setting := range map[string]*string{
 		"nkey": &s.NATSNKey, "creds": &s.NATSCreds, "ca": &s.NATSCA, "cert": &s.NATSCert, "key": &s.NATSKey,

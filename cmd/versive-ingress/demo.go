@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/schema"
 )
 
@@ -41,11 +40,11 @@ Then keep serving until Ctrl-C, or end with --once.`,
 }
 
 func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
-	for _, f := range fields() {
-		os.Unsetenv(f.name) // of a serve; the demo is the same everywhere
+	for _, f := range config.Fields() {
+		os.Unsetenv(f.Name) // of a serve; the demo is the same everywhere
 	}
 	os.Unsetenv("OTEL_TRACES_EXPORTER")
-	settings, err := readSettings()
+	settings, err := config.Read()
 	if err != nil {
 		return err
 	}
@@ -55,14 +54,14 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	}
 	defer os.RemoveAll(dir)
 
-	secret := newSecret()
+	secret := config.NewSecret()
 	settings.Secrets = []string{secret}
 	settings.Listen = freeAddress("127.0.0.1:8080")
 	settings.AdminListen = freeAddress("127.0.0.1:9090")
 	settings.NATSListen = freeAddress("127.0.0.1:4222")
 	settings.DataDir = dir
 	settings.LogLevel = slog.LevelWarn
-	if err := settings.check(); err != nil {
+	if err := settings.Check(); err != nil {
 		return err
 	}
 
@@ -185,12 +184,6 @@ func freeAddress(usual string) string {
 	}
 	listener.Close()
 	return usual
-}
-
-func newSecret() string {
-	key := make([]byte, 24)
-	_, _ = rand.Read(key) // never fails
-	return "whsec_" + base64.StdEncoding.EncodeToString(key)
 }
 
 // programName is how this program was called, for a line to paste.

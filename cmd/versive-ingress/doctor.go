@@ -9,6 +9,8 @@ import (
 
 	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/cobra"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // senderSchedule is for how long the sender retries: 8 attempts.
@@ -50,7 +52,7 @@ EXIT STATUS
 			if d.url != "" && !d.probe {
 				return unchecked{errors.New("--url: it is where --probe posts to; say both")}
 			}
-			d.settings, d.unread = readSettings()
+			d.settings, d.unread = config.Read()
 			r := d.examine(cmd.Context())
 			if err := context.Cause(cmd.Context()); err != nil {
 				return unchecked{err}
@@ -77,7 +79,7 @@ EXIT STATUS
 // A doctor checks one set-up. The checks run in the order of an event's way,
 // and leave behind what later ones need.
 type doctor struct {
-	settings Settings
+	settings config.Settings
 	unread   error // why the settings could not be read
 	probe    bool
 	url      string   // where to probe; "" is the listener of settings

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -30,7 +31,7 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 		findings = append(findings, Finding{id, level, found, why, remedy})
 	}
 	// The connection outlives this check, and every question has a deadline.
-	broker, err := d.settings.dial(context.WithoutCancel(ctx), "doctor")
+	broker, err := dialTo(context.WithoutCancel(ctx), d.settings, "doctor")
 	if err != nil {
 		return "", []Finding{d.unreachable(err)}
 	}
@@ -41,18 +42,18 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 			"nats-server --version  # upgrade it to 2.12 or later")
 	}
 
-	room := bodyRoom(nc.MaxPayload())
-	body := int64(cmp.Or(d.settings.MaxBody, defaultMaxBody))
+	room := config.BodyRoom(nc.MaxPayload())
+	body := d.settings.BodyLimit()
 	if room < body {
 		level, why := Problem, "serve does not start, for such a body would be refused again and again"
 		if d.settings.MaxBody == 0 && room > 0 {
-			level, why = Warning, fmt.Sprintf("bodies over %v are refused, and never come in", Size(room))
+			level, why = Warning, fmt.Sprintf("bodies over %v are refused, and never come in", config.Size(room))
 		}
 		remedy := fmt.Sprintf("max_payload: %d  # in the server's configuration, then: nats-server --signal reload", nc.MaxPayload()+body-room)
 		if !d.external() {
 			remedy = restart + "  # its broker follows INGRESS_MAX_BODY"
 		}
-		add("max_payload", level, fmt.Sprintf("the broker takes messages of %v, and a body of %v needs more", Size(nc.MaxPayload()), Size(body)), why, remedy)
+		add("max_payload", level, fmt.Sprintf("the broker takes messages of %v, and a body of %v needs more", config.Size(nc.MaxPayload()), config.Size(body)), why, remedy)
 	}
 
 	if _, err := broker.js.AccountInfo(ctx); err != nil {
@@ -73,7 +74,7 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 func (d *doctor) unreachable(err error) Finding {
 	if publish.IsAuthError(err) {
 		return Finding{
-			"broker_refuses", Problem, fmt.Sprintf("the broker at %s refuses these credentials", publish.Addresses(d.settings.brokerURL())), "nothing can be stored",
+			"broker_refuses", Problem, fmt.Sprintf("the broker at %s refuses these credentials", publish.Addresses(brokerURL(d.settings))), "nothing can be stored",
 			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY",
 		}
 	}

@@ -26,12 +26,13 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
 
 // newDoctor returns one that is patient, as that of the command.
-func newDoctor(s Settings) *doctor {
+func newDoctor(s config.Settings) *doctor {
 	s.Secrets = slices.Clone(s.Secrets)
 	return &doctor{settings: s, now: time.Now, idle: 5 * time.Minute, lag: time.Hour}
 }
@@ -95,7 +96,7 @@ func requireFindings(t *testing.T, d *doctor, want ...string) {
 
 // byHand creates an event stream that somebody has made, and a good quarantine
 // beside it, and returns the settings of s for them.
-func byHand(t *testing.T, js jetstream.JetStream, s Settings, name string, change func(*jetstream.StreamConfig)) Settings {
+func byHand(t *testing.T, js jetstream.JetStream, s config.Settings, name string, change func(*jetstream.StreamConfig)) config.Settings {
 	t.Helper()
 	s.Stream, s.Subject = strings.ToUpper(name), name
 	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine} {

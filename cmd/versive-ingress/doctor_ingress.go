@@ -17,6 +17,7 @@ import (
 	"github.com/prometheus/common/expfmt"
 	"github.com/prometheus/common/model"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -26,27 +27,14 @@ const restart = "sudo systemctl restart versive-ingress"
 // name that the sender knows. It is checked by itself.
 func localClient() *http.Client {
 	return &http.Client{
-		Timeout:       senderTimeout,
+		Timeout:       config.SenderTimeout,
 		CheckRedirect: client.CheckRedirect,
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 	}
 }
 
-// webhookURL returns where the webhook listener is reached from this machine.
-func (s *Settings) webhookURL() string {
-	scheme := "http"
-	if s.TLSCert != "" {
-		scheme = "https"
-	}
-	host, port, _ := net.SplitHostPort(s.Listen)
-	if ip := net.ParseIP(host); host == "" || ip != nil && ip.IsUnspecified() {
-		host = "127.0.0.1"
-	}
-	return scheme + "://" + net.JoinHostPort(host, port) + s.Path
-}
-
 func (d *doctor) checkIngress(ctx context.Context) (seen string, findings []Finding) {
-	admin, err := adminURL(d.settings.AdminListen)
+	admin, err := d.settings.AdminURL()
 	if err != nil {
 		return "", nil // a finding of the settings
 	}
@@ -74,7 +62,7 @@ func (d *doctor) checkIngress(ctx context.Context) (seen string, findings []Find
 		}
 	}
 
-	url := d.settings.webhookURL()
+	url := d.settings.WebhookURL()
 	status, _, err = getText(ctx, url)
 	if err == nil && status != http.StatusMethodNotAllowed {
 		err = fmt.Errorf("a GET is answered %d, not 405", status)
@@ -202,7 +190,7 @@ func verifyChain(pair tls.Certificate, roots *x509.CertPool, now time.Time) erro
 
 // checkServed checks that the listener serves the certificate of the file.
 func (d *doctor) checkServed(ctx context.Context, leaf *x509.Certificate) error {
-	host := strings.TrimPrefix(strings.TrimSuffix(d.settings.webhookURL(), d.settings.Path), "https://")
+	host := strings.TrimPrefix(strings.TrimSuffix(d.settings.WebhookURL(), d.settings.Path), "https://")
 	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}
 	conn, err := dialer.DialContext(ctx, "tcp", host)
 	if err != nil {

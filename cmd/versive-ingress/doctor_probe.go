@@ -26,7 +26,7 @@ var probeBody = []byte(`{"event_type":"versive-ingress.doctor","interview":{"id"
 // the quarantine. Whatever happens, it discards what it finds there.
 func (d *doctor) checkProbe(ctx context.Context) (seen string, findings []Finding) {
 	id := "msg_doctor_" + newEventID()[len("msg_"):]
-	url := cmp.Or(d.url, d.settings.webhookURL())
+	url := cmp.Or(d.url, d.settings.WebhookURL())
 	s := sender{url: url}
 	if d.url == "" {
 		s.client = localClient()

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
@@ -22,18 +23,18 @@ func (d *doctor) checkSettings(context.Context) (seen string, findings []Finding
 		return "", wrong(d.unread)
 	}
 	s := d.settings
-	d.dialable = s.checkBroker() == nil
+	d.dialable = s.CheckBroker() == nil
 	seen = "embedded broker in " + s.DataDir
 	if s.NATSURL != "" {
 		seen = "broker " + publish.Addresses(s.NATSURL)
 	}
 	seen += ", stream " + s.Stream
 
-	s.Secrets, s.SecretsFile = []string{newSecret()}, "" // they have a check of their own
-	if err := s.check(); err != nil {
+	s.Secrets, s.SecretsFile = []string{config.NewSecret()}, "" // they have a check of their own
+	if err := s.Check(); err != nil {
 		return seen, wrong(err)
 	}
-	if err := s.checkFiles(); err != nil {
+	if err := s.CheckFiles(); err != nil {
 		d.dialable = false
 		return seen, wrong(err)
 	}
@@ -46,14 +47,14 @@ var settingName = regexp.MustCompile(`^INGRESS_[A-Z0-9_]+`)
 // be.
 func remedyForSetting(err error) string {
 	name := settingName.FindString(err.Error())
-	for _, f := range fields() {
+	for _, f := range config.Fields() {
 		switch {
-		case f.name != name:
+		case f.Name != name:
 		case strings.HasSuffix(name, "_CERT"), strings.HasSuffix(name, "_KEY"), strings.HasSuffix(name, "_CA"),
 			strings.HasSuffix(name, "_CREDS"), strings.HasSuffix(name, "_NKEY"), strings.HasSuffix(name, "_CONFIG"):
 			return fmt.Sprintf("export %s=/path/to/file  # or: unset %s", name, name)
-		case f.fallback != "":
-			return fmt.Sprintf("unset %s  # the default is %s", name, f.fallback)
+		case f.Default != "":
+			return fmt.Sprintf("unset %s  # the default is %s", name, f.Default)
 		}
 	}
 	if name != "" {
@@ -73,7 +74,7 @@ const setSecret = "export INGRESS_SECRETS=whsec_…  # from the endpoint's page"
 // checkSecrets checks the secrets that are configured, and what those of the
 // running ingress are good for.
 func (d *doctor) checkSecrets(context.Context) (seen string, findings []Finding) {
-	secrets, err := d.settings.listSecrets()
+	secrets, err := d.settings.ListSecrets()
 	if err != nil {
 		return "", []Finding{{"secrets_file", Problem, err.Error(), "serve does not start without it", fmt.Sprintf("ls -l %s", filepath.Clean(d.settings.SecretsFile))}}
 	}

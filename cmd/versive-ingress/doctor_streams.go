@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -71,7 +71,7 @@ func (d *doctor) checkConfig(kind schema.Kind, c jetstream.StreamConfig) (findin
 	}
 	short := c.MaxAge > 0 && c.MaxAge < senderSchedule
 	windowed := false // the window has a finding
-	for _, drift := range s.streams().Inspect(kind, c) {
+	for _, drift := range s.Streams().Inspect(kind, c) {
 		windowed = windowed || drift.Name == "window"
 		switch {
 		case drift.Name == "window_limited" && short: // says less than what follows
@@ -96,8 +96,8 @@ func (d *doctor) checkConfig(kind schema.Kind, c jetstream.StreamConfig) (findin
 		add("one_replica", Warning, "has one replica on a cluster", "its events die with one disk, and are out of reach while that server is", "export INGRESS_REPLICAS=3  # and restart")
 	}
 	if size := int64(c.MaxMsgSize); size > 0 {
-		if room, body := bodyRoom(size), int64(cmp.Or(s.MaxBody, defaultMaxBody)); room < body {
-			add("message_size", Warning, fmt.Sprintf("takes messages of %d bytes, and a body of %v needs more", size, Size(body)),
+		if room, body := config.BodyRoom(size), s.BodyLimit(); room < body {
+			add("message_size", Warning, fmt.Sprintf("takes messages of %d bytes, and a body of %v needs more", size, config.Size(body)),
 				"larger bodies are refused, and never come in", fmt.Sprintf("nats stream edit %s --max-msg-size %d", c.Name, size+body-room))
 		}
 	}
@@ -153,15 +153,10 @@ func checkReplicas(ctx context.Context, stream jetstream.Stream) (findings []Fin
 	return findings
 }
 
-// streams returns what the ingress wants its streams to be.
-func (s *Settings) streams() publish.Config {
-	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.Replicas, MaxAge: s.MaxAge, DedupeWindow: s.DedupeWindow}
-}
-
 func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []Finding) {
 	if stream, err := d.broker.js.Stream(ctx, schema.KindDead.Stream(d.settings.Stream)); err == nil { // else Range says why
 		c := stream.CachedInfo().Config
-		for _, drift := range d.settings.streams().Inspect(schema.KindDead, c) {
+		for _, drift := range d.settings.Streams().Inspect(schema.KindDead, c) {
 			switch {
 			case drift.Name == "owner":
 				findings = append(findings, Finding{"stream_owner", Problem, fmt.Sprintf("stream %s %s", c.Name, drift.Problem), drift.Why, drift.Remedy})

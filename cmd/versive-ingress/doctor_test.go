@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats-server/v2/server"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/schema"
 )
 
@@ -21,9 +22,9 @@ import (
 // leaves nothing behind that a consumer, or a person, would have to look at.
 func TestDoctorOnGoodSetups(t *testing.T) {
 	t.Parallel()
-	for name, setup := range map[string]func(*testing.T) (Settings, []string){
-		"embedded": func(t *testing.T) (Settings, []string) { return newSettings(t), nil },
-		"external": func(t *testing.T) (Settings, []string) {
+	for name, setup := range map[string]func(*testing.T) (config.Settings, []string){
+		"embedded": func(t *testing.T) (config.Settings, []string) { return newSettings(t), nil },
+		"external": func(t *testing.T) (config.Settings, []string) {
 			broker, monitor := startMonitored(t)
 			return withBroker(newSettings(t), strings.TrimPrefix(broker.URL(), "nats://")), []string{monitor}
 		},
@@ -31,7 +32,7 @@ func TestDoctorOnGoodSetups(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s, monitors := setup(t)
-			s.Secrets = append(s.Secrets, newSecret())
+			s.Secrets = append(s.Secrets, config.NewSecret())
 			sys := run(t, s)
 			if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 				t.Fatalf("got %v", a)
@@ -39,7 +40,7 @@ func TestDoctorOnGoodSetups(t *testing.T) {
 			d := newDoctor(s)
 			d.monitors, d.probe = monitors, true
 			requireFindings(t, d)
-			js := connect(t, s.brokerURL())
+			js := connect(t, brokerURL(s))
 			if events, kept := holdings(t, js, schema.KindEvent), holdings(t, js, schema.KindQuarantine); events != "msg_1" || kept != "" {
 				t.Errorf("the probe left events %q, quarantine %q", events, kept)
 			}
@@ -72,8 +73,8 @@ func TestDoctorOnSettings(t *testing.T) {
 		"secret too short":      {func(d *doctor) { d.settings.Secrets = append(d.settings.Secrets, "whsec_c2hvcnQ=") }, []string{"problem secret_invalid: from the endpoint's page"}},
 		"secret twice":          {func(d *doctor) { d.settings.SecretsFile = file }, []string{"warning secret_duplicate: export INGRESS_SECRETS=whsec_"}},
 		"no secrets file":       {func(d *doctor) { d.settings.SecretsFile = "nowhere" }, []string{"problem secrets_file: ls -l nowhere"}},
-		"secret of another":     {func(d *doctor) { d.probe, d.settings.Secrets = true, []string{newSecret()} }, []string{"problem probe_unauthorized: systemctl restart"}},
-		"one secret of another": {func(d *doctor) { d.probe, d.settings.Secrets = true, append(d.settings.Secrets, newSecret()) }, []string{"problem probe_unauthorized: systemctl restart"}},
+		"secret of another":     {func(d *doctor) { d.probe, d.settings.Secrets = true, []string{config.NewSecret()} }, []string{"problem probe_unauthorized: systemctl restart"}},
+		"one secret of another": {func(d *doctor) { d.probe, d.settings.Secrets = true, append(d.settings.Secrets, config.NewSecret()) }, []string{"problem probe_unauthorized: systemctl restart"}},
 		"path":                  {func(d *doctor) { d.settings.Path = "/other" }, []string{"problem no_webhooks: systemctl restart"}},
 		"clock far ahead":       {func(d *doctor) { d.now = func() time.Time { return time.Now().Add(time.Hour) } }, []string{"problem clock: timedatectl set-ntp true"}},
 		"clock behind":          {func(d *doctor) { d.now = func() time.Time { return time.Now().Add(-time.Minute) } }, []string{"warning clock: timedatectl set-ntp true"}},

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
 )
 
@@ -69,7 +70,7 @@ func (b *barrage) requireCalm(t testing.TB) {
 // webhook is refused, and the metric shows when the old secret fell silent.
 func TestRotationDrill(t *testing.T) {
 	t.Parallel()
-	first, second := newSecret(), newSecret()
+	first, second := config.NewSecret(), config.NewSecret()
 	s := newSettings(t)
 	s.Secrets = nil
 	s.SecretsFile = writeFile(t, "secrets", first+"\n")

@@ -30,7 +30,7 @@ func TestEraseDuringRequeue(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	run(t, s)
-	c, err := s.dial(t.Context(), "test")
+	c, err := dialTo(t.Context(), s, "test")
 	if err != nil {
 		t.Fatal(err)
 	}

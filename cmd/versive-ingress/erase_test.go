@@ -16,13 +16,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
 // runCommand runs the program with the settings of an ingress, and returns what
 // it has printed.
-func runCommand(t *testing.T, program string, s Settings, args ...string) (out string, err error) {
+func runCommand(t *testing.T, program string, s config.Settings, args ...string) (out string, err error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
 	cmd.Env = append(cmd.Environ(), "INGRESS_NATS_URL="+s.NATSURL, "INGRESS_NATS_LISTEN="+s.NATSListen, "INGRESS_DATA_DIR="+s.DataDir)
@@ -31,7 +32,7 @@ func runCommand(t *testing.T, program string, s Settings, args ...string) (out s
 }
 
 // must is runCommand where it is to succeed.
-func must(t *testing.T, s Settings, args ...string) string {
+func must(t *testing.T, s config.Settings, args ...string) string {
 	t.Helper()
 	out, err := runCommand(t, "versive-ingress", s, args...)
 	if err != nil {

@@ -23,6 +23,7 @@ import (
 	svix "github.com/svix/svix-webhooks/go"
 	"go.uber.org/goleak"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
@@ -107,20 +108,20 @@ func freeAddr(t testing.TB) string {
 
 // newSettings returns the defaults, with a secret, a directory and addresses
 // of their own.
-func newSettings(t testing.TB) Settings {
+func newSettings(t testing.TB) config.Settings {
 	t.Helper()
-	s, err := readSettings()
+	s, err := config.Read()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Secrets = []string{newSecret()}
+	s.Secrets = []string{config.NewSecret()}
 	s.Listen, s.AdminListen, s.NATSListen = freeAddr(t), freeAddr(t), freeAddr(t)
 	s.DataDir = t.TempDir()
 	return s
 }
 
 // withBroker returns s for the broker at address instead of the embedded one.
-func withBroker(s Settings, address string) Settings {
+func withBroker(s config.Settings, address string) config.Settings {
 	s.NATSURL, s.NATSListen = "nats://"+address, ""
 	return s
 }
@@ -132,7 +133,7 @@ type system struct {
 }
 
 // run starts an ingress and waits until it takes webhooks.
-func run(t testing.TB, s Settings) *system {
+func run(t testing.TB, s config.Settings) *system {
 	t.Helper()
 	return listening(t, func() (*system, error) { return tryRun(t, s) })
 }
@@ -152,9 +153,9 @@ func listening[T any](t testing.TB, start func() (T, error)) (started T) {
 	return started
 }
 
-func tryRun(t testing.TB, s Settings) (*system, error) {
+func tryRun(t testing.TB, s config.Settings) (*system, error) {
 	t.Helper()
-	if err := s.check(); err != nil {
+	if err := s.Check(); err != nil {
 		t.Fatalf("settings: %v", err)
 	}
 	log := &logBuffer{}
@@ -243,7 +244,7 @@ func get(url string) (int, string) {
 	return response.StatusCode, string(text)
 }
 
-func readyz(s Settings) int {
+func readyz(s config.Settings) int {
 	status, _ := get("http://" + s.AdminListen + "/readyz")
 	return status
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -25,7 +25,7 @@ import (
 // started; stop goes the other way.
 type ingress struct {
 	log      *slog.Logger
-	settings Settings
+	settings config.Settings
 
 	failed    chan error // of a server, after the start
 	admin     *http.Server
@@ -47,7 +47,7 @@ type ingress struct {
 // start starts everything, from the outside in, so that the sender and the
 // probes get an answer (503) while the broker recovers its streams or is not
 // there yet. It returns when webhooks are accepted.
-func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err error) {
+func start(ctx context.Context, s config.Settings, log *slog.Logger) (_ *ingress, err error) {
 	i := &ingress{log: log, settings: s, failed: make(chan error, 2), credentials: &credentials{settings: s}}
 	defer func() {
 		if err != nil {
@@ -86,7 +86,7 @@ func start(ctx context.Context, s Settings, log *slog.Logger) (_ *ingress, err e
 	if err != nil {
 		return nil, err
 	}
-	secrets, err := s.readSecrets()
+	secrets, err := s.SigningSecrets()
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +193,7 @@ func (i *ingress) sources() []*source {
 }
 
 func (i *ingress) reloadSecrets() error {
-	secrets, err := i.settings.readSecrets()
+	secrets, err := i.settings.SigningSecrets()
 	if err != nil {
 		return err
 	}
@@ -236,10 +236,6 @@ func (i *ingress) ready() error {
 	return i.publisher.Ready()
 }
 
-// headerRoom is what is left for a message's headers beside its data, in
-// bytes: JetStream takes no more.
-const headerRoom = 64 << 10
-
 func (i *ingress) startBroker(ctx context.Context) error {
 	s := i.settings
 	if s.NATSURL != "" {
@@ -251,7 +247,7 @@ func (i *ingress) startBroker(ctx context.Context) error {
 		Listen:     s.NATSListen,
 		ConfigFile: s.NATSConfig,
 		MaxStore:   int64(s.MaxStore),
-		MaxPayload: int64(cmp.Or(s.MaxBody, defaultMaxBody)) + schema.MaxGrowth + headerRoom,
+		MaxPayload: s.MaxPayload(),
 		Logger:     i.log,
 	})
 	if err != nil {
@@ -268,7 +264,7 @@ func (i *ingress) checkIdentity() error {
 	if i.settings.NATSConfig == "" {
 		return nil
 	}
-	nc, err := nats.Connect(i.broker.URL(), i.settings.natsOptions()...)
+	nc, err := nats.Connect(i.broker.URL(), natsOptions(i.settings)...)
 	if errors.Is(err, nats.ErrAuthorization) {
 		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not take the ingress for one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
 	}
@@ -280,21 +276,14 @@ func (i *ingress) checkIdentity() error {
 
 func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 	s := i.settings
-	config := publish.Config{
-		URL:          s.NATSURL,
-		Options:      []nats.Option{i.credentials.option},
-		Stream:       s.Stream,
-		Subject:      s.Subject,
-		Replicas:     s.Replicas,
-		MaxAge:       s.MaxAge,
-		DedupeWindow: s.DedupeWindow,
-		Timeout:      s.PublishTimeout,
-		Mode:         publish.Mode(s.PublishMode),
-		SyncAlways:   i.broker != nil, // package embedded sees to it
-		Logger:       i.log,
-		Metrics:      metrics,
-	}
+	config := s.Streams()
+	config.URL = s.NATSURL
+	config.Options = []nats.Option{i.credentials.option}
+	config.Timeout = s.PublishTimeout
+	config.Mode = publish.Mode(s.PublishMode)
+	config.Logger, config.Metrics = i.log, metrics
 	if i.broker != nil {
+		config.SyncAlways = true // package embedded sees to it
 		config.Options = append(config.Options, nats.InProcessServer(i.broker))
 		config.MayCreate, config.Durable = i.broker.MayCreate, i.broker.Durable
 		config.MarksDir = s.DataDir
@@ -302,24 +291,20 @@ func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 	return config
 }
 
-// bodyRoom returns the largest body whose event fits a message of a size, both
-// in bytes. It may be negative.
-func bodyRoom(size int64) int64 { return size - schema.MaxGrowth - headerRoom }
-
 // maxBody returns the largest body whose event the broker takes.
 func (i *ingress) maxBody() (int64, error) {
 	size := i.publisher.MaxMessage()
-	room := bodyRoom(size)
+	room := config.BodyRoom(size)
 	set := int64(i.settings.MaxBody)
 	switch {
 	case room <= 0:
-		return 0, fmt.Errorf("the broker takes messages of %v at most, want at least %v; raise its max_payload, or the stream's max_msg_size", Size(size), Size(schema.MaxGrowth+headerRoom+1<<20))
+		return 0, fmt.Errorf("the broker takes messages of %v at most, want at least %v; raise its max_payload, or the stream's max_msg_size", config.Size(size), config.Size(schema.MaxGrowth+config.HeaderRoom+1<<20))
 	case set > room:
-		return 0, fmt.Errorf("INGRESS_MAX_BODY=%v does not fit the broker, which takes messages of %v at most; raise its max_payload (or the stream's max_msg_size) to at least %v, or lower INGRESS_MAX_BODY to at most %v", Size(set), Size(size), Size(set+size-room), Size(room))
+		return 0, fmt.Errorf("INGRESS_MAX_BODY=%v does not fit the broker, which takes messages of %v at most; raise its max_payload (or the stream's max_msg_size) to at least %v, or lower INGRESS_MAX_BODY to at most %v", config.Size(set), config.Size(size), config.Size(set+size-room), config.Size(room))
 	case set > 0:
 		return set, nil
-	case room < defaultMaxBody:
-		i.log.Warn("bodies are limited by the broker's max_payload", "max_body", Size(room).String(), "usual", Size(defaultMaxBody).String())
+	case room < config.DefaultMaxBody:
+		i.log.Warn("bodies are limited by the broker's max_payload", "max_body", config.Size(room).String(), "usual", config.Size(config.DefaultMaxBody).String())
 	}
-	return min(room, defaultMaxBody), nil
+	return min(room, config.DefaultMaxBody), nil
 }

@@ -10,6 +10,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // Limits of the servers. The body has a deadline of its own; see package
@@ -104,11 +106,8 @@ func (i *ingress) listen(metrics prometheus.Registerer, shed prometheus.Counter)
 		i.log.Warn("limit of open files is low, so fewer connections are accepted", "new_connections", conns, "usual", maxNewConns,
 			"remedy", fmt.Sprintf("allow %d open files: ulimit -n, or LimitNOFILE of systemd", openFiles))
 	}
-	address := listener.Addr().(*net.TCPAddr)
-	if address.IP.IsUnspecified() {
-		address = &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: address.Port}
-	}
-	i.url = scheme + "://" + address.String() + s.Path
+	address, _ := config.Local(listener.Addr().String()) // the port may be one that the system chose
+	i.url = scheme + "://" + address + s.Path
 	i.webhook = server
 	go i.serve(server, listener, shed)
 	return nil

@@ -19,6 +19,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // writeCertificate writes a certificate for 127.0.0.1 and its key, and returns
@@ -172,7 +174,7 @@ func TestMetrics(t *testing.T) {
 	sys.post(t, "msg_2", []byte("not JSON"))
 	sys.post(t, "msg_3", []byte(`{"event_type":"interview.started"}`))
 	forged := sender{url: sys.url}
-	if err := forged.signWith(newSecret()); err != nil {
+	if err := forged.signWith(config.NewSecret()); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // A load is senders that post one webhook after another. What is refused is
@@ -22,7 +24,7 @@ type load struct {
 	wrong    []string          // answers that must not be
 }
 
-func startLoad(t testing.TB, s Settings, senders int) *load {
+func startLoad(t testing.TB, s config.Settings, senders int) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{accepted: make(map[string]uint64)}
 	var wg sync.WaitGroup
@@ -42,7 +44,7 @@ func startLoad(t testing.TB, s Settings, senders int) *load {
 }
 
 // post reports whether the webhook was accepted.
-func (l *load) post(s Settings, id string) bool {
+func (l *load) post(s config.Settings, id string) bool {
 	response, err := client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], id, interview(id)))
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // names of the metrics that dashboards and alerts rely on.
@@ -21,7 +23,7 @@ var metricNames = []string{
 }
 
 // scrape returns the metrics in the format that accept asks for.
-func scrape(t testing.TB, s Settings, accept string) string {
+func scrape(t testing.TB, s config.Settings, accept string) string {
 	t.Helper()
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+s.AdminListen+"/metrics", nil)
 	if err != nil {

@@ -14,11 +14,12 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 )
 
 // launch starts a program of the ingress as a process; see awaitReady.
-func launch(t testing.TB, program string, s Settings) (*exec.Cmd, *logBuffer) {
+func launch(t testing.TB, program string, s config.Settings) (*exec.Cmd, *logBuffer) {
 	t.Helper()
 	log := &logBuffer{}
 	cmd := exec.Command(program, "serve")
@@ -30,7 +31,7 @@ func launch(t testing.TB, program string, s Settings) (*exec.Cmd, *logBuffer) {
 
 // environment returns the settings as a process gets them. What is zero is
 // left out.
-func environment(s Settings) (env []string) {
+func environment(s config.Settings) (env []string) {
 	value := reflect.ValueOf(s)
 	for _, f := range reflect.VisibleFields(value.Type()) {
 		text := fmt.Sprint(value.FieldByIndex(f.Index).Interface())

@@ -86,8 +86,8 @@ func (c *connection) publisher(ctx context.Context) (*publish.Publisher, error) 
 		}
 	}
 	return publish.Open(ctx, publish.Config{
-		URL:         c.settings.brokerURL(),
-		Options:     c.settings.natsOptions(),
+		URL:         brokerURL(c.settings),
+		Options:     natsOptions(c.settings),
 		Stream:      c.settings.Stream,
 		Subject:     c.settings.Subject,
 		Timeout:     c.settings.PublishTimeout,

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -15,9 +16,9 @@ import (
 func TestLifeInQuarantine(t *testing.T) {
 	t.Parallel()
 	newer := buildWithEventTypes(t)
-	for name, place := range map[string]func(*testing.T, Settings) Settings{
-		"embedded": func(_ *testing.T, s Settings) Settings { return s },
-		"external": func(t *testing.T, s Settings) Settings {
+	for name, place := range map[string]func(*testing.T, config.Settings) config.Settings{
+		"embedded": func(_ *testing.T, s config.Settings) config.Settings { return s },
+		"external": func(t *testing.T, s config.Settings) config.Settings {
 			broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: s.NATSListen, MaxPayload: maxPayload})
 			return withBroker(s, strings.TrimPrefix(broker.URL(), "nats://"))
 		},
@@ -46,7 +47,7 @@ func TestLifeInQuarantine(t *testing.T) {
 				t.Errorf("sent again to a newer version: %v", a)
 			}
 			awaitDepth(t, s, "2")
-			js := connect(t, s.brokerURL())
+			js := connect(t, brokerURL(s))
 			for _, step := range []struct{ flag, want string }{
 				{"--dry-run", "would be stored msg_started\nwould be stored msg_again\n"},
 				{"--reason=unsupported_type", "stored VERSIVE 2 msg_started\nduplicate VERSIVE 1 msg_again\n"},
@@ -79,7 +80,7 @@ func TestLifeInQuarantine(t *testing.T) {
 	}
 }
 
-func awaitDepth(t *testing.T, s Settings, depth string) {
+func awaitDepth(t *testing.T, s config.Settings, depth string) {
 	t.Helper()
 	eventually(t, "quarantine's depth "+depth, func() bool {
 		_, text := get("http://" + s.AdminListen + "/metrics")

@@ -9,13 +9,14 @@ import (
 	"syscall"
 	"testing"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
 )
 
 // metric returns the lines of /metrics that begin with a name.
 func (s *system) metric(name string) string { return metric(s.settings, name) }
 
-func metric(s Settings, name string) string {
+func metric(s config.Settings, name string) string {
 	_, text := get("http://" + s.AdminListen + "/metrics")
 	var lines strings.Builder
 	for line := range strings.Lines(text) {
@@ -86,7 +87,7 @@ func rename(t testing.TB, from, to string) {
 // editors do, and swapped as Kubernetes does, by one link in its path.
 func TestSecretsFileChanges(t *testing.T) {
 	t.Parallel()
-	first, second := newSecret(), newSecret()
+	first, second := config.NewSecret(), config.NewSecret()
 	for name, put := range map[string]func(t *testing.T, dir string) (file string, change func(text string)){
 		"written": func(t *testing.T, dir string) (string, func(string)) {
 			file := filepath.Join(dir, "secrets")
@@ -155,7 +156,7 @@ func TestSecretsFileChanges(t *testing.T) {
 // does not quote it, and in a metric.
 func TestBrokenSecretsFile(t *testing.T) {
 	t.Parallel()
-	variable, first, second := newSecret(), newSecret(), newSecret()
+	variable, first, second := config.NewSecret(), config.NewSecret(), config.NewSecret()
 	s := newSettings(t)
 	s.Secrets = []string{variable}
 	s.SecretsFile = writeFile(t, "secrets", first)
@@ -194,7 +195,7 @@ func TestBrokenSecretsFile(t *testing.T) {
 func TestHangup(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
-	first, second := newSecret(), newSecret()
+	first, second := config.NewSecret(), config.NewSecret()
 	s.SecretsFile = writeFile(t, "secrets", first)
 	elsewhere := filepath.Join(t.TempDir(), "secrets")
 	if err := os.Link(s.SecretsFile, elsewhere); err != nil {

@@ -73,7 +73,7 @@ func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target
 		if len(streams) == 0 {
 			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
 		}
-		t := &subjectTarget{settings: &r.conn.settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
+		t := &subjectTarget{settings: r.conn.settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
 		if !f.keepID {
 			t.suffix = ":replay:" + r.Run
 		}

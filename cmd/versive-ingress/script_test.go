@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // TestScripts runs the command as its users do. Each script has settings of
@@ -21,12 +23,12 @@ func TestScripts(t *testing.T) {
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
 		Setup: func(e *testscript.Env) error {
-			e.Setenv("INGRESS_SECRETS", newSecret())
+			e.Setenv("INGRESS_SECRETS", config.NewSecret())
 			for _, name := range []string{"INGRESS_LISTEN", "INGRESS_ADMIN_LISTEN", "INGRESS_NATS_LISTEN"} {
 				e.Setenv(name, freeAddr(t))
 			}
 			e.Setenv("INGRESS_DATA_DIR", e.WorkDir+"/data")
-			e.Setenv("OTHER_SECRET", newSecret())
+			e.Setenv("OTHER_SECRET", config.NewSecret())
 			e.Setenv("OTHER_ADDRESS", freeAddr(t))
 			e.Setenv("STALE", strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10))
 			return nil

@@ -18,6 +18,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 	svix "github.com/svix/svix-webhooks/go"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // sample is the body of the vendor's documentation.
@@ -169,7 +171,7 @@ func (a answer) String() string {
 
 // client does not follow redirects: to the vendor a 3xx is a failure.
 var client = &http.Client{
-	Timeout:       senderTimeout,
+	Timeout:       config.SenderTimeout,
 	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 }
 

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -32,7 +33,7 @@ Settings come from the environment:
 ` + settingsText(),
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			settings, err := loadSettings()
+			settings, err := config.Load()
 			if err != nil {
 				return err
 			}
@@ -56,12 +57,12 @@ Settings come from the environment:
 // settingsText is the table of settings for a terminal.
 func settingsText() string {
 	var b strings.Builder
-	for _, f := range fields() {
-		fmt.Fprintf(&b, "  %s", f.name)
-		if f.fallback != "" {
-			fmt.Fprintf(&b, " (%s)", f.fallback)
+	for _, f := range config.Fields() {
+		fmt.Fprintf(&b, "  %s", f.Name)
+		if f.Default != "" {
+			fmt.Fprintf(&b, " (%s)", f.Default)
 		}
-		fmt.Fprintf(&b, "\n      %s\n", f.about)
+		fmt.Fprintf(&b, "\n      %s\n", f.Description)
 	}
 	return b.String()
 }
@@ -70,20 +71,20 @@ func settingsText() string {
 func settingsMarkdown() string {
 	var b strings.Builder
 	b.WriteString("| variable | default | meaning |\n| --- | --- | --- |\n")
-	for _, f := range fields() {
-		fallback := f.fallback
+	for _, f := range config.Fields() {
+		fallback := f.Default
 		switch {
 		case fallback == "":
 			fallback = "–"
 		case !strings.Contains(fallback, " "):
 			fallback = "`" + fallback + "`"
 		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.name, fallback, f.about)
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.Name, fallback, f.Description)
 	}
 	return b.String()
 }
 
-func newLogger(s Settings, w io.Writer) *slog.Logger {
+func newLogger(s config.Settings, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.LogLevel}
 	if s.LogFormat == "text" || s.LogFormat == "" && terminal.IsTerminal(w) {
 		return slog.New(slog.NewTextHandler(w, options))

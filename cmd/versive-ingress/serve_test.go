@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 )
 
@@ -122,7 +123,7 @@ func TestShutdownRefusesWhatIsLate(t *testing.T) {
 	}
 }
 
-func awaitReady(t testing.TB, s Settings) {
+func awaitReady(t testing.TB, s config.Settings) {
 	t.Helper()
 	eventually(t, "ready", func() bool { return readyz(s) == http.StatusOK })
 }
@@ -203,15 +204,15 @@ func TestStartFailures(t *testing.T) {
 	taken := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t)}).URL()
 	taken = strings.TrimPrefix(taken, "nats://")
 	for name, c := range map[string]struct {
-		change func(*Settings)
+		change func(*config.Settings)
 		want   string
 	}{
-		"listener":       {func(s *Settings) { s.Listen = taken }, "INGRESS_LISTEN: "},
-		"admin listener": {func(s *Settings) { s.AdminListen = taken }, "INGRESS_ADMIN_LISTEN: "},
-		"broker":         {func(s *Settings) { s.NATSListen = taken }, taken},
-		"directory":      {func(s *Settings) { s.DataDir = "/dev/null/data" }, "/dev/null"},
-		"certificate":    {func(s *Settings) { s.TLSCert, s.TLSKey = "cert.pem", "key.pem" }, "INGRESS_TLS_CERT"},
-		"configuration":  {func(s *Settings) { s.NATSConfig = "/dev/null/nats.conf" }, "/dev/null/nats.conf"},
+		"listener":       {func(s *config.Settings) { s.Listen = taken }, "INGRESS_LISTEN: "},
+		"admin listener": {func(s *config.Settings) { s.AdminListen = taken }, "INGRESS_ADMIN_LISTEN: "},
+		"broker":         {func(s *config.Settings) { s.NATSListen = taken }, taken},
+		"directory":      {func(s *config.Settings) { s.DataDir = "/dev/null/data" }, "/dev/null"},
+		"certificate":    {func(s *config.Settings) { s.TLSCert, s.TLSKey = "cert.pem", "key.pem" }, "INGRESS_TLS_CERT"},
+		"configuration":  {func(s *config.Settings) { s.NATSConfig = "/dev/null/nats.conf" }, "/dev/null/nats.conf"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

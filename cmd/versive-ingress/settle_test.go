@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -86,7 +87,7 @@ func TestEraseKilled(t *testing.T) {
 				id := fmt.Sprint("msg_other_", i)
 				others[id] = sys.post(t, id, interview(id)).Sequence
 			}
-			js := connect(t, s.brokerURL())
+			js := connect(t, brokerURL(s))
 			first := exec.Command("versive-ingress", "erase", "--interview", "int-1", "--yes")
 			first.Env = append(first.Environ(), environment(s)...)
 			startProcess(t, first)
@@ -146,27 +147,27 @@ func TestEraseKeepsTombstones(t *testing.T) {
 // not guaranteed.
 func TestEraseCaveats(t *testing.T) {
 	t.Parallel()
-	config := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(config, []byte(`jetstream { key: "a key" }`), 0o600); err != nil {
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(`jetstream { key: "a key" }`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for name, test := range map[string]struct {
-		place func(*testing.T, Settings) Settings
+		place func(*testing.T, config.Settings) config.Settings
 		want  string
 	}{
 		"encrypted": {
-			func(_ *testing.T, s Settings) Settings { s.NATSConfig = config; return s },
+			func(_ *testing.T, s config.Settings) config.Settings { s.NATSConfig = file; return s },
 			"not overwritten: stream VERSIVE is encrypted",
 		},
 		"external": {
-			func(t *testing.T, s Settings) Settings {
+			func(t *testing.T, s config.Settings) config.Settings {
 				broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: s.NATSListen, MaxPayload: maxPayload})
 				return withBroker(s, strings.TrimPrefix(broker.URL(), "nats://"))
 			},
 			"not verified: erase can only look into the files of an embedded broker's stream",
 		},
 		"another directory": {
-			func(t *testing.T, s Settings) Settings { return s },
+			func(t *testing.T, s config.Settings) config.Settings { return s },
 			"not verified: ",
 		},
 	} {

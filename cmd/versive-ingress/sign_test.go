@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // sign posts a file with testdata/sign.sh: another's opinion on what a
@@ -33,7 +35,7 @@ func TestIndependentSignature(t *testing.T) {
 	// Keys that a shell could spoil: with NUL, newlines, and high bytes.
 	awkward := "whsec_" + base64.StdEncoding.EncodeToString([]byte("\x00\n\xff\r \x00 24 bytes or more \n\n"))
 	s := newSettings(t)
-	s.Secrets = append(s.Secrets, testSecret, awkward)
+	s.Secrets = append(s.Secrets, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", awkward)
 	sys := run(t, s)
 
 	for i, secret := range s.Secrets {
@@ -51,7 +53,7 @@ func TestIndependentSignature(t *testing.T) {
 	}
 	stale := strconv.FormatInt(time.Now().Add(-6*time.Minute).Unix(), 10)
 	for name, got := range map[string]string{
-		"another secret": sign(t, sys.url, newSecret(), "msg_0", "sample.json"),
+		"another secret": sign(t, sys.url, config.NewSecret(), "msg_0", "sample.json"),
 		"stale":          sign(t, sys.url, s.Secrets[0], "msg_0", "sample.json", stale),
 	} {
 		if !strings.HasPrefix(got, "401 ") {

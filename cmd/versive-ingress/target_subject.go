@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -37,7 +38,7 @@ const (
 // under the same message ids, keeps the order, and doubles nothing in a stream
 // whose duplicate window has not passed meanwhile. Elsewhere they come twice.
 type subjectTarget struct {
-	settings *Settings
+	settings config.Settings
 	subject  string
 	streams  []string // that listen; none: plain NATS
 	domain   string   // JetStream domain of those streams
@@ -273,7 +274,7 @@ func (t *subjectTarget) resend(ctx context.Context) error {
 func (t *subjectTarget) connect() (err error) {
 	closed := make(chan struct{})
 	t.closed = closed
-	t.nc, err = t.settings.connect("replay", nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	t.nc, err = connectTo(t.settings, "replay", nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		return err
 	}

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/subscribe"
 )
 
@@ -119,7 +120,7 @@ func withoutAnswer(err error) error {
 	case errors.As(err, &network):
 		return network
 	case errors.As(err, &timeout) && timeout.Timeout():
-		return fmt.Errorf("the endpoint did not answer within %v", senderTimeout)
+		return fmt.Errorf("the endpoint did not answer within %v", config.SenderTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the endpoint closed the connection")
 	default:

@@ -14,6 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/subscribe"
 )
 
@@ -115,7 +116,7 @@ func TestReplayToURL(t *testing.T) {
 		"500, for ever":     {[]http.HandlerFunc{answer(500, "")}, postAttempts, 60 * time.Second, 122 * time.Second, "answered 500 Internal Server Error, and so the 9 times before"},
 		"429, for ever":     {[]http.HandlerFunc{answer(429, "1")}, postAttempts, 9 * time.Second, 9 * time.Second, "answered 429 Too Many Requests, and so the 9 times before"},
 		"lost connection":   {[]http.HandlerFunc{hangUp, answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},
-		"no answer":         {[]http.HandlerFunc{silent, answer(200, "")}, 2, senderTimeout, senderTimeout + shortestPause, ""},
+		"no answer":         {[]http.HandlerFunc{silent, answer(200, "")}, 2, config.SenderTimeout, config.SenderTimeout + shortestPause, ""},
 		"echo":              {[]http.HandlerFunc{echo, answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},
 		"redirect nowhere":  {[]http.HandlerFunc{nowhere, answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},
 		"400":               {[]http.HandlerFunc{answer(400, "1")}, 1, 0, 0, "answered 400 Bad Request"},

@@ -21,6 +21,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -106,7 +107,7 @@ func TestTelemetry(t *testing.T) {
 
 	body := []byte(`{"event_type":"interview.completed","` + marker + `":1,"study":{"id":"study_1","title":"` + marker + `"},"interview":{"id":"interview_1",` +
 		`"title":"` + marker + `","transcript":"` + marker + `","metadata":{"` + marker + `":"` + marker + `"},"parsed_conversation_json":[{"role":"user","content":"` + marker + `"}]}}`)
-	post := func(s Settings, id string, body []byte, change func(*http.Request)) int {
+	post := func(s config.Settings, id string, body []byte, change func(*http.Request)) int {
 		t.Helper()
 		request := signed("http://"+s.Listen+s.Path, s.Secrets[0], id, body)
 		request.Header.Set("User-Agent", marker)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 )
@@ -23,7 +24,7 @@ type balancer struct {
 }
 
 type backend struct {
-	settings Settings
+	settings config.Settings
 	proxy    *httputil.ReverseProxy
 	ready    atomic.Bool
 }
@@ -43,7 +44,7 @@ func (b *balancer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // balance serves a balancer on a port of its own and asks each ingress every
 // so often whether it is ready.
-func balance(t *testing.T, every time.Duration, ingresses ...Settings) (*balancer, string) {
+func balance(t *testing.T, every time.Duration, ingresses ...config.Settings) (*balancer, string) {
 	t.Helper()
 	b := &balancer{}
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
@@ -82,8 +83,8 @@ func balance(t *testing.T, every time.Duration, ingresses ...Settings) (*balance
 func TestUpgradeInTurn(t *testing.T) {
 	t.Parallel()
 	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t), MaxPayload: maxPayload})
-	secret := newSecret()
-	pair := make([]Settings, 2)
+	secret := config.NewSecret()
+	pair := make([]config.Settings, 2)
 	for i := range pair {
 		pair[i] = newSettings(t)
 		pair[i].Secrets = []string{secret}
@@ -91,7 +92,7 @@ func TestUpgradeInTurn(t *testing.T) {
 		pair[i].PublishMode = string(publish.ModeBatch)
 		pair[i].DrainDelay = 3 * time.Second // long, for a machine that is busy with other tests
 	}
-	start := func(s Settings) func() {
+	start := func(s config.Settings) func() {
 		cmd, log := launch(t, "versive-ingress", s)
 		awaitReady(t, s)
 		return func() {

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"math"
@@ -9,10 +9,10 @@ import (
 // FuzzSettings gives two settings any value: that never ends in a panic, and
 // what is refused is refused in one line that names a variable and no secret.
 func FuzzSettings(f *testing.F) {
-	names := fields()
+	names := Fields()
 	index := func(name string) byte {
 		for i, f := range names {
-			if f.name == "INGRESS_"+name {
+			if f.Name == "INGRESS_"+name {
 				return byte(i)
 			}
 		}
@@ -33,7 +33,7 @@ func FuzzSettings(f *testing.F) {
 	f.Fuzz(func(t *testing.T, first byte, firstValue string, second byte, secondValue string) {
 		t.Setenv("INGRESS_SECRETS", testSecret)
 		for i, value := range map[byte]string{first: firstValue, second: secondValue} {
-			name := names[int(i)%len(names)].name
+			name := names[int(i)%len(names)].Name
 			value = strings.ReplaceAll(value, "\x00", "") // not possible in an environment
 			switch name {
 			case "INGRESS_SECRETS":
@@ -46,7 +46,7 @@ func FuzzSettings(f *testing.F) {
 			}
 			t.Setenv(name, value)
 		}
-		_, err := loadSettings()
+		_, err := Load()
 		if err == nil {
 			return
 		}

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"log/slog"
@@ -21,6 +21,15 @@ func setenv(t *testing.T, settings map[string]string) {
 	for name, value := range settings {
 		t.Setenv(name, value)
 	}
+}
+
+func secretsFile(t *testing.T, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "secrets")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // TestSettingsByFullName reads every setting, with a value that is not its
@@ -92,16 +101,16 @@ func TestSettingsByFullName(t *testing.T) {
 		LogLevel:        slog.LevelDebug,
 		LogFormat:       "json",
 	}
-	for _, f := range fields() {
-		if environment[f.name] == "" {
-			t.Errorf("%s is not tested", f.name)
+	for _, f := range Fields() {
+		if environment[f.Name] == "" {
+			t.Errorf("%s is not tested", f.Name)
 		}
-		if f.about == "" {
-			t.Errorf("%s is not explained", f.name)
+		if f.Description == "" {
+			t.Errorf("%s is not explained", f.Name)
 		}
 	}
 	setenv(t, environment)
-	got, err := readSettings()
+	got, err := Read()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,17 +137,17 @@ func TestSettingsDefaults(t *testing.T) {
 		LogLevel:        slog.LevelInfo,
 	}
 	// What the environment has without the prefix is not for us.
-	for _, f := range fields() {
-		t.Setenv(strings.TrimPrefix(f.name, "INGRESS_"), "/not/ours")
+	for _, f := range Fields() {
+		t.Setenv(strings.TrimPrefix(f.Name, "INGRESS_"), "/not/ours")
 	}
 	for name, set := range map[string]func(string){
 		"not set": func(string) {},
 		"empty":   func(name string) { t.Setenv(name, "") },
 	} {
-		for _, f := range fields() {
-			set(f.name)
+		for _, f := range Fields() {
+			set(f.Name)
 		}
-		got, err := readSettings()
+		got, err := Read()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -155,7 +164,7 @@ func TestUnknownSettings(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			setenv(t, map[string]string{name: testSecret})
-			_, err := loadSettings()
+			_, err := Load()
 			if err == nil || !strings.HasPrefix(err.Error(), name+" ") {
 				t.Errorf("got %v, want it to name %s", err, name)
 			}
@@ -177,13 +186,13 @@ func TestUnknownSettings(t *testing.T) {
 		"INGRESSES":                   "2",
 		"MY_INGRESS_PATH":             "/",
 	})
-	if _, err := loadSettings(); err != nil {
+	if _, err := Load(); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestSecrets(t *testing.T) {
-	first, second := newSecret(), newSecret()
+	first, second := NewSecret(), NewSecret()
 	for name, c := range map[string]struct {
 		variable, file string
 		want           []string
@@ -200,61 +209,16 @@ func TestSecrets(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("INGRESS_SECRETS", c.variable)
 			if c.file != "" {
-				t.Setenv("INGRESS_SECRETS_FILE", writeFile(t, "secrets", c.file))
+				t.Setenv("INGRESS_SECRETS_FILE", secretsFile(t, c.file))
 			}
-			s, err := loadSettings()
+			s, err := Load()
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := s.readSecrets()
+			got, err := s.SigningSecrets()
 			if err != nil || !slices.Equal(got, c.want) {
 				t.Errorf("got %d secrets (%v), or others than the %d", len(got), err, len(c.want))
 			}
 		})
-	}
-}
-
-// serve --help has every setting with its default and what it means.
-func TestSettingsInHelp(t *testing.T) {
-	var help strings.Builder
-	root := rootCommand()
-	root.SetArgs([]string{"serve", "--help"})
-	root.SetOut(&help)
-	if err := root.Execute(); err != nil {
-		t.Fatal(err)
-	}
-	for _, f := range fields() {
-		want := "\n  " + f.name
-		if f.fallback != "" {
-			want += " (" + f.fallback + ")"
-		}
-		if want += "\n      " + f.about + "\n"; !strings.Contains(help.String(), want) {
-			t.Errorf("the help lacks %q", want)
-		}
-	}
-}
-
-// README.md has the table of settings as the program knows it; -update
-// rewrites it.
-func TestSettingsInREADME(t *testing.T) {
-	const begin, end = "<!-- settings:begin -->\n", "<!-- settings:end -->"
-	file := filepath.Join("..", "..", "README.md")
-	text, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, found := strings.Cut(string(text), begin)
-	got, after, ended := strings.Cut(rest, end)
-	if !found || !ended {
-		t.Fatalf("README.md lacks the lines %s and %s", strings.TrimSpace(begin), end)
-	}
-	// A blank line at either side does not change what is shown.
-	if diff := cmp.Diff(settingsMarkdown(), strings.Trim(got, "\n")+"\n"); diff != "" {
-		if !*update {
-			t.Fatalf("the table of settings is not up to date; run: go test ./cmd/versive-ingress -run README -update\n%s", diff)
-		}
-		if err := os.WriteFile(file, []byte(before+begin+"\n"+settingsMarkdown()+"\n"+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package config
 
 import (
 	"strings"
@@ -15,11 +15,11 @@ func TestSettingsRefused(t *testing.T) {
 		want     []string
 	}{
 		"no secret":       {settings{"INGRESS_SECRETS": ""}, []string{"INGRESS_SECRETS ", "INGRESS_SECRETS_FILE", "whsec_…", "versive-ingress demo"}},
-		"empty file":      {settings{"INGRESS_SECRETS": "", "INGRESS_SECRETS_FILE": writeFile(t, "none", "# none yet\n")}, []string{"INGRESS_SECRETS ", "INGRESS_SECRETS_FILE"}},
+		"empty file":      {settings{"INGRESS_SECRETS": "", "INGRESS_SECRETS_FILE": secretsFile(t, "# none yet\n")}, []string{"INGRESS_SECRETS ", "INGRESS_SECRETS_FILE"}},
 		"secret, base64":  {settings{"INGRESS_SECRETS": "whsec_" + password + "!"}, []string{"INGRESS_SECRETS", "secret 1 of 1", "base64"}},
 		"secret, short":   {settings{"INGRESS_SECRETS": testSecret + ",whsec_c2hvcnQ="}, []string{"INGRESS_SECRETS", "secret 2 of 2", "at least 24"}},
 		"secret, empty":   {settings{"INGRESS_SECRETS": testSecret + ","}, []string{"INGRESS_SECRETS", "secret 2 of 2", "empty"}},
-		"secret, in file": {settings{"INGRESS_SECRETS_FILE": writeFile(t, "bad", "whsec_"+password+"!\n")}, []string{"INGRESS_SECRETS_FILE", "secret 2 of 2", "base64"}},
+		"secret, in file": {settings{"INGRESS_SECRETS_FILE": secretsFile(t, "whsec_"+password+"!\n")}, []string{"INGRESS_SECRETS_FILE", "secret 2 of 2", "base64"}},
 
 		"LISTEN":             {settings{"INGRESS_LISTEN": "8080"}, []string{`INGRESS_LISTEN="8080"`, "host:port"}},
 		"LISTEN port":        {settings{"INGRESS_LISTEN": ":80800"}, []string{`INGRESS_LISTEN=":80800"`, "port"}},
@@ -98,7 +98,7 @@ func TestSettingsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			setenv(t, c.settings)
-			_, err := loadSettings()
+			_, err := Load()
 			if err == nil {
 				t.Fatal("accepted")
 			}
@@ -135,7 +135,7 @@ func TestSettingsAccepted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			setenv(t, settings)
-			if _, err := loadSettings(); err != nil {
+			if _, err := Load(); err != nil {
 				t.Error(err)
 			}
 		})

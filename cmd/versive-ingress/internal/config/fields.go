@@ -1,0 +1,21 @@
+package config
+
+import "reflect"
+
+// A Field describes one setting. Default is for people, and may be empty.
+type Field struct {
+	Name, Default, Description string
+}
+
+// Fields returns the settings in the order of the struct.
+func Fields() []Field {
+	var list []Field
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Settings]()) {
+		fallback := f.Tag.Get("shown")
+		if fallback == "" {
+			fallback = f.Tag.Get("default")
+		}
+		list = append(list, Field{f.Tag.Get("envconfig"), fallback, f.Tag.Get("desc")})
+	}
+	return list
+}
