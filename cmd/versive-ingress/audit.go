@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
@@ -125,11 +126,11 @@ func (a *audit) readLosses() (err error) {
 }
 
 func (a *audit) readStreams(ctx context.Context) error {
-	c, err := dial(ctx, "audit")
+	c, err := broker.Dial(ctx, "audit")
 	if err != nil {
 		return err
 	}
-	defer c.close()
+	defer c.Close()
 	for kind := range schema.KindDead + 1 {
 		err := a.readStream(ctx, c, kind)
 		if errors.Is(err, jetstream.ErrStreamNotFound) && kind == schema.KindDead {
@@ -142,10 +143,10 @@ func (a *audit) readStreams(ctx context.Context) error {
 	return nil
 }
 
-func (a *audit) readStream(ctx context.Context, c *connection, kind schema.Kind) error {
-	r := audited{name: kind.Stream(c.settings.Stream)}
+func (a *audit) readStream(ctx context.Context, c *broker.Connection, kind schema.Kind) error {
+	r := audited{name: kind.Stream(c.Settings.Stream)}
 	var copies []uint64 // that tombstones stand for
-	for m, err := range c.source.Range(ctx, subscribe.Selection{Kind: kind, Subject: anySubject, HeadersOnly: true}) {
+	for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
 		if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); ok {
 			r.unreadable = unreadable.Sequences
 			break
@@ -156,7 +157,7 @@ func (a *audit) readStream(ctx context.Context, c *connection, kind schema.Kind)
 		r.messages++
 		copies = append(copies, publish.ErasedCopies(m.Header)...)
 	}
-	stream, err := c.js.Stream(ctx, r.name)
+	stream, err := c.JetStream.Stream(ctx, r.name)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", r.name, err)
 	}

@@ -10,6 +10,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
@@ -94,7 +95,7 @@ type doctor struct {
 	running  bool                         // the ingress answers
 	metrics  map[string]*dto.MetricFamily // of the ingress
 	secrets  []configured                 // that can be used
-	broker   *connection                  // nil without one
+	broker   *broker.Connection           // nil without one
 }
 
 // A check looks at one part of the set-up. It returns what it has seen, in a
@@ -153,7 +154,7 @@ const checkTimeout = 15 * time.Second
 func (d *doctor) examine(ctx context.Context) report {
 	defer func() {
 		if d.broker != nil {
-			d.broker.close()
+			d.broker.Close()
 		}
 	}()
 	var r report

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
@@ -31,11 +32,11 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 		findings = append(findings, Finding{id, level, found, why, remedy})
 	}
 	// The connection outlives this check, and every question has a deadline.
-	broker, err := dialTo(context.WithoutCancel(ctx), d.settings, "doctor")
+	conn, err := broker.Open(context.WithoutCancel(ctx), d.settings, "doctor")
 	if err != nil {
 		return "", []Finding{d.unreachable(err)}
 	}
-	nc := broker.nc
+	nc := conn.NC
 	seen = fmt.Sprintf("nats-server %s at %s", nc.ConnectedServerVersion(), publish.Addresses(nc.ConnectedUrlRedacted()))
 	if older(nc.ConnectedServerVersion(), 2, 12) {
 		add("broker_version", Warning, "the broker is nats-server "+nc.ConnectedServerVersion(), "before 2.12 there are no atomic batches: every event costs a commit of its own",
@@ -56,17 +57,17 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 		add("max_payload", level, fmt.Sprintf("the broker takes messages of %v, and a body of %v needs more", config.Size(nc.MaxPayload()), config.Size(body)), why, remedy)
 	}
 
-	if _, err := broker.js.AccountInfo(ctx); err != nil {
+	if _, err := conn.JetStream.AccountInfo(ctx); err != nil {
 		if errors.Is(err, jetstream.ErrJetStreamNotEnabled) || errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount) {
 			add("no_jetstream", Problem, "the broker has no JetStream for this account", "there is nowhere to store events",
 				`jetstream { store_dir: /data, sync_interval: always }  # in the server's configuration; with accounts, "jetstream: enabled" in this one`)
 		} else {
 			findings = append(findings, unanswered("JetStream", err, "nats account info"))
 		}
-		broker.close()
+		conn.Close()
 		return seen, findings
 	}
-	d.broker = broker
+	d.broker = conn
 	syncs, unsafe := d.checkSync(ctx)
 	return seen + "; " + syncs, append(findings, unsafe...)
 }
@@ -74,7 +75,7 @@ func (d *doctor) checkBroker(ctx context.Context) (seen string, findings []Findi
 func (d *doctor) unreachable(err error) Finding {
 	if publish.IsAuthError(err) {
 		return Finding{
-			"broker_refuses", Problem, fmt.Sprintf("the broker at %s refuses these credentials", publish.Addresses(brokerURL(d.settings))), "nothing can be stored",
+			"broker_refuses", Problem, fmt.Sprintf("the broker at %s refuses these credentials", publish.Addresses(broker.URL(d.settings))), "nothing can be stored",
 			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY",
 		}
 	}
@@ -193,7 +194,7 @@ const smallEvent = 4 << 10
 // clock of the ingress, and found again by the broker's.
 func (d *doctor) checkClock(ctx context.Context) (seen string, findings []Finding) {
 	before := d.now()
-	stream, err := d.broker.js.Stream(ctx, d.settings.Stream)
+	stream, err := d.broker.JetStream.Stream(ctx, d.settings.Stream)
 	if err != nil {
 		return "not known: there is no stream to ask for its time", nil
 	}
@@ -219,7 +220,7 @@ func (d *doctor) checkClock(ctx context.Context) (seen string, findings []Findin
 
 // checkStore compares what may be stored with what there is room for.
 func (d *doctor) checkStore(ctx context.Context) (seen string, findings []Finding) {
-	account, err := d.broker.js.AccountInfo(ctx)
+	account, err := d.broker.JetStream.AccountInfo(ctx)
 	if err != nil {
 		return "", []Finding{unanswered("the account's limits", err, "nats account info")}
 	}

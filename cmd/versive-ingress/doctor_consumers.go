@@ -7,13 +7,14 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 // checkConsumers looks for durable consumers that lose events, or do not get
 // on.
 func (d *doctor) checkConsumers(ctx context.Context) (seen string, findings []Finding) {
-	stream, err := d.broker.js.Stream(ctx, d.settings.Stream)
+	stream, err := d.broker.JetStream.Stream(ctx, d.settings.Stream)
 	if err != nil {
 		return "not known without the stream", nil // a finding of the events
 	}
@@ -87,7 +88,7 @@ func (d *doctor) behind(ctx context.Context, stream jetstream.Stream, info *jets
 	if filter := info.Config.FilterSubject; filter != "" {
 		options = append(options, jetstream.WithGetMsgSubject(filter))
 	} else {
-		options = append(options, jetstream.WithGetMsgSubject(anySubject))
+		options = append(options, jetstream.WithGetMsgSubject(broker.AnySubject))
 	}
 	msg, err := stream.GetMsg(ctx, info.Delivered.Stream+1, options...)
 	if err != nil { // it was deleted meanwhile

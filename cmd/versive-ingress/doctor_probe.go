@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -49,7 +50,7 @@ func (d *doctor) checkProbe(ctx context.Context) (seen string, findings []Findin
 		}
 	}
 	// However long the answers took, what came in must not be left there.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), askTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), broker.Timeout)
 	defer cancel()
 	found, where := d.collectProbe(ctx, id, refused < len(posts))
 	findings = append(findings, found...)
@@ -84,7 +85,7 @@ func refusedProbe(url string, secret int, a answer, err error) (Finding, bool) {
 func (d *doctor) collectProbe(ctx context.Context, id string, accepted bool) (findings []Finding, seen string) {
 	subject := schema.Quarantine(id, nil, &schema.Error{}, nil).Subject(d.settings.Subject)
 	name := schema.KindQuarantine.Stream(d.settings.Stream)
-	stream, err := d.broker.js.Stream(ctx, name)
+	stream, err := d.broker.JetStream.Stream(ctx, name)
 	var msg *jetstream.RawStreamMsg
 	if err == nil {
 		publish.ReadFromLeader(stream)
@@ -107,7 +108,7 @@ func (d *doctor) collectProbe(ctx context.Context, id string, accepted bool) (fi
 			"a duplicate is stored a second time", "nats stream info " + name,
 		})
 	}
-	eraser := publish.Eraser{JetStream: d.broker.js, Stream: d.settings.Stream}
+	eraser := publish.Eraser{JetStream: d.broker.JetStream, Stream: d.settings.Stream}
 	if err := eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: subject, Sequence: msg.Sequence}); err != nil {
 		findings = append(findings, Finding{
 			"probe_left", Warning, fmt.Sprintf("the probe could not be discarded: %v", err), "it stays in the quarantine", "versive-ingress quarantine discard " + id,
@@ -120,7 +121,7 @@ func (d *doctor) collectProbe(ctx context.Context, id string, accepted bool) (fi
 // have a way there is known, and nothing is stored.
 func (d *doctor) probeEvents(ctx context.Context, id string) (Finding, bool) {
 	name := d.settings.Stream
-	_, err := d.broker.js.PublishMsg(ctx, &nats.Msg{
+	_, err := d.broker.JetStream.PublishMsg(ctx, &nats.Msg{
 		Subject: schema.Subject{Prefix: d.settings.Subject, Type: "versive-ingress.doctor", StudyID: "doctor", InterviewID: "doctor", ID: id}.String(),
 		Header: nats.Header{
 			jetstream.ExpectedStreamHeader:  {name},

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
@@ -29,7 +30,7 @@ func (d *doctor) checkQuarantine(ctx context.Context) (seen string, findings []F
 	if info == nil {
 		return "", findings
 	}
-	list, _, err := d.broker.readQuarantine(ctx)
+	list, _, err := readQuarantine(ctx, d.broker)
 	switch {
 	case err != nil:
 		findings = append(findings, unanswered("the quarantine", err, "versive-ingress quarantine list"))
@@ -47,7 +48,7 @@ func (d *doctor) checkQuarantine(ctx context.Context) (seen string, findings []F
 // returns nil for a stream that cannot be looked up.
 func (d *doctor) checkStream(ctx context.Context, kind schema.Kind) (*jetstream.StreamInfo, []Finding) {
 	name := kind.Stream(d.settings.Stream)
-	stream, err := d.broker.js.Stream(ctx, name)
+	stream, err := d.broker.JetStream.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, []Finding{{
 			"stream_missing", Unknown, fmt.Sprintf("there is no stream %s", name), "the ingress creates it when it starts; if it runs, it has another INGRESS_STREAM than these settings",
@@ -92,7 +93,7 @@ func (d *doctor) checkConfig(kind schema.Kind, c jetstream.StreamConfig) (findin
 		add("window_short", Warning, fmt.Sprintf("has a duplicate window of %s", c.Duplicates),
 			"the sender retries for 27 h 35 m: an event that was deleted by then is stored a second time", "export INGRESS_DEDUPE_WINDOW=48h  # and restart")
 	}
-	if d.broker.nc.ConnectedClusterName() != "" && d.external() && c.Replicas == 1 && s.Replicas == 1 {
+	if d.broker.NC.ConnectedClusterName() != "" && d.external() && c.Replicas == 1 && s.Replicas == 1 {
 		add("one_replica", Warning, "has one replica on a cluster", "its events die with one disk, and are out of reach while that server is", "export INGRESS_REPLICAS=3  # and restart")
 	}
 	if size := int64(c.MaxMsgSize); size > 0 {
@@ -154,7 +155,7 @@ func checkReplicas(ctx context.Context, stream jetstream.Stream) (findings []Fin
 }
 
 func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []Finding) {
-	if stream, err := d.broker.js.Stream(ctx, schema.KindDead.Stream(d.settings.Stream)); err == nil { // else Range says why
+	if stream, err := d.broker.JetStream.Stream(ctx, schema.KindDead.Stream(d.settings.Stream)); err == nil { // else Range says why
 		c := stream.CachedInfo().Config
 		for _, drift := range d.settings.Streams().Inspect(schema.KindDead, c) {
 			switch {
@@ -170,7 +171,7 @@ func (d *doctor) checkDeadLetters(ctx context.Context) (seen string, findings []
 	}
 	letters, erasures := 0, 0
 	var oldest time.Time
-	for m, err := range d.broker.source.Range(ctx, subscribe.Selection{Kind: schema.KindDead, Subject: anySubject, HeadersOnly: true}) {
+	for m, err := range d.broker.Source.Range(ctx, subscribe.Selection{Kind: schema.KindDead, Subject: broker.AnySubject, HeadersOnly: true}) {
 		switch {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			return "none: no consumer has given up on anything", nil

@@ -14,6 +14,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats-server/v2/server"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/schema"
 )
@@ -40,7 +41,7 @@ func TestDoctorOnGoodSetups(t *testing.T) {
 			d := newDoctor(s)
 			d.monitors, d.probe = monitors, true
 			requireFindings(t, d)
-			js := connect(t, brokerURL(s))
+			js := connect(t, broker.URL(s))
 			if events, kept := holdings(t, js, schema.KindEvent), holdings(t, js, schema.KindQuarantine); events != "msg_1" || kept != "" {
 				t.Errorf("the probe left events %q, quarantine %q", events, kept)
 			}

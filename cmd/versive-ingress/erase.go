@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -79,12 +80,12 @@ EXIT STATUS
 				return fmt.Errorf("--interview or --study: want an id of 1 to %d bytes", schema.MaxIDLen)
 			}
 			ctx, out := cmd.Context(), cmd.OutOrStdout()
-			c, err := dial(ctx, "erase")
+			c, err := broker.Dial(ctx, "erase")
 			if err != nil {
 				return err
 			}
-			defer c.close()
-			e := &erasure{connection: c, interview: interview, study: study, eraser: publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}}
+			defer c.Close()
+			e := &erasure{Connection: c, interview: interview, study: study, eraser: publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}}
 			found, err := e.find(ctx)
 			if err != nil {
 				return err
@@ -94,7 +95,7 @@ EXIT STATUS
 				if dryRun {
 					return nil
 				}
-				return e.settle(ctx, out, e.overwritten)
+				return settle(ctx, e.Connection, out, e.overwritten)
 			}
 			fmt.Fprintf(out, "found of %s%s:\n", e, e.erasedBefore())
 			if err := e.print(out, found); err != nil {
@@ -111,7 +112,7 @@ EXIT STATUS
 			erased, err := e.run(ctx, found)
 			fmt.Fprintf(out, "erased: %d\n", erased)
 			if err == nil {
-				err = e.settle(ctx, out, e.overwritten)
+				err = settle(ctx, e.Connection, out, e.overwritten)
 			}
 			fmt.Fprintf(out, "\n%s", outOfReach)
 			return err
@@ -130,7 +131,7 @@ EXIT STATUS
 // An erasure removes what is stored of one interview, or of one study except
 // its interviews.
 type erasure struct {
-	*connection
+	*broker.Connection
 	interview, study string // one of them is ""
 	eraser           publish.Eraser
 
@@ -164,14 +165,14 @@ func (e *erasure) find(ctx context.Context) ([]match, error) {
 	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: e.filter().Subject("*"), HeadersOnly: true}
 	for _, selection := range [...]subscribe.Selection{
 		inEvents,
-		{Kind: schema.KindQuarantine, Subject: anySubject},
-		{Kind: schema.KindDead, Subject: anySubject},
+		{Kind: schema.KindQuarantine, Subject: broker.AnySubject},
+		{Kind: schema.KindDead, Subject: broker.AnySubject},
 		inEvents,
 	} {
 		var found []match
 		var last uint64  // sequence that was read
 		e.tombstones = 0 // counted in the events, which are the last
-		for m, err := range e.source.Range(ctx, selection) {
+		for m, err := range e.Source.Range(ctx, selection) {
 			if errors.Is(err, jetstream.ErrStreamNotFound) && selection.Kind == schema.KindDead {
 				break // no consumer has given up on anything yet
 			}
@@ -276,7 +277,7 @@ func (e *erasure) erasedBefore() string {
 func (e *erasure) print(w io.Writer, found []match) error {
 	table := terminal.NewTable(w)
 	for _, t := range found {
-		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, terminal.Bytes(t.Size))
+		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.Settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, terminal.Bytes(t.Size))
 	}
 	return table.Flush()
 }
@@ -310,12 +311,12 @@ func (e *erasure) run(ctx context.Context, found []match) (erased int, err error
 }
 
 func (e *erasure) erase(ctx context.Context, t match) error {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
 	if t.later != "" {
 		if err := e.eraser.PutTombstone(ctx, schema.KindEvent, t.later); err != nil {
 			return err
 		}
 	}
-	return e.eraser.Erase(ctx, copyOf(t.kind, t.Message))
+	return e.eraser.Erase(ctx, broker.CopyOf(t.kind, t.Message))
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
@@ -30,17 +31,17 @@ func TestEraseDuringRequeue(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	run(t, s)
-	c, err := dialTo(t.Context(), s, "test")
+	c, err := broker.Open(t.Context(), s, "test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.close()
-	publisher, err := c.publisher(t.Context())
+	defer c.Close()
+	publisher, err := openPublisher(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer publisher.Close()
-	eraser := publish.Eraser{JetStream: c.js, Stream: "VERSIVE"}
+	eraser := publish.Eraser{JetStream: c.JetStream, Stream: "VERSIVE"}
 
 	// attempt erases an interview during a requeue, and reports how often it has
 	// opened a stream to look for the interview.
@@ -51,12 +52,12 @@ func TestEraseDuringRequeue(t *testing.T) {
 			t.Fatal(err)
 		}
 		raw := schema.Quarantine(event.ID, plantedBody("interview.completed", interview), &schema.Error{Reason: schema.Invalid}, nil)
-		ack, err := c.js.PublishMsg(t.Context(), &nats.Msg{Subject: raw.Subject("versive"), Header: raw.Header, Data: raw.Data})
+		ack, err := c.JetStream.PublishMsg(t.Context(), &nats.Msg{Subject: raw.Subject("versive"), Header: raw.Header, Data: raw.Data})
 		if err != nil {
 			t.Fatal(err)
 		}
 		erasing := *c
-		erasing.source.JetStream = onOpen{c.js, func() {
+		erasing.Source.JetStream = onOpen{c.JetStream, func() {
 			looks++
 			if looks == storeAt {
 				if _, err := publisher.Publish(t.Context(), event); err != nil {
@@ -69,7 +70,7 @@ func TestEraseDuringRequeue(t *testing.T) {
 				}
 			}
 		}}
-		e := erasure{connection: &erasing, interview: interview, eraser: eraser}
+		e := erasure{Connection: &erasing, interview: interview, eraser: eraser}
 		found, err := e.find(t.Context())
 		if err != nil {
 			t.Fatal(err)

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
@@ -37,7 +38,7 @@ type ingress struct {
 	reloader  *reloader
 
 	certificate *certificate // nil without TLS
-	credentials *credentials
+	credentials *broker.Credentials
 	tracing     *tracing // nil if nothing is traced
 
 	handler  atomic.Pointer[ingest.Handler] // nil until everything has started
@@ -48,7 +49,7 @@ type ingress struct {
 // probes get an answer (503) while the broker recovers its streams or is not
 // there yet. It returns when webhooks are accepted.
 func start(ctx context.Context, s config.Settings, log *slog.Logger) (_ *ingress, err error) {
-	i := &ingress{log: log, settings: s, failed: make(chan error, 2), credentials: &credentials{settings: s}}
+	i := &ingress{log: log, settings: s, failed: make(chan error, 2), credentials: broker.NewCredentials(s)}
 	defer func() {
 		if err != nil {
 			i.stop()
@@ -71,7 +72,7 @@ func start(ctx context.Context, s config.Settings, log *slog.Logger) (_ *ingress
 	if err := i.listen(metrics, shed.WithLabelValues("webhook")); err != nil {
 		return nil, err
 	}
-	if err := i.credentials.load(); err != nil {
+	if err := i.credentials.Load(); err != nil {
 		return nil, err
 	}
 
@@ -188,7 +189,7 @@ func (i *ingress) sources() []*source {
 	if i.certificate != nil {
 		add("tls", i.certificate.load, s.TLSCert, s.TLSKey)
 	}
-	add("nats", i.credentials.load, s.NATSCreds, s.NATSNKey, s.NATSCA, s.NATSCert, s.NATSKey)
+	add("nats", i.credentials.Load, s.NATSCreds, s.NATSNKey, s.NATSCA, s.NATSCert, s.NATSKey)
 	return list
 }
 
@@ -264,7 +265,7 @@ func (i *ingress) checkIdentity() error {
 	if i.settings.NATSConfig == "" {
 		return nil
 	}
-	nc, err := nats.Connect(i.broker.URL(), natsOptions(i.settings)...)
+	nc, err := nats.Connect(i.broker.URL(), broker.Options(i.settings)...)
 	if errors.Is(err, nats.ErrAuthorization) {
 		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not take the ingress for one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
 	}
@@ -278,7 +279,7 @@ func (i *ingress) publishConfig(metrics prometheus.Registerer) publish.Config {
 	s := i.settings
 	config := s.Streams()
 	config.URL = s.NATSURL
-	config.Options = []nats.Option{i.credentials.option}
+	config.Options = []nats.Option{i.credentials.Option}
 	config.Timeout = s.PublishTimeout
 	config.Mode = publish.Mode(s.PublishMode)
 	config.Logger, config.Metrics = i.log, metrics

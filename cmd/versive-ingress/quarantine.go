@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -31,9 +31,6 @@ the ids that they came with. What will never be one is discarded.`,
 	return cmd
 }
 
-// askTimeout bounds one question to the broker.
-const askTimeout = 10 * time.Second
-
 // A kept webhook is one in the quarantine, without its body.
 type kept struct {
 	subscribe.Message
@@ -42,21 +39,13 @@ type kept struct {
 
 func (k kept) reason() string      { return k.Header.Get(schema.HeaderReason) }
 func (k kept) description() string { return k.Header.Get(schema.HeaderDescription) }
-func (k kept) copy() publish.Copy  { return copyOf(schema.KindQuarantine, k.Message) }
-
-func copyOf(kind schema.Kind, m subscribe.Message) publish.Copy {
-	return publish.Copy{Kind: kind, Subject: m.Subject, Sequence: m.Sequence}
-}
-
-// anySubject reads all that a stream holds. A mistyped INGRESS_SUBJECT, or one
-// that was changed, must not make it look empty.
-const anySubject = ">"
+func (k kept) copy() publish.Copy  { return broker.CopyOf(schema.KindQuarantine, k.Message) }
 
 // readQuarantine returns what the quarantine keeps, the newest last, and the
 // ids of those that were erased from it.
-func (c *connection) readQuarantine(ctx context.Context) (list []kept, erased map[string]bool, err error) {
+func readQuarantine(ctx context.Context, c *broker.Connection) (list []kept, erased map[string]bool, err error) {
 	erased = make(map[string]bool)
-	for m, err := range c.source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: anySubject, HeadersOnly: true}) {
+	for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: broker.AnySubject, HeadersOnly: true}) {
 		switch {
 		case err != nil:
 			return nil, nil, err
@@ -103,8 +92,8 @@ func (w *choice) check() error {
 
 // choose returns the chosen webhooks. An id that is not there is an error: it
 // may be misspelt.
-func (c *connection) choose(ctx context.Context, w choice) ([]kept, error) {
-	list, erased, err := c.readQuarantine(ctx)
+func choose(ctx context.Context, c *broker.Connection, w choice) ([]kept, error) {
+	list, erased, err := readQuarantine(ctx, c)
 	if err != nil {
 		return nil, err
 	}
@@ -123,12 +112,12 @@ func (c *connection) choose(ctx context.Context, w choice) ([]kept, error) {
 	return slices.DeleteFunc(list, func(k kept) bool { return !slices.Contains(w.ids, k.ID) }), nil
 }
 
-// body reads the body of a kept webhook.
-func (c *connection) body(ctx context.Context, sequence uint64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+// readBody reads the body of a kept webhook.
+func readBody(ctx context.Context, c *broker.Connection, sequence uint64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
-	name := schema.KindQuarantine.Stream(c.settings.Stream)
-	stream, err := c.js.Stream(ctx, name)
+	name := schema.KindQuarantine.Stream(c.Settings.Stream)
+	stream, err := c.JetStream.Stream(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}

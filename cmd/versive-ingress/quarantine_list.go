@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -23,12 +24,12 @@ understood, too. Prints nothing if the quarantine is empty, and says so on the
 standard error.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := dial(cmd.Context(), "quarantine")
+			c, err := broker.Dial(cmd.Context(), "quarantine")
 			if err != nil {
 				return err
 			}
-			defer c.close()
-			list, _, err := c.readQuarantine(cmd.Context())
+			defer c.Close()
+			list, _, err := readQuarantine(cmd.Context(), c)
 			if err != nil {
 				return err
 			}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -40,12 +41,12 @@ EXIT STATUS
 			if err := which.check(); err != nil {
 				return err
 			}
-			c, err := dial(cmd.Context(), "quarantine")
+			c, err := broker.Dial(cmd.Context(), "quarantine")
 			if err != nil {
 				return err
 			}
-			defer c.close()
-			list, err := c.choose(cmd.Context(), which)
+			defer c.Close()
+			list, err := choose(cmd.Context(), c, which)
 			if err != nil {
 				return err
 			}
@@ -53,15 +54,15 @@ EXIT STATUS
 				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to requeue")
 				return nil
 			}
-			r := requeuer{connection: c, out: cmd.OutOrStdout()}
+			r := requeuer{Connection: c, out: cmd.OutOrStdout()}
 			if !dryRun {
-				if r.publisher, err = c.publisher(cmd.Context()); err != nil {
+				if r.publisher, err = openPublisher(cmd.Context(), c); err != nil {
 					return err
 				}
 				defer r.publisher.Close()
 			}
 			err = r.run(cmd.Context(), list)
-			return errors.Join(err, c.settle(cmd.Context(), io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
+			return errors.Join(err, settle(cmd.Context(), c, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
 		},
 	}
 	which.flags(cmd)
@@ -69,15 +70,15 @@ EXIT STATUS
 	return cmd
 }
 
-// publisher opens a publisher that stores what is requeued. It leaves the streams
+// openPublisher opens a publisher that stores what is requeued. It leaves the streams
 // as they are: how they must be is known to the ingress, whose settings may not
 // all be set here.
-func (c *connection) publisher(ctx context.Context) (*publish.Publisher, error) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+func openPublisher(ctx context.Context, c *broker.Connection) (*publish.Publisher, error) {
+	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
 	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine} {
-		name, subject := kind.Stream(c.settings.Stream), kind.Prefix(c.settings.Subject)+".>"
-		stream, err := c.js.Stream(ctx, name)
+		name, subject := kind.Stream(c.Settings.Stream), kind.Prefix(c.Settings.Subject)+".>"
+		stream, err := c.JetStream.Stream(ctx, name)
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", name, err)
 		}
@@ -86,18 +87,18 @@ func (c *connection) publisher(ctx context.Context) (*publish.Publisher, error) 
 		}
 	}
 	return publish.Open(ctx, publish.Config{
-		URL:         brokerURL(c.settings),
-		Options:     natsOptions(c.settings),
-		Stream:      c.settings.Stream,
-		Subject:     c.settings.Subject,
-		Timeout:     c.settings.PublishTimeout,
+		URL:         broker.URL(c.Settings),
+		Options:     broker.Options(c.Settings),
+		Stream:      c.Settings.Stream,
+		Subject:     c.Settings.Subject,
+		Timeout:     c.Settings.PublishTimeout,
 		KeepStreams: true,
 	})
 }
 
 // A requeuer turns webhooks of the quarantine into events.
 type requeuer struct {
-	*connection
+	*broker.Connection
 	publisher *publish.Publisher // nil for a dry run
 	out       io.Writer
 	deleted   []uint64 // sequences in the quarantine
@@ -135,7 +136,7 @@ func (r *requeuer) requeue(ctx context.Context, k kept) (outcome string, err err
 	if k.erased {
 		return "", errBeingErased
 	}
-	body, err := r.body(ctx, k.Sequence)
+	body, err := readBody(ctx, r.Connection, k.Sequence)
 	if err != nil {
 		return "", err
 	}
@@ -150,7 +151,7 @@ func (r *requeuer) requeue(ctx context.Context, k kept) (outcome string, err err
 	if err != nil {
 		return "", err
 	}
-	eraser := publish.Eraser{JetStream: r.js, Stream: r.settings.Stream}
+	eraser := publish.Eraser{JetStream: r.JetStream, Stream: r.Settings.Stream}
 	if err := eraser.Delete(ctx, k.copy()); err != nil {
 		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
 	}
@@ -188,12 +189,12 @@ EXIT STATUS
 				return err
 			}
 			ctx := cmd.Context()
-			c, err := dial(ctx, "quarantine")
+			c, err := broker.Dial(ctx, "quarantine")
 			if err != nil {
 				return err
 			}
-			defer c.close()
-			list, err := c.choose(ctx, which)
+			defer c.Close()
+			list, err := choose(ctx, c, which)
 			if err != nil {
 				return err
 			}
@@ -209,7 +210,7 @@ EXIT STATUS
 					return err
 				}
 			}
-			eraser := publish.Eraser{JetStream: c.js, Stream: c.settings.Stream}
+			eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}
 			var deleted []uint64
 			for i, k := range list {
 				if err := eraser.Delete(ctx, k.copy()); err != nil {
@@ -218,7 +219,7 @@ EXIT STATUS
 				deleted = append(deleted, k.Sequence)
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "discarded: %d\n", len(list))
-			return c.settle(ctx, cmd.ErrOrStderr(), map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
+			return settle(ctx, c, cmd.ErrOrStderr(), map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
 		},
 	}
 	which.flags(cmd)

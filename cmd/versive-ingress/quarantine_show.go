@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/schema"
 )
@@ -26,17 +27,17 @@ written as \x1b, so that they cannot command the terminal.
 With --raw, nothing but the body, byte for byte. It is personal data.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := dial(cmd.Context(), "quarantine")
+			c, err := broker.Dial(cmd.Context(), "quarantine")
 			if err != nil {
 				return err
 			}
-			defer c.close()
-			list, err := c.choose(cmd.Context(), choice{ids: args})
+			defer c.Close()
+			list, err := choose(cmd.Context(), c, choice{ids: args})
 			if err != nil {
 				return err
 			}
 			k := list[0]
-			body, err := c.body(cmd.Context(), k.Sequence)
+			body, err := readBody(cmd.Context(), c, k.Sequence)
 			if err != nil {
 				return err
 			}
@@ -44,19 +45,19 @@ With --raw, nothing but the body, byte for byte. It is personal data.`,
 				_, err := cmd.OutOrStdout().Write(body)
 				return err
 			}
-			return c.show(cmd.OutOrStdout(), k, body)
+			return showKept(cmd.OutOrStdout(), c, k, body)
 		},
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "only the body, byte for byte")
 	return cmd
 }
 
-func (c *connection) show(w io.Writer, k kept, body []byte) error {
+func showKept(w io.Writer, c *broker.Connection, k kept, body []byte) error {
 	table := terminal.NewTable(w)
 	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }
 	row("id", k.ID)
 	row("received", fmt.Sprintf("%s, %s ago", k.Time.Format(time.RFC3339), terminal.Age(time.Since(k.Time))))
-	row("stored", fmt.Sprintf("%s %d", schema.KindQuarantine.Stream(c.settings.Stream), k.Sequence))
+	row("stored", fmt.Sprintf("%s %d", schema.KindQuarantine.Stream(c.Settings.Stream), k.Sequence))
 	row("size", fmt.Sprintf("%d bytes", len(body)))
 	row("reason then", k.reason()+": "+k.description())
 	event, err := schema.Normalize(k.ID, body)
@@ -66,7 +67,7 @@ func (c *connection) show(w io.Writer, k kept, body []byte) error {
 	case err != nil:
 		row("reason now", err.Error())
 	default:
-		row("now", "understood; requeue stores it under "+event.Subject(c.settings.Subject))
+		row("now", "understood; requeue stores it under "+event.Subject(c.Settings.Subject))
 	}
 	for _, name := range slices.Sorted(maps.Keys(k.Header)) {
 		if http, ok := strings.CutPrefix(name, schema.HeaderHTTP); ok {

@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
@@ -47,7 +48,7 @@ func TestLifeInQuarantine(t *testing.T) {
 				t.Errorf("sent again to a newer version: %v", a)
 			}
 			awaitDepth(t, s, "2")
-			js := connect(t, brokerURL(s))
+			js := connect(t, broker.URL(s))
 			for _, step := range []struct{ flag, want string }{
 				{"--dry-run", "would be stored msg_started\nwould be stored msg_again\n"},
 				{"--reason=unsupported_type", "stored VERSIVE 2 msg_started\nduplicate VERSIVE 1 msg_again\n"},

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/time/rate"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -89,11 +90,11 @@ func runReplay(cmd *cobra.Command, f replayFlags) error {
 		return err
 	}
 	// Not closed by Ctrl-C: what was sent is still confirmed then.
-	conn, err := dial(context.WithoutCancel(ctx), "replay")
+	conn, err := broker.Dial(context.WithoutCancel(ctx), "replay")
 	if err != nil {
 		return err
 	}
-	defer conn.close()
+	defer conn.Close()
 
 	r := &replay{conn: conn, file: f.checkpoint}
 	if err := r.begin(ctx, sel, f); err != nil {

@@ -10,13 +10,14 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/subscribe"
 )
 
 // A replay is the state of the command.
 type replay struct {
-	conn *connection
+	conn *broker.Connection
 	sel  subscribe.Selection // what is left
 	done subscribe.Selection // what earlier processes have delivered; see deliver
 	file string              // for the checkpoint; "" is none
@@ -30,10 +31,10 @@ type replay struct {
 
 // begin fixes what is replayed, or takes up where the checkpoint is.
 func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFlags) error {
-	name := r.conn.settings.Stream
+	name := r.conn.Settings.Stream
 	asking, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	stream, err := r.conn.js.Stream(asking, name)
+	stream, err := r.conn.JetStream.Stream(asking, name)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
@@ -66,14 +67,14 @@ func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFla
 func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target, error) {
 	switch {
 	case f.toSubject != "":
-		streams, domain, err := r.conn.listeners(ctx, f.toSubject)
+		streams, domain, err := listeners(ctx, r.conn, f.toSubject)
 		if err != nil {
 			return nil, err
 		}
 		if len(streams) == 0 {
 			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
 		}
-		t := &subjectTarget{settings: r.conn.settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
+		t := &subjectTarget{settings: r.conn.Settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
 		if !f.keepID {
 			t.suffix = ":replay:" + r.Run
 		}
@@ -144,7 +145,7 @@ func (r *replay) run(ctx context.Context) error {
 }
 
 func (r *replay) deliver(ctx context.Context) error {
-	for m, err := range r.conn.source.Range(ctx, r.sel) {
+	for m, err := range r.conn.Source.Range(ctx, r.sel) {
 		if err != nil {
 			return err
 		}
@@ -164,7 +165,7 @@ func (r *replay) deliver(ctx context.Context) error {
 	}
 	// A range reports at its end what it could not read. That of an earlier process
 	// did not come to its end, or what it reported must not be forgotten.
-	for _, err := range r.conn.source.Range(ctx, r.done) {
+	for _, err := range r.conn.Source.Range(ctx, r.done) {
 		if err != nil {
 			return err
 		}
@@ -214,7 +215,7 @@ func (r *replay) dryRun(ctx context.Context, out io.Writer) error {
 	var found tally
 	var first, last time.Time
 	r.sel.HeadersOnly = true
-	for m, err := range r.conn.source.Range(ctx, r.sel) {
+	for m, err := range r.conn.Source.Range(ctx, r.sel) {
 		if err != nil {
 			return err
 		}

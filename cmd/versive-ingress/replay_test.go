@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/subscribe"
 )
 
@@ -76,7 +77,7 @@ func replayLines(t *testing.T, l library) {
 
 // The last confirmations may take as long as the others.
 func replaySlowEnd(t *testing.T, l library) {
-	r := &replay{conn: &connection{source: subscribe.Source{JetStream: l.js}}}
+	r := &replay{conn: &broker.Connection{Source: subscribe.Source{JetStream: l.js}}}
 	r.target = &patientTarget{confirm: r.confirm}
 	if err := r.run(t.Context()); err != nil || r.Done.Events+r.Done.Erasures != uint64(len(l.stored)) {
 		t.Errorf("delivered %v: %v", r.Done, err)

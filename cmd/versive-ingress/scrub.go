@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/time/rate"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -41,7 +42,7 @@ type scrub struct {
 
 // startScrub starts it, for as long as stop is not called.
 func (i *ingress) startScrub() error {
-	nc, err := nats.Connect("", i.credentials.option, nats.InProcessServer(i.broker), nats.Name("versive-ingress scrub"),
+	nc, err := nats.Connect("", i.credentials.Option, nats.InProcessServer(i.broker), nats.Name("versive-ingress scrub"),
 		nats.MaxReconnects(-1), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		return fmt.Errorf("connecting to the embedded broker: %w", err)
@@ -91,7 +92,7 @@ func (s *scrub) run(ctx context.Context) {
 // pass reads a stream to its end.
 func (s *scrub) pass(ctx context.Context, kind schema.Kind) error {
 	limiter := rate.NewLimiter(scrubRate, scrubRate)
-	for m, err := range s.source.Range(ctx, subscribe.Selection{Kind: kind, Subject: anySubject, HeadersOnly: true}) {
+	for m, err := range s.source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
 		if err != nil {
 			return err
 		}

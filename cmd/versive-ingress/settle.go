@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -29,7 +30,7 @@ a power cut within the next seconds may undo that, and erase would not find it.`
 // settle makes durable what the broker has overwritten, the messages with these
 // sequences in each stream, and returns an error if the content of any is left.
 // It writes the outcome to w, caveats included. A caveat is no error.
-func (c *connection) settle(ctx context.Context, w io.Writer, overwritten map[schema.Kind][]uint64) error {
+func settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
 	var caveats []caveat
 	looked, left := false, 0
 	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
@@ -37,7 +38,7 @@ func (c *connection) settle(ctx context.Context, w io.Writer, overwritten map[sc
 			continue
 		}
 		looked = true
-		n, err := c.settleStream(ctx, kind, overwritten[kind])
+		n, err := settleStream(ctx, c, kind, overwritten[kind])
 		left += n
 		if caveat, ok := errors.AsType[caveat](err); ok {
 			caveats = append(caveats, caveat)
@@ -52,18 +53,18 @@ func (c *connection) settle(ctx context.Context, w io.Writer, overwritten map[sc
 	case left > 0:
 		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without; restart the ingress, which overwrites it before it opens the store, and run this again", terminal.Plural(left, "deleted message", "deleted messages"))
 	case looked && len(caveats) == 0:
-		fmt.Fprintf(w, "verified: nothing of it is in the block files below %s, power loss included\n", c.settings.DataDir)
+		fmt.Fprintf(w, "verified: nothing of it is in the block files below %s, power loss included\n", c.Settings.DataDir)
 	}
 	return nil
 }
 
 // settleStream settles one stream and returns how many messages are left.
-func (c *connection) settleStream(ctx context.Context, kind schema.Kind, sequences []uint64) (left int, err error) {
-	name, dir := kind.Stream(c.settings.Stream), c.settings.DataDir
-	if c.settings.NATSURL != "" {
+func settleStream(ctx context.Context, c *broker.Connection, kind schema.Kind, sequences []uint64) (left int, err error) {
+	name, dir := kind.Stream(c.Settings.Stream), c.Settings.DataDir
+	if c.Settings.NATSURL != "" {
 		return 0, notEmbedded
 	}
-	stream, err := c.js.Stream(ctx, name)
+	stream, err := c.JetStream.Stream(ctx, name)
 	if err != nil {
 		return 0, fmt.Errorf("stream %s: %w", name, err)
 	}

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
@@ -87,7 +88,7 @@ func TestEraseKilled(t *testing.T) {
 				id := fmt.Sprint("msg_other_", i)
 				others[id] = sys.post(t, id, interview(id)).Sequence
 			}
-			js := connect(t, brokerURL(s))
+			js := connect(t, broker.URL(s))
 			first := exec.Command("versive-ingress", "erase", "--interview", "int-1", "--yes")
 			first.Env = append(first.Environ(), environment(s)...)
 			startProcess(t, first)

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -62,21 +63,21 @@ Settings are those of serve.`,
 
 // tail prints events until ctx ends.
 func tail(ctx context.Context, sel subscribe.Selection, print func(subscribe.Message) error) error {
-	conn, err := dial(ctx, "tail")
+	conn, err := broker.Dial(ctx, "tail")
 	if err != nil {
 		return err
 	}
-	defer conn.close()
+	defer conn.Close()
 	sel.Follow = true
 	if sel.Since.IsZero() {
 		// By sequence: new is what comes from now on, however long the rest takes.
-		stream, err := conn.js.Stream(ctx, conn.settings.Stream)
+		stream, err := conn.JetStream.Stream(ctx, conn.Settings.Stream)
 		if err != nil {
-			return fmt.Errorf("stream %s: %w", conn.settings.Stream, err)
+			return fmt.Errorf("stream %s: %w", conn.Settings.Stream, err)
 		}
 		sel.First = stream.CachedInfo().State.LastSeq + 1
 	}
-	for m, err := range conn.source.Range(ctx, sel) {
+	for m, err := range conn.Source.Range(ctx, sel) {
 		if err != nil {
 			return err
 		}

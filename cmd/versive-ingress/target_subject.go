@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -76,14 +77,14 @@ func checkSubject(subject string) error {
 
 // listeners returns the streams that a subject is stored in, and their JetStream
 // domain. It refuses those of the ingress.
-func (c *connection) listeners(ctx context.Context, subject string) (names []string, domain string, err error) {
+func listeners(ctx context.Context, c *broker.Connection, subject string) (names []string, domain string, err error) {
 	ours := func(kind schema.Kind) bool {
 		first, _, _ := strings.Cut(subject, ".")
-		return first == kind.Prefix(c.settings.Subject)
+		return first == kind.Prefix(c.Settings.Subject)
 	}
 	ctx, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
-	lister := c.js.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
+	lister := c.JetStream.StreamNames(ctx, jetstream.WithStreamListSubject(subject))
 	for name := range lister.Name() {
 		names = append(names, name)
 	}
@@ -91,12 +92,12 @@ func (c *connection) listeners(ctx context.Context, subject string) (names []str
 		return nil, "", fmt.Errorf("asking which stream listens on %s: %w", subject, err)
 	}
 	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
-		if name := kind.Stream(c.settings.Stream); ours(kind) || slices.Contains(names, name) {
+		if name := kind.Stream(c.Settings.Stream); ours(kind) || slices.Contains(names, name) {
 			return nil, "", fmt.Errorf("--to-subject %s would write into %s, a stream of the ingress; give a subject of your own", subject, name)
 		}
 	}
 	if len(names) > 0 {
-		domain, err = publish.Domain(ctx, c.nc, names[0])
+		domain, err = publish.Domain(ctx, c.NC, names[0])
 	}
 	return names, domain, err
 }
@@ -274,7 +275,7 @@ func (t *subjectTarget) resend(ctx context.Context) error {
 func (t *subjectTarget) connect() (err error) {
 	closed := make(chan struct{})
 	t.closed = closed
-	t.nc, err = connectTo(t.settings, "replay", nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	t.nc, err = broker.Connect(t.settings, "replay", nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		return err
 	}

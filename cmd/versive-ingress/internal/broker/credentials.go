@@ -1,4 +1,4 @@
-package main
+package broker
 
 import (
 	"crypto/tls"
@@ -16,13 +16,14 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
-// credentials are how the ingress and the broker know each other, from files
-// that may change. They are read again for every connection that is made; what
-// was good last time stands in for files that cannot be used.
+// Credentials authenticate the ingress to the broker and the broker to the
+// ingress. Their files may change: they are read again for every connection, and
+// where they cannot be used, what they held before is.
 //
-// No connection is broken for their sake: the broker ends one whose
-// credentials have lapsed, and the next one presents the new ones.
-type credentials struct {
+// A change closes no connection: the broker closes one whose credentials have
+// expired, and the next one presents the new ones. Credentials may be used by
+// several goroutines.
+type Credentials struct {
 	settings config.Settings
 	current  atomic.Pointer[identity]
 }
@@ -36,8 +37,12 @@ type identity struct {
 	certificate tls.Certificate
 }
 
-// load takes the files into use.
-func (c *credentials) load() error {
+// NewCredentials returns the credentials that s names. Nothing is read before Load
+// or Option.
+func NewCredentials(s config.Settings) *Credentials { return &Credentials{settings: s} }
+
+// Load reads the files. If it returns an error, what they held before stays in use.
+func (c *Credentials) Load() error {
 	next, err := readIdentity(c.settings)
 	if err == nil {
 		c.current.Store(next)
@@ -46,8 +51,8 @@ func (c *credentials) load() error {
 }
 
 // read returns what the files hold, or what they held when they were good.
-func (c *credentials) read() *identity {
-	_ = c.load() // the reloader is the one to complain
+func (c *Credentials) read() *identity {
+	_ = c.Load() // the reloader is the one to complain
 	return c.current.Load()
 }
 
@@ -128,10 +133,10 @@ func (i *identity) parseSeed(text []byte) error {
 	return err
 }
 
-// option makes a connection present the credentials of the moment, each time
+// Option makes a connection present the credentials of the moment, each time
 // that it is made.
-func (c *credentials) option(o *nats.Options) error {
-	if err := c.load(); err != nil {
+func (c *Credentials) Option(o *nats.Options) error {
+	if err := c.Load(); err != nil {
 		return err
 	}
 	s := c.settings
@@ -160,7 +165,7 @@ func (c *credentials) option(o *nats.Options) error {
 // connection is first made, and only asks for signatures from then on; it holds
 // the connection's lock while it does, so that its note can be changed. The
 // attempt at hand has used the old one already and has to be given up.
-func (c *credentials) presentNKey(o *nats.Options) {
+func (c *Credentials) presentNKey(o *nats.Options) {
 	first := c.current.Load()
 	var made atomic.Pointer[nats.Conn]
 	o.Nkey = first.nkey
@@ -179,7 +184,7 @@ func (c *credentials) presentNKey(o *nats.Options) {
 	}
 }
 
-// natsOptions returns how a command identifies itself and the broker.
-func natsOptions(s config.Settings) []nats.Option {
-	return []nats.Option{(&credentials{settings: s}).option}
+// Options returns the options of a connection with the credentials that s names.
+func Options(s config.Settings) []nats.Option {
+	return []nats.Option{NewCredentials(s).Option}
 }

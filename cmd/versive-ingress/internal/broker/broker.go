@@ -1,0 +1,103 @@
+// Package broker connects commands to the broker that the settings name, with the
+// credentials that they name.
+package broker
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// A Connection is how a command reaches the streams beside the running ingress.
+type Connection struct {
+	Settings  config.Settings
+	NC        *nats.Conn
+	JetStream jetstream.JetStream
+	Source    subscribe.Source
+}
+
+// Dial reads the settings of serve from the environment, checks those about the
+// broker, and calls Open.
+func Dial(ctx context.Context, name string) (*Connection, error) {
+	s, err := config.Read()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.CheckBroker(); err != nil {
+		return nil, err
+	}
+	if err := s.CheckFiles(); err != nil {
+		return nil, err
+	}
+	return Open(ctx, s, name)
+}
+
+// Open connects to the broker of s, as checked by CheckBroker and CheckFiles, with
+// name as a part of the client's name. The connection reconnects without limit
+// and is closed when ctx ends, or by Close.
+func Open(ctx context.Context, s config.Settings, name string) (*Connection, error) {
+	nc, err := Connect(s, name,
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(500*time.Millisecond),
+	)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, nc.Close) // otherwise a request to a broker that is away would hold up Ctrl-C
+	js, err := jetstream.New(nc)
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return &Connection{s, nc, js, subscribe.Source{JetStream: js, Stream: s.Stream, Subject: s.Subject}}, nil
+}
+
+// Close closes the connection.
+func (c *Connection) Close() { c.NC.Close() }
+
+// Connect opens a connection to the broker of s, with the credentials of s and the
+// given options.
+func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn, error) {
+	options = append(options, Options(s)...)
+	options = append(options,
+		nats.Name("versive-ingress "+name),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // callers report what fails
+	)
+	nc, err := nats.Connect(URL(s), options...)
+	if err != nil {
+		return nil, fmt.Errorf("no broker at %s takes the connection: %w; the embedded one is there while serve runs, another one is set by INGRESS_NATS_URL", publish.Addresses(URL(s)), err)
+	}
+	return nc, nil
+}
+
+// URL returns the address of the broker of s. That of an embedded broker is its
+// listener: its store is locked by the process that serves it.
+func URL(s config.Settings) string {
+	if s.NATSURL != "" {
+		return s.NATSURL
+	}
+	address, _ := config.Local(cmp.Or(s.NATSListen, embedded.DefaultListen))
+	return "nats://" + address
+}
+
+// Timeout bounds one request to the broker.
+const Timeout = 10 * time.Second
+
+// AnySubject reads all that a stream holds. A mistyped INGRESS_SUBJECT, or one
+// that was changed, must not make it look empty.
+const AnySubject = ">"
+
+// CopyOf returns what an Eraser needs to know of a message that was read.
+func CopyOf(kind schema.Kind, m subscribe.Message) publish.Copy {
+	return publish.Copy{Kind: kind, Subject: m.Subject, Sequence: m.Sequence}
+}
