@@ -55,7 +55,7 @@ func TestBackupAndRestore(t *testing.T) {
 			t.Errorf("%s, which is in the copy, was stored at %d; sent again: %v", id, sequence, a)
 		}
 	}
-	if a := sys.post(t, "msg_raw", []byte("not JSON")); a.status != raw.status || a.Outcome != raw.Outcome {
+	if a := sys.post(t, "msg_raw", []byte("not JSON")); a.Status != raw.Status || a.Outcome != raw.Outcome {
 		t.Errorf("what is in the quarantine, sent again: %v", a)
 	}
 	for id := range after {

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish/embedded"
 )
 
@@ -70,7 +71,7 @@ func TestStartBeforeTheBroker(t *testing.T) {
 	var response *http.Response
 	eventually(t, "an answer", func() (ok bool) {
 		var err error
-		response, err = client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], "msg_early", sample))
+		response, err = sender.Client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], "msg_early", sample))
 		return err == nil
 	})
 	response.Body.Close()
@@ -171,10 +172,10 @@ func TestBodyLimitedByTheBroker(t *testing.T) {
 	if a := sys.post(t, "msg_largest", largest); a.Outcome != "stored" {
 		t.Errorf("a body at the limit: %v", a)
 	}
-	if a := sys.post(t, "msg_raw", []byte(strings.Repeat("x", limit))); a.status != http.StatusAccepted {
+	if a := sys.post(t, "msg_raw", []byte(strings.Repeat("x", limit))); a.Status != http.StatusAccepted {
 		t.Errorf("a body at the limit for the quarantine: %v", a)
 	}
-	if a := sys.post(t, "msg_over", append(largest, ' ')); a.status != http.StatusRequestEntityTooLarge {
+	if a := sys.post(t, "msg_over", append(largest, ' ')); a.Status != http.StatusRequestEntityTooLarge {
 		t.Errorf("a body over the limit: %v", a)
 	}
 }
@@ -220,15 +221,15 @@ func TestFull(t *testing.T) {
 			}
 
 			accepted := make(map[string]uint64)
-			var a answer
+			var a sender.Answer
 			for n := 1; len(accepted) < 100; n++ {
 				id := fmt.Sprint("msg_", n)
-				if a = sys.post(t, id, body(id)); !a.accepted() {
+				if a = sys.post(t, id, body(id)); !a.Accepted() {
 					break
 				}
 				accepted[id] = a.Sequence
 			}
-			if a.status != http.StatusServiceUnavailable || len(accepted) == 0 {
+			if a.Status != http.StatusServiceUnavailable || len(accepted) == 0 {
 				t.Fatalf("after %d webhooks: %v", len(accepted), a)
 			}
 			if status, why := get("http://" + s.AdminListen + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(why, "full") {
@@ -252,7 +253,7 @@ func TestFull(t *testing.T) {
 			if err := c.room(t.Context(), js); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).accepted() })
+			eventually(t, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).Accepted() })
 			eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
 		})
 	}

@@ -34,7 +34,7 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 	r.Helper()
 	last := make(map[string]uint64) // by stream, of what was answered
 	for _, a := range r.storm.history {
-		if a.answer.accepted() && !r.storm.alone {
+		if a.answer.Accepted() && !r.storm.alone {
 			last[a.answer.Stream] = max(last[a.answer.Stream], a.answer.Sequence)
 		}
 	}
@@ -78,7 +78,7 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 	for _, a := range r.storm.history {
 		f := fates[a.id]
 		f.kind = a.kind
-		f.accepted = f.accepted || a.answer.accepted()
+		f.accepted = f.accepted || a.answer.Accepted()
 		fates[a.id] = f
 		r.checkAnswer(a, stored[a.id])
 	}
@@ -113,13 +113,13 @@ func (r *round) checkAnswer(a attempt, stored []place) {
 		r.Errorf("%s: an answer took %v", a.id, a.took)
 	}
 	switch {
-	case got.status == 0, got.status == http.StatusServiceUnavailable, slices.Contains(r.storm.allowed, got.status):
+	case got.Status == 0, got.Status == http.StatusServiceUnavailable, slices.Contains(r.storm.allowed, got.Status):
 	case !a.kind.authentic():
-		if got.status != http.StatusUnauthorized {
+		if got.Status != http.StatusUnauthorized {
 			r.Errorf("%s is not authentic, and was answered %v", a.id, got)
 		}
-	case a.kind == unknown && got.status == http.StatusAccepted:
-	case a.kind == understood && got.status == http.StatusOK:
+	case a.kind == unknown && got.Status == http.StatusAccepted:
+	case a.kind == understood && got.Status == http.StatusOK:
 		if got.Sequence != 0 && !slices.Contains(stored, place{got.Stream, got.Sequence}) {
 			r.Errorf("%s was answered %v; stored: %v", a.id, got, stored)
 		}
@@ -232,10 +232,10 @@ func (s *storm) counts() counts {
 		one(&c.resends, a.again)
 		one(&c.fakes, !a.kind.authentic())
 		one(&c.hungUp, a.hungUp)
-		one(&c.accepted, a.answer.accepted())
-		one(&c.refused, a.answer.status == http.StatusServiceUnavailable)
-		one(&c.unanswered, a.answer.status == 0)
-		if a.answer.status != 0 {
+		one(&c.accepted, a.answer.Accepted())
+		one(&c.refused, a.answer.Status == http.StatusServiceUnavailable)
+		one(&c.unanswered, a.answer.Status == 0)
+		if a.answer.Status != 0 {
 			c.slowest = max(c.slowest, a.took)
 		}
 	}

@@ -113,7 +113,7 @@ func (c *consumers) check(d *diskRound) {
 	defer c.mu.Unlock()
 	told := make(map[string]bool)
 	for _, a := range d.storm.history {
-		if a.kind == understood && a.answer.accepted() && !c.seen[a.id] && !told[a.id] {
+		if a.kind == understood && a.answer.Accepted() && !c.seen[a.id] && !told[a.id] {
 			told[a.id] = true
 			d.storm.unread++
 			d.Errorf("%s was answered %v, and durable consumer %s was never given it", a.id, a.answer, readingConsumer)

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 func init() {
@@ -71,7 +72,7 @@ func floodBodies(r *round) {
 		r.Errorf("resident memory reached %d MiB, want at most %d", peak>>20, bound>>20)
 	}
 	for _, a := range r.storm.history {
-		if a.answer.status == http.StatusServiceUnavailable && !strings.Contains(a.id, "large") {
+		if a.answer.Status == http.StatusServiceUnavailable && !strings.Contains(a.id, "large") {
 			r.Errorf("%s is small, and was answered %v after %v", a.id, a.answer, a.took)
 		}
 	}
@@ -144,7 +145,7 @@ func (f *flood) settle(r *round, s config.Settings) {
 	accepted := make(map[string]bool)
 	for _, a := range r.storm.history {
 		if a.kind == understood && strings.Contains(a.id, "large") {
-			accepted[a.id] = accepted[a.id] || a.answer.accepted()
+			accepted[a.id] = accepted[a.id] || a.answer.Accepted()
 		}
 	}
 	for n, signature := range f.signatures {
@@ -166,17 +167,17 @@ func (f *flood) post(r *round, s config.Settings, a attempt, signature string, s
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.sent++
-	f.answers[a.answer.status]++
-	if a.answer.status == http.StatusServiceUnavailable {
+	f.answers[a.answer.Status]++
+	if a.answer.Status == http.StatusServiceUnavailable {
 		f.refusals = append(f.refusals, a.took)
 	}
-	return a.answer.accepted()
+	return a.answer.Accepted()
 }
 
-func (f *flood) exchange(s config.Settings, id, signature string, size int, chunked bool) (a answer) {
+func (f *flood) exchange(s config.Settings, id, signature string, size int, chunked bool) (a sender.Answer) {
 	conn, err := net.Dial("tcp", s.Listen)
 	if err != nil {
-		return answer{Detail: err.Error()}
+		return sender.Answer{Detail: err.Error()}
 	}
 	defer conn.Close()
 	_ = conn.(*net.TCPConn).SetWriteBuffer(64 << 10)
@@ -184,13 +185,13 @@ func (f *flood) exchange(s config.Settings, id, signature string, size int, chun
 	go f.write(conn, fmt.Sprintf("POST %s HTTP/1.1\r\nHost: x\r\nSvix-Id: %s\r\nSvix-Timestamp: %s\r\nSvix-Signature: v1,%s\r\n", s.Path, id, f.now, signature), size, chunked)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
-		return answer{Detail: err.Error()}
+		return sender.Answer{Detail: err.Error()}
 	}
 	defer response.Body.Close()
-	a.status = response.StatusCode
+	a.Status = response.StatusCode
 	_ = json.NewDecoder(response.Body).Decode(&a) // see storm.post
-	if a.status == http.StatusServiceUnavailable && response.Header.Get("Retry-After") == "" {
-		a.status = -a.status
+	if a.Status == http.StatusServiceUnavailable && response.Header.Get("Retry-After") == "" {
+		a.Status = -a.Status
 	}
 	return a
 }

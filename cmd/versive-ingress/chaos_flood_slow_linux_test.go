@@ -17,6 +17,7 @@ import (
 	"golang.org/x/net/http2/hpack"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 // A slowFlood is what each of many connections does, without a signature: it
@@ -82,7 +83,7 @@ func (r *round) floodSlowly(s config.Settings, f slowFlood, pid int, bound uint6
 
 // sendDuring sends signed webhooks until ctx ends, and afterwards once more what
 // was not accepted.
-func (r *round) sendDuring(ctx context.Context, s config.Settings, flood string) (sent int, refused []answer) {
+func (r *round) sendDuring(ctx context.Context, s config.Settings, flood string) (sent int, refused []sender.Answer) {
 	flood = strings.Map(func(c rune) rune {
 		if c == ' ' || c == ',' || c == '/' {
 			return '_'
@@ -107,7 +108,7 @@ func (r *round) sendDuring(ctx context.Context, s config.Settings, flood string)
 				r.storm.note(a)
 				mu.Lock()
 				sent++
-				if !a.answer.accepted() {
+				if !a.answer.Accepted() {
 					refused = append(refused, a.answer)
 					sending.Go(func() {
 						<-ctx.Done()

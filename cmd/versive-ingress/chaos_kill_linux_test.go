@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/schema"
 )
 
@@ -184,7 +185,7 @@ func (d *diskRound) plant(interviewID, marker string) {
 	d.Helper()
 	send := func(a attempt, body []byte) {
 		a.answer = d.storm.post(signed(d.storm.urls[0], d.storm.secret, a.id, body))
-		if !a.answer.accepted() {
+		if !a.answer.Accepted() {
 			d.Fatalf("%s was answered %v", a.id, a.answer)
 		}
 		if a.kind == understood {
@@ -246,7 +247,7 @@ func killRequeue(r *round) {
 				_, err := js.PublishMsg(d.Context(), msg, jetstream.WithMsgID(id))
 				return err == nil
 			})
-			d.storm.note(attempt{id: id, kind: understood, answer: answer{status: 200}})
+			d.storm.note(attempt{id: id, kind: understood, answer: sender.Answer{Status: 200}})
 		}
 		killed := d.killCommand(n, requeue...)
 		if out := d.run(requeue...); !strings.Contains(out, "there is nothing to requeue") {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 // kind is what a webhook of a storm is.
@@ -35,7 +36,7 @@ type attempt struct {
 	again  bool // the event was sent before
 	hungUp bool // the client did not wait for the answer
 	took   time.Duration
-	answer answer // status 0: none came
+	answer sender.Answer // status 0: none came
 }
 
 // A storm is many senders that post webhooks of all kinds, real and forged, at
@@ -183,7 +184,7 @@ func (s *storm) attempt(ctx context.Context, random *rand.Rand, a attempt, body 
 	a.answer = s.post(request.WithContext(ctx))
 	a.took = time.Since(began)
 	s.note(a)
-	return a.answer.accepted()
+	return a.answer.Accepted()
 }
 
 func (s *storm) note(a attempt) {
@@ -211,13 +212,13 @@ func (s *storm) sign(url string, random *rand.Rand, a attempt, body []byte) *htt
 }
 
 // post returns the answer, or none.
-func (s *storm) post(request *http.Request) (a answer) {
+func (s *storm) post(request *http.Request) (a sender.Answer) {
 	response, err := s.client.Do(request)
 	if err != nil {
-		return answer{Detail: err.Error()}
+		return sender.Answer{Detail: err.Error()}
 	}
 	defer response.Body.Close()
-	a.status = response.StatusCode
+	a.Status = response.StatusCode
 	// What follows is missing if the ingress has ended meanwhile. What the
 	// sender goes by is the status.
 	if text, err := io.ReadAll(response.Body); err == nil {
@@ -249,7 +250,7 @@ func (s *storm) awaitRefused(t testing.TB) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for ; from < len(s.history); from++ {
-			if s.history[from].answer.status == http.StatusServiceUnavailable {
+			if s.history[from].answer.Status == http.StatusServiceUnavailable {
 				return true
 			}
 		}

@@ -92,7 +92,7 @@ func TestCredentialsChange(t *testing.T) {
 			stored := func(id string) {
 				t.Helper()
 				// The connection may be a moment from being back.
-				eventually(t, id+" is stored", func() bool { return sys.post(t, id, sample).status == http.StatusOK })
+				eventually(t, id+" is stored", func() bool { return sys.post(t, id, sample).Status == http.StatusOK })
 			}
 			reload := func(l lock) {
 				t.Helper()
@@ -104,7 +104,7 @@ func TestCredentialsChange(t *testing.T) {
 			stored("msg_1")
 
 			reload(two[1])
-			if a := sys.post(t, "msg_2", sample); a.status != http.StatusOK {
+			if a := sys.post(t, "msg_2", sample); a.Status != http.StatusOK {
 				t.Errorf("after the change: %v", a)
 			}
 			if strings.Contains(sys.log.String(), "broker connection lost") {
@@ -127,7 +127,7 @@ func TestCredentialsChange(t *testing.T) {
 
 			// Mended, for a broker to come.
 			reload(two[0])
-			if a := sys.post(t, "msg_5", sample); a.status != http.StatusOK {
+			if a := sys.post(t, "msg_5", sample); a.Status != http.StatusOK {
 				t.Errorf("after the change back: %v", a)
 			}
 		})

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/schema"
 )
 
@@ -88,17 +89,17 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 // showOnce posts the sample twice and shows what a consumer receives. It
 // returns an error if that is anything but the event, once.
 func showOnce(ctx context.Context, out io.Writer, i *ingress, secret string) error {
-	s := sender{url: i.url}
-	if err := s.signWith(secret); err != nil {
+	s := sender.Sender{URL: i.url}
+	if err := s.SignWith(secret); err != nil {
 		return err
 	}
-	id := newEventID()
-	first, err := s.post(ctx, id, time.Now(), sample)
+	id := sender.NewID()
+	first, err := s.Post(ctx, id, time.Now(), sample)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(out, "A signed webhook is posted:         ", first)
-	second, err := s.post(ctx, id, time.Now(), sample)
+	second, err := s.Post(ctx, id, time.Now(), sample)
 	if err != nil {
 		return err
 	}

@@ -104,8 +104,8 @@ func TestGoExamples(t *testing.T) {
 				{`msg:"2"%`, `{"event_type":"interview.completed","interview":{"id":"i/2"},"study":{"id":"a.b é"}}`},
 				{"msg_3", `{"event_type":"interview.completed","interview":{"id":"i3"},"study":{"id":"study_123"}}`},
 			} {
-				if a := sys.post(t, webhook.id, []byte(webhook.body)); a.status != 200 {
-					t.Fatalf("%s was answered %d", webhook.id, a.status)
+				if a := sys.post(t, webhook.id, []byte(webhook.body)); a.Status != 200 {
+					t.Fatalf("%s was answered %d", webhook.id, a.Status)
 				}
 			}
 

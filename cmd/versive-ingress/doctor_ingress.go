@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/common/model"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -28,7 +29,7 @@ const restart = "sudo systemctl restart versive-ingress"
 func localClient() *http.Client {
 	return &http.Client{
 		Timeout:       config.SenderTimeout,
-		CheckRedirect: client.CheckRedirect,
+		CheckRedirect: sender.Client.CheckRedirect,
 		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 	}
 }

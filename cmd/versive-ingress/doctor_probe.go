@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -26,21 +27,21 @@ var probeBody = []byte(`{"event_type":"versive-ingress.doctor","interview":{"id"
 // checkProbe sends a webhook through the running ingress and looks for it in
 // the quarantine. Whatever happens, it discards what it finds there.
 func (d *doctor) checkProbe(ctx context.Context) (seen string, findings []Finding) {
-	id := "msg_doctor_" + newEventID()[len("msg_"):]
+	id := "msg_doctor_" + sender.NewID()[len("msg_"):]
 	url := cmp.Or(d.url, d.settings.WebhookURL())
-	s := sender{url: url}
+	s := sender.Sender{URL: url}
 	if d.url == "" {
-		s.client = localClient()
+		s.HTTP = localClient()
 	}
 	var took time.Duration
 	posts := append(slices.Clone(d.secrets), d.secrets[0]) // a second time at least
 	refused := 0
 	for i, c := range posts {
-		if err := s.signWith(c.secret); err != nil {
+		if err := s.SignWith(c.secret); err != nil {
 			return "", []Finding{unanswered("signing", err, setSecret)} // it was checked
 		}
 		started := time.Now()
-		answer, err := s.post(ctx, id, started, probeBody)
+		answer, err := s.Post(ctx, id, started, probeBody)
 		took = max(took, time.Since(started))
 		if finding, ok := refusedProbe(redacted(url), c.position, answer, err); ok {
 			refused++
@@ -61,13 +62,13 @@ func (d *doctor) checkProbe(ctx context.Context) (seen string, findings []Findin
 }
 
 // refusedProbe reports whether an answer is any but the one that is due.
-func refusedProbe(url string, secret int, a answer, err error) (Finding, bool) {
+func refusedProbe(url string, secret int, a sender.Answer, err error) (Finding, bool) {
 	switch {
 	case err != nil:
 		return Finding{"probe_failed", Problem, fmt.Sprintf("the probe had no answer: %v", err), "nor has a webhook", "curl -i " + url}, true
-	case a.status == http.StatusAccepted && a.Outcome == "quarantined":
+	case a.Status == http.StatusAccepted && a.Outcome == "quarantined":
 		return Finding{}, false
-	case a.status == http.StatusUnauthorized:
+	case a.Status == http.StatusUnauthorized:
 		return Finding{
 			"probe_unauthorized", Problem, fmt.Sprintf("the ingress does not accept secret %d of these settings", secret),
 			"it runs with other secrets, and refuses what is signed with this one", restart,

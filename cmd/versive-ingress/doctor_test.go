@@ -53,7 +53,7 @@ func TestDoctorOnGoodSetups(t *testing.T) {
 func TestDoctorOnSettings(t *testing.T) {
 	t.Parallel()
 	good := newSettings(t)
-	if a := run(t, good).post(t, "msg_1", sample); !a.accepted() {
+	if a := run(t, good).post(t, "msg_1", sample); !a.Accepted() {
 		t.Fatalf("got %v", a)
 	}
 	file := filepath.Join(t.TempDir(), "secrets")

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/ingest"
 )
 
@@ -80,8 +81,8 @@ func TestRotationDrill(t *testing.T) {
 		rename(t, s.SecretsFile+"~", s.SecretsFile)
 	}
 	b := startBarrage(t, 8, first, func(secret string) error {
-		id := newEventID()
-		response, err := client.Do(signed(sys.url, secret, id, interview(id)))
+		id := sender.NewID()
+		response, err := sender.Client.Do(signed(sys.url, secret, id, interview(id)))
 		if err != nil {
 			return err
 		}
@@ -164,7 +165,7 @@ func TestCertificateDrill(t *testing.T) {
 	t.Cleanup(kept.CloseIdleConnections)
 	post := func(c *http.Client) func(string) error {
 		return func(secret string) error {
-			response, err := c.Do(signed(sys.url, secret, newEventID(), sample))
+			response, err := c.Do(signed(sys.url, secret, sender.NewID(), sample))
 			if err != nil {
 				return err
 			}

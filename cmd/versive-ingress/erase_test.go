@@ -117,7 +117,7 @@ func TestEraseInterview(t *testing.T) {
 		}
 	})
 	for _, id := range ids {
-		if a := sys.post(t, id, bodies[id]); !a.accepted() {
+		if a := sys.post(t, id, bodies[id]); !a.Accepted() {
 			t.Fatal(a)
 		}
 		sys.post(t, "msg_after_"+id, interview(id)) // so that none is the last of its file

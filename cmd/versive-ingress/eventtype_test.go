@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/schema"
 )
 
@@ -47,13 +48,13 @@ func TestAddEventType(t *testing.T) {
 		}
 		return out
 	}
-	post := func(id string) answer {
+	post := func(id string) sender.Answer {
 		t.Helper()
-		sender := sender{url: "http://" + s.Listen + s.Path}
-		if err := sender.signWith(s.Secrets[0]); err != nil {
+		vendor := sender.Sender{URL: "http://" + s.Listen + s.Path}
+		if err := vendor.SignWith(s.Secrets[0]); err != nil {
 			t.Fatal(err)
 		}
-		a, err := sender.post(t.Context(), id, time.Now(), studyCreated(id))
+		a, err := vendor.Post(t.Context(), id, time.Now(), studyCreated(id))
 		if err != nil {
 			t.Fatal(err)
 		}

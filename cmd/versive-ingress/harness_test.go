@@ -24,6 +24,7 @@ import (
 	"go.uber.org/goleak"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
@@ -48,7 +49,7 @@ func (s suite) Run() int {
 	}
 	defer takePorts().Close()
 	code := s.m.Run()
-	client.CloseIdleConnections()
+	sender.Client.CloseIdleConnections()
 	http.DefaultClient.CloseIdleConnections()
 	// The server's own, which outlive the mirror and the source that they were for.
 	mirror := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).setupMirrorConsumer.func3")
@@ -220,13 +221,13 @@ func signed(url, secret, id string, body []byte) *http.Request {
 }
 
 // post posts a signed webhook and returns the answer, which it requires.
-func (s *system) post(t testing.TB, id string, body []byte) answer {
+func (s *system) post(t testing.TB, id string, body []byte) sender.Answer {
 	t.Helper()
-	sender := sender{url: s.url}
-	if err := sender.signWith(s.settings.Secrets[0]); err != nil {
+	vendor := sender.Sender{URL: s.url}
+	if err := vendor.SignWith(s.settings.Secrets[0]); err != nil {
 		t.Fatal(err)
 	}
-	a, err := sender.post(t.Context(), id, time.Now(), body)
+	a, err := vendor.Post(t.Context(), id, time.Now(), body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -235,7 +236,7 @@ func (s *system) post(t testing.TB, id string, body []byte) answer {
 
 // get returns the status and the text at url; 0 if nothing answers.
 func get(url string) (int, string) {
-	response, err := client.Get(url)
+	response, err := sender.Client.Get(url)
 	if err != nil {
 		return 0, err.Error()
 	}

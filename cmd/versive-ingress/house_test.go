@@ -36,6 +36,7 @@ var mayImport = map[string][]string{
 	"cmd":              {"schema", "ingest", "publish", "publish/embedded", "subscribe"},
 	rooms + "terminal": {},
 	rooms + "config":   {"ingest", "publish", "schema"},
+	rooms + "sender":   {rooms + "config"},
 	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
 	"docs":             {"schema", "subscribe"}, // what other teams' programs need
 

@@ -70,8 +70,8 @@ func TestInterop(t *testing.T) {
 	for _, webhook := range webhooks {
 		body := fmt.Appendf(nil, `{"event_type":"interview.completed","interview":{"id":%q,"ended_at":%s,"language":"é"},"study":{"id":%q}}`,
 			webhook.interview, webhook.endedAt, webhook.study)
-		if a := sys.post(t, webhook.id, body); a.status != 200 {
-			t.Fatalf("%s was answered %d", webhook.id, a.status)
+		if a := sys.post(t, webhook.id, body); a.Status != 200 {
+			t.Fatalf("%s was answered %d", webhook.id, a.Status)
 		}
 		event, err := schema.Normalize(webhook.id, body)
 		if err != nil {

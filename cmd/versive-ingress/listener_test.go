@@ -21,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 // writeCertificate writes a certificate for 127.0.0.1 and its key, and returns
@@ -91,7 +92,7 @@ func TestProtocols(t *testing.T) {
 			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, Protocols: new(http.Protocols)}
 			c.allow(transport.Protocols)
 			defer transport.CloseIdleConnections()
-			response, err := transport.RoundTrip(signed(c.sys.url, c.sys.settings.Secrets[0], newEventID(), sample))
+			response, err := transport.RoundTrip(signed(c.sys.url, c.sys.settings.Secrets[0], sender.NewID(), sample))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -132,7 +133,7 @@ func TestListenersAreApart(t *testing.T) {
 			t.Errorf("GET %s: %d, want %d", url, status, want)
 		}
 	}
-	response, err := client.Do(signed(admin+sys.settings.Path, sys.settings.Secrets[0], newEventID(), sample))
+	response, err := sender.Client.Do(signed(admin+sys.settings.Path, sys.settings.Secrets[0], sender.NewID(), sample))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -173,12 +174,12 @@ func TestMetrics(t *testing.T) {
 	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_2", []byte("not JSON"))
 	sys.post(t, "msg_3", []byte(`{"event_type":"interview.started"}`))
-	forged := sender{url: sys.url}
-	if err := forged.signWith(config.NewSecret()); err != nil {
+	forged := sender.Sender{URL: sys.url}
+	if err := forged.SignWith(config.NewSecret()); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
-		if a, err := forged.post(t.Context(), "msg_4", time.Now(), sample); err != nil || a.status != http.StatusUnauthorized {
+		if a, err := forged.Post(t.Context(), "msg_4", time.Now(), sample); err != nil || a.Status != http.StatusUnauthorized {
 			t.Errorf("a forged webhook: %v %v", a, err)
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 // A load is senders that post one webhook after another. What is refused is
@@ -31,7 +32,7 @@ func startLoad(t testing.TB, s config.Settings, senders int) *load {
 	for range senders {
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				id := newEventID()
+				id := sender.NewID()
 				for !l.post(s, id) && ctx.Err() == nil {
 					time.Sleep(20 * time.Millisecond) // as told by Retry-After, only sooner
 				}
@@ -45,7 +46,7 @@ func startLoad(t testing.TB, s config.Settings, senders int) *load {
 
 // post reports whether the webhook was accepted.
 func (l *load) post(s config.Settings, id string) bool {
-	response, err := client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], id, interview(id)))
+	response, err := sender.Client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], id, interview(id)))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if err != nil {
@@ -55,7 +56,7 @@ func (l *load) post(s config.Settings, id string) bool {
 	defer response.Body.Close()
 	switch {
 	case response.StatusCode == http.StatusOK:
-		var a answer // stays 0 if the ingress ended meanwhile; accepted it is
+		var a sender.Answer // stays 0 if the ingress ended meanwhile; accepted it is
 		_ = json.NewDecoder(response.Body).Decode(&a)
 		l.accepted[id] = a.Sequence
 		return true

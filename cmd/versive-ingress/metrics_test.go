@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 // names of the metrics that dashboards and alerts rely on.
@@ -30,7 +31,7 @@ func scrape(t testing.TB, s config.Settings, accept string) string {
 		t.Fatal(err)
 	}
 	request.Header.Set("Accept", accept)
-	response, err := client.Do(request)
+	response, err := sender.Client.Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

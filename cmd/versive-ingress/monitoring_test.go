@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 // What the dashboard and the alert rules ask for is there, under the name,
@@ -96,7 +98,7 @@ func exposedNames(t *testing.T) map[string]bool {
 	sys := run(t, s)
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
 	defer transport.CloseIdleConnections()
-	response, err := transport.RoundTrip(signed(sys.url, s.Secrets[0], newEventID(), sample))
+	response, err := transport.RoundTrip(signed(sys.url, s.Secrets[0], sender.NewID(), sample))
 	if err != nil {
 		t.Fatal(err)
 	}

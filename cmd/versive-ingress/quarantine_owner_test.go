@@ -48,7 +48,7 @@ func TestQuarantineOfAnotherIngress(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	sys := run(t, s)
-	if a := sys.post(t, "msg_raw", []byte("{")); a.status != 202 {
+	if a := sys.post(t, "msg_raw", []byte("{")); a.Status != 202 {
 		t.Fatal(a)
 	}
 	js := connect(t, sys.broker.URL())

@@ -30,7 +30,7 @@ func TestLifeInQuarantine(t *testing.T) {
 			today := run(t, s)
 			body := []byte(`{"event_type":"interview.started","interview":{"id":"i","started_at":"2026-01-02T03:04:05+01:00"},"study":{"id":"s"}}`)
 			for _, id := range []string{"msg_started", "msg_again", "msg_started"} {
-				if a := today.post(t, id, body); a.status != 202 || a.Reason != "unsupported_type" {
+				if a := today.post(t, id, body); a.Status != 202 || a.Reason != "unsupported_type" {
 					t.Fatalf("today: %v", a)
 				}
 			}
@@ -44,7 +44,7 @@ func TestLifeInQuarantine(t *testing.T) {
 			awaitReady(t, s)
 			tomorrow := &system{ingress: &ingress{settings: s, url: "http://" + s.Listen + s.Path}}
 			// As if a requeue had ended between the event and the quarantine.
-			if a := tomorrow.post(t, "msg_again", body); a.status != 200 || a.Outcome != "stored" {
+			if a := tomorrow.post(t, "msg_again", body); a.Status != 200 || a.Outcome != "stored" {
 				t.Errorf("sent again to a newer version: %v", a)
 			}
 			awaitDepth(t, s, "2")

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/ingest"
 )
 
@@ -32,7 +33,7 @@ const reloaded = "versive_ingress_config_last_reload_successful"
 // status posts a webhook signed with secret and returns the answer's status.
 func (s *system) status(t testing.TB, secret string) int {
 	t.Helper()
-	response, err := client.Do(signed(s.url, secret, newEventID(), sample))
+	response, err := sender.Client.Do(signed(s.url, secret, sender.NewID(), sample))
 	if err != nil {
 		t.Fatal(err)
 	}

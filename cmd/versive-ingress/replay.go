@@ -10,6 +10,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -161,7 +162,7 @@ func (f *replayFlags) check(cmd *cobra.Command) error {
 		if _, err := parseURL(f.toURL); err != nil {
 			return err
 		}
-		return new(sender).signWith(f.secret)
+		return new(sender.Sender).SignWith(f.secret)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/subscribe"
 )
@@ -80,8 +81,8 @@ func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target
 		}
 		return t, t.connect()
 	case f.toURL != "":
-		t := &urlTarget{sender: sender{url: f.toURL}, client: client, confirm: r.confirm, note: r.progress.Note}
-		return t, t.sender.signWith(f.secret)
+		t := &urlTarget{sender: sender.Sender{URL: f.toURL}, client: sender.Client, confirm: r.confirm, note: r.progress.Note}
+		return t, t.sender.SignWith(f.secret)
 	default:
 		t := &lineTarget{out: out, confirm: r.confirm}
 		if r.Done.Sequence > 0 {

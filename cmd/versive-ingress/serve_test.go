@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish/embedded"
 )
 
@@ -60,11 +61,11 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 			stopped := make(chan struct{})
 			go func() { sys.stop(); close(stopped) }()
 			eventually(t, "not ready any more", func() bool { return readyz(s) == http.StatusServiceUnavailable })
-			late := sender{url: sys.url}
-			if err := late.signWith(s.Secrets[0]); err != nil {
+			late := sender.Sender{URL: sys.url}
+			if err := late.SignWith(s.Secrets[0]); err != nil {
 				t.Fatal(err)
 			}
-			if a, err := late.post(t.Context(), "msg_late", time.Now(), sample); err == nil && a.status != http.StatusServiceUnavailable {
+			if a, err := late.Post(t.Context(), "msg_late", time.Now(), sample); err == nil && a.Status != http.StatusServiceUnavailable {
 				t.Errorf("a request after the end began was answered %v", a)
 			}
 
@@ -76,7 +77,7 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 				t.Errorf("the request in progress was answered %s", got)
 			}
 			<-stopped
-			if a, err := late.post(t.Context(), "msg_late", time.Now(), sample); err == nil {
+			if a, err := late.Post(t.Context(), "msg_late", time.Now(), sample); err == nil {
 				t.Errorf("a request after the end was answered %v", a)
 			}
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
 
 var nginx = flag.String("nginx", "", "program to send what is hostile through as well; see .ci/smuggling")
@@ -187,13 +189,13 @@ func TestSmuggling(t *testing.T) {
 				accepted["msg_authentic"] = authentic
 			}
 			for range 2 {
-				id := newEventID()
+				id := sender.NewID()
 				response, err := victim.Do(signed("http://"+address+sys.settings.Path, sys.settings.Secrets[0], id, interview(id)))
 				if err != nil {
 					t.Errorf("%s, %s: another sender has no answer: %v", front, name, err)
 					continue
 				}
-				var a answer
+				var a sender.Answer
 				err = json.NewDecoder(response.Body).Decode(&a)
 				response.Body.Close()
 				if err != nil || a.Outcome != "stored" {

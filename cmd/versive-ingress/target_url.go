@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/subscribe"
 )
 
@@ -31,7 +32,7 @@ const (
 // they came with, one after the other. Erasures have no webhook; they are
 // passed over.
 type urlTarget struct {
-	sender  sender
+	sender  sender.Sender
 	client  *http.Client
 	confirm func(receipt)
 	note    func(format string, args ...any)
@@ -84,7 +85,7 @@ func (t *urlTarget) deliver(ctx context.Context, m subscribe.Message) error {
 // post posts an event once. After an error, pause tells how long the endpoint
 // wants to be left alone: 0 if it does not say, below 0 for ever.
 func (t *urlTarget) post(ctx context.Context, m subscribe.Message) (pause time.Duration, err error) {
-	request, err := t.sender.request(ctx, m.ID, time.Now(), m.Data)
+	request, err := t.sender.Request(ctx, m.ID, time.Now(), m.Data)
 	if err != nil {
 		return -1, err
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/subscribe"
 )
 
@@ -45,16 +46,16 @@ func deliverTo(ctx context.Context, t *testing.T, handler http.HandlerFunc) (too
 	server := &http.Server{Handler: handler}
 	go server.Serve(listener)
 	defer server.Close()
-	c := *client // with its timeout, and what it does with redirects
+	c := *sender.Client // with its timeout, and what it does with redirects
 	c.Transport = &http.Transport{DialContext: listener.dial}
 	target := &urlTarget{
-		sender:  sender{url: "http://endpoint/hook?token=hunter2"},
+		sender:  sender.Sender{URL: "http://endpoint/hook?token=hunter2"},
 		client:  &c,
 		confirm: func(receipt) { confirmed = true },
 		note:    func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
 	}
 	defer target.close()
-	if err := target.sender.signWith(replaySecret); err != nil {
+	if err := target.sender.SignWith(replaySecret); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()

@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -116,7 +117,7 @@ func TestTelemetry(t *testing.T) {
 		if change != nil {
 			change(request)
 		}
-		response, err := client.Do(request)
+		response, err := sender.Client.Do(request)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 )
@@ -141,7 +142,7 @@ func TestDrain(t *testing.T) {
 	drained := make(chan struct{})
 	go func() { sys.drain(); close(drained) }()
 	eventually(t, "not ready any more", func() bool { return readyz(s) == http.StatusServiceUnavailable })
-	response, err := client.Do(signed(sys.url, s.Secrets[0], "msg_2", sample))
+	response, err := sender.Client.Do(signed(sys.url, s.Secrets[0], "msg_2", sample))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -108,7 +108,7 @@ func TestShippedUsersCan(t *testing.T) {
 			t.Errorf("%d: got %v", i, a)
 		}
 	}
-	if a := sys.post(t, "msg_raw", []byte("{}")); a.status != http.StatusAccepted {
+	if a := sys.post(t, "msg_raw", []byte("{}")); a.Status != http.StatusAccepted {
 		t.Errorf("not understood: %v", a)
 	}
 	for i := range 30 {

@@ -1,0 +1,119 @@
+// Package sender signs webhooks and posts them as the vendor does.
+package sender
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	svix "github.com/svix/svix-webhooks/go"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+)
+
+// NewID returns a random svix-id.
+func NewID() string { return "msg_" + rand.Text() }
+
+// A Sender posts webhooks to URL. It needs a secret, by SignWith.
+type Sender struct {
+	URL     string
+	HTTP    *http.Client // nil is Client
+	webhook *svix.Webhook
+}
+
+// SignWith sets the signing secret. Without one it takes the first of
+// INGRESS_SECRETS.
+func (s *Sender) SignWith(secret string) error {
+	first, _, _ := strings.Cut(os.Getenv("INGRESS_SECRETS"), ",")
+	secret = cmp.Or(secret, strings.TrimSpace(first))
+	if secret == "" {
+		return errors.New("no signing secret: give --secret, or set INGRESS_SECRETS")
+	}
+	var err error
+	if s.webhook, err = svix.NewWebhook(secret); err != nil {
+		return errors.New(`the signing secret is not "whsec_" and base64`)
+	}
+	return nil
+}
+
+// An Answer is how the ingress answered one webhook.
+type Answer struct {
+	Status   int    `json:"-"`
+	Outcome  string `json:"outcome"`
+	Stream   string `json:"stream"`
+	Sequence uint64 `json:"sequence"`
+	Reason   string `json:"reason"`
+	Detail   string `json:"detail"` // of a refusal too
+}
+
+// Accepted reports whether the status is 2xx.
+func (a Answer) Accepted() bool { return a.Status/100 == 2 }
+
+// String returns the answer in one line, as send prints it.
+func (a Answer) String() string {
+	words := []string{strconv.Itoa(a.Status)}
+	for _, word := range []string{a.Outcome, a.Reason, a.Detail} {
+		if word != "" {
+			words = append(words, word)
+		}
+	}
+	if a.Stream != "" {
+		words = append(words, a.Stream, strconv.FormatUint(a.Sequence, 10))
+	}
+	return strings.Join(words, " ")
+}
+
+// Client is the HTTP client of senders. It does not follow redirects: to the vendor a 3xx is a failure.
+var Client = &http.Client{
+	Timeout:       config.SenderTimeout,
+	CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+}
+
+// Request returns the webhook, signed at the given time.
+func (s *Sender) Request(ctx context.Context, id string, at time.Time, body []byte) (*http.Request, error) {
+	signature, err := s.webhook.Sign(id, at, body)
+	if err != nil {
+		return nil, err
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL, bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	request.Header.Set("Content-Type", "application/json")
+	request.Header.Set("Svix-Id", id)
+	request.Header.Set("Svix-Timestamp", strconv.FormatInt(at.Unix(), 10))
+	request.Header.Set("Svix-Signature", signature)
+	return request, nil
+}
+
+// Post signs body at the given time and posts it.
+func (s *Sender) Post(ctx context.Context, id string, at time.Time, body []byte) (Answer, error) {
+	request, err := s.Request(ctx, id, at, body)
+	if err != nil {
+		return Answer{}, err
+	}
+	response, err := cmp.Or(s.HTTP, Client).Do(request)
+	if err != nil {
+		return Answer{}, err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	if err != nil {
+		return Answer{}, fmt.Errorf("reading the answer: %w", err)
+	}
+	a := Answer{Status: response.StatusCode}
+	if err := json.Unmarshal(text, &a); err != nil {
+		a.Detail = http.StatusText(a.Status) // not an ingress
+	}
+	return a, nil
+}
