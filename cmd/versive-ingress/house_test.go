@@ -20,6 +20,7 @@ const (
 	module     = "versive-ingress"
 	natsClient = "github.com/nats-io/nats.go"
 	natsServer = "github.com/nats-io/nats-server/v2"
+	flagParser = "github.com/spf13/cobra"
 	traceSDK   = "go.opentelemetry.io/otel/sdk"
 	fuse       = "github.com/hanwen/go-fuse/v2"
 	rooms      = "cmd/versive-ingress/internal/" // what the commands are made of
@@ -37,6 +38,7 @@ var mayImport = map[string][]string{
 	rooms + "terminal": {},
 	rooms + "config":   {"ingest", "publish", "schema"},
 	rooms + "sender":   {rooms + "config"},
+	rooms + "replay":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
 	"docs":             {"schema", "subscribe"}, // what other teams' programs need
 
@@ -94,12 +96,13 @@ func TestHouse(t *testing.T) {
 				}
 			}
 
-			// NATS and what exports traces stay where they belong, whatever leads there.
+			// NATS, flags and what exports traces stay where they belong, whatever leads there.
 			inRoom := strings.HasPrefix(own, rooms)
 			may := map[string]bool{
 				natsClient: own == "publish" || own == "subscribe" || own == "cmd" || own == "docs" || inRoom && own != rooms+"terminal",
 				natsServer: own == "publish/embedded" || own == "cmd" || inRoom && slices.Contains(mayImport[own], rooms+"broker") || own == rooms+"broker",
 				traceSDK:   own == "cmd",
+				flagParser: own == "cmd",
 				fuse:       own == "publish/embedded/embeddedtest",
 			}
 			for _, dependency := range p.Deps {

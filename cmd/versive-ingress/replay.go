@@ -1,34 +1,15 @@
 package main
 
 import (
-	"context"
-	"errors"
-	"fmt"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/time/rate"
 
-	"versive-ingress/cmd/versive-ingress/internal/broker"
-	"versive-ingress/cmd/versive-ingress/internal/sender"
-	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/cmd/versive-ingress/internal/replay"
 )
 
-// replayFlags are those of the command line.
-type replayFlags struct {
-	selection  selectionFlags
-	toSubject  string
-	toURL      string
-	secret     string
-	keepID     bool
-	rate       float64 // events a second; 0 is no limit
-	checkpoint string  // file
-	dryRun     bool
-	quiet      bool
-}
-
 func replayCommand() *cobra.Command {
-	var f replayFlags
+	var f replay.Options
 	cmd := &cobra.Command{
 		Use:   "replay",
 		Short: "Deliver a part of the stream again",
@@ -65,119 +46,27 @@ EXIT STATUS
   versive-ingress replay --study study_123 --to-subject 'again.>' --dry-run
   versive-ingress replay --first 1000 --to-url https://host/webhooks --secret whsec_… --rate 50 --checkpoint replay.json`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runReplay(cmd, f) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sel, err := f.Selection.Resolve(cmd.Flags().Changed, time.Now())
+			if err != nil {
+				return err
+			}
+			if err := f.Check(cmd.Flags().Changed); err != nil {
+				return err
+			}
+			return replay.Run(cmd.Context(), f, sel, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
 	}
-	f.selection.addBounds(cmd)
-	f.selection.addFilter(cmd)
+	addBounds(cmd, &f.Selection)
+	addFilter(cmd, &f.Selection)
 	flags := cmd.Flags()
-	flags.StringVar(&f.toSubject, "to-subject", "", "publish to this NATS subject")
-	flags.StringVar(&f.toURL, "to-url", "", "post to this URL")
-	flags.StringVar(&f.secret, "secret", "", "with --to-url: signing secret (default: the first of INGRESS_SECRETS)")
-	flags.BoolVar(&f.keepID, "keep-id", false, "with --to-subject: keep the message ids; what a stream knows, it does not store again")
-	flags.Float64Var(&f.rate, "rate", 0, "at most this many events a second")
-	flags.StringVar(&f.checkpoint, "checkpoint", "", "file in which to keep how far it has come")
-	flags.BoolVar(&f.dryRun, "dry-run", false, "deliver nothing; tell how much it would be")
-	flags.BoolVar(&f.quiet, "quiet", false, "write nothing but errors to standard error")
+	flags.StringVar(&f.ToSubject, "to-subject", "", "publish to this NATS subject")
+	flags.StringVar(&f.ToURL, "to-url", "", "post to this URL")
+	flags.StringVar(&f.Secret, "secret", "", "with --to-url: signing secret (default: the first of INGRESS_SECRETS)")
+	flags.BoolVar(&f.KeepID, "keep-id", false, "with --to-subject: keep the message ids; what a stream knows, it does not store again")
+	flags.Float64Var(&f.Rate, "rate", 0, "at most this many events a second")
+	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file in which to keep how far it has come")
+	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing; tell how much it would be")
+	flags.BoolVar(&f.Quiet, "quiet", false, "write nothing but errors to standard error")
 	return cmd
-}
-
-func runReplay(cmd *cobra.Command, f replayFlags) error {
-	ctx := cmd.Context()
-	sel, err := f.selection.selection(cmd, time.Now())
-	if err != nil {
-		return err
-	}
-	if err := f.check(cmd); err != nil {
-		return err
-	}
-	// Not closed by Ctrl-C: what was sent is still confirmed then.
-	conn, err := broker.Dial(context.WithoutCancel(ctx), "replay")
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-
-	r := &replay{conn: conn, file: f.checkpoint}
-	if err := r.begin(ctx, sel, f); err != nil {
-		return err
-	}
-	if f.dryRun {
-		return r.dryRun(ctx, cmd.OutOrStdout())
-	}
-	out := cmd.ErrOrStderr()
-	if r.Finished {
-		if !f.quiet {
-			fmt.Fprintf(out, "finished before: %v; to deliver it again, remove %s\n", r.Done, r.file)
-		}
-		return nil
-	}
-	if !f.quiet {
-		lines := f.toSubject == "" && f.toURL == "" && terminal.IsTerminal(cmd.OutOrStdout()) // the bar would stand among them
-		r.progress = terminal.NewProgress(out, terminal.IsTerminal(out) && !lines)
-	}
-	if r.target, err = r.open(ctx, f, cmd.OutOrStdout()); err != nil {
-		return err
-	}
-	defer r.target.close()
-	if f.rate > 0 {
-		r.limiter = rate.NewLimiter(rate.Limit(f.rate), 1)
-	}
-
-	start, before := time.Now(), r.Done.Events
-	err = r.run(ctx)
-	r.progress.Clear()
-	if err != nil {
-		return err
-	}
-	if !f.quiet {
-		took := time.Since(start)
-		fmt.Fprintf(out, "replayed %v, to %s in %v (%.0f/s)\n", r.Done, r.Of.Target, took.Round(time.Millisecond), float64(r.Done.Events-before)/took.Seconds())
-		if f.toURL != "" && r.Done.Erasures > 0 {
-			fmt.Fprintf(out, "not sent: the %d erasures, for which there is no webhook; tell the endpoint's owner\n", r.Done.Erasures)
-		}
-		if f.keepID && r.Done.Duplicates > 0 {
-			fmt.Fprintf(out, "the target had %d of them before\n", r.Done.Duplicates)
-		}
-	}
-	return nil
-}
-
-// check refuses flags that contradict each other.
-func (f *replayFlags) check(cmd *cobra.Command) error {
-	changed := cmd.Flags().Changed
-	switch {
-	case f.toSubject != "" && f.toURL != "":
-		return errors.New("--to-subject and --to-url: give one of them")
-	case changed("secret") && f.toURL == "":
-		return errors.New("--secret is for --to-url")
-	case f.keepID && f.toSubject == "":
-		return errors.New("--keep-id is for --to-subject")
-	case changed("rate") && !(f.rate > 0):
-		return fmt.Errorf("--rate %v: want more than 0 events a second", f.rate)
-	case changed("checkpoint") && f.checkpoint == "":
-		return errors.New("--checkpoint: want the name of a file")
-	case changed("to-subject"):
-		return checkSubject(f.toSubject)
-	case changed("to-url"):
-		if _, err := parseURL(f.toURL); err != nil {
-			return err
-		}
-		return new(sender.Sender).SignWith(f.secret)
-	}
-	return nil
-}
-
-// target names the target, without secrets.
-func (f *replayFlags) target() string {
-	switch {
-	case f.toSubject != "" && f.keepID:
-		return "subject " + f.toSubject + " with the same ids"
-	case f.toSubject != "":
-		return "subject " + f.toSubject
-	case f.toURL != "":
-		u, _ := parseURL(f.toURL)
-		return shownURL(u)
-	default:
-		return "standard output"
-	}
 }

@@ -202,7 +202,21 @@ func requireAll(t testing.TB, want, got []string, repeats int) {
 	}
 }
 
-func readState(file string) (c checkpoint) {
+// replayState is what a checkpoint file says.
+type replayState struct {
+	Of struct {
+		Created time.Time `json:"created"`
+	} `json:"of"`
+	Done struct {
+		Events     uint64 `json:"events"`
+		Erasures   uint64 `json:"erasures"`
+		Duplicates uint64 `json:"duplicates"`
+		Sequence   uint64 `json:"sequence"`
+	} `json:"done"`
+	Finished bool `json:"finished"`
+}
+
+func readState(file string) (c replayState) {
 	text, err := os.ReadFile(file)
 	if err == nil {
 		_ = json.Unmarshal(text, &c)

@@ -1,4 +1,4 @@
-package main
+package replay
 
 import (
 	"context"
@@ -55,7 +55,7 @@ func deliverTo(ctx context.Context, t *testing.T, handler http.HandlerFunc) (too
 		note:    func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
 	}
 	defer target.close()
-	if err := target.sender.SignWith(replaySecret); err != nil {
+	if err := target.sender.SignWith("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"); err != nil {
 		t.Fatal(err)
 	}
 	start := time.Now()

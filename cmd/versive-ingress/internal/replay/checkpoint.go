@@ -1,4 +1,4 @@
-package main
+package replay
 
 import (
 	"errors"
@@ -28,10 +28,10 @@ type checkpoint struct {
 
 // An assignment is what a replay is to do: to it a checkpoint belongs.
 type assignment struct {
-	Stream    string         `json:"stream"`
-	Created   time.Time      `json:"created"` // the stream, which may be another of the same name
-	Selection selectionFlags `json:"selection"`
-	Target    string         `json:"target"`
+	Stream    string    `json:"stream"`
+	Created   time.Time `json:"created"` // the stream, which may be another of the same name
+	Selection Selection `json:"selection"`
+	Target    string    `json:"target"`
 }
 
 // tally counts what a target has confirmed.

@@ -1,4 +1,4 @@
-package main
+package replay
 
 import (
 	"context"
@@ -30,8 +30,62 @@ type replay struct {
 	saved    time.Time
 }
 
+// Run delivers what sel selects, or what is left of it, to the target. out is
+// the standard output; progress and notes are written to log.
+func Run(ctx context.Context, o Options, sel subscribe.Selection, out, log io.Writer) error {
+	// Not closed by Ctrl-C: what was sent is still confirmed then.
+	conn, err := broker.Dial(context.WithoutCancel(ctx), "replay")
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+
+	r := &replay{conn: conn, file: o.Checkpoint}
+	if err := r.begin(ctx, sel, o); err != nil {
+		return err
+	}
+	if o.DryRun {
+		return r.dryRun(ctx, out)
+	}
+	if r.Finished {
+		if !o.Quiet {
+			fmt.Fprintf(log, "finished before: %v; to deliver it again, remove %s\n", r.Done, r.file)
+		}
+		return nil
+	}
+	if !o.Quiet {
+		lines := o.ToSubject == "" && o.ToURL == "" && terminal.IsTerminal(out) // the bar would stand among them
+		r.progress = terminal.NewProgress(log, terminal.IsTerminal(log) && !lines)
+	}
+	if r.target, err = r.open(ctx, o, out); err != nil {
+		return err
+	}
+	defer r.target.close()
+	if o.Rate > 0 {
+		r.limiter = rate.NewLimiter(rate.Limit(o.Rate), 1)
+	}
+
+	start, before := time.Now(), r.Done.Events
+	err = r.run(ctx)
+	r.progress.Clear()
+	if err != nil {
+		return err
+	}
+	if !o.Quiet {
+		took := time.Since(start)
+		fmt.Fprintf(log, "replayed %v, to %s in %v (%.0f/s)\n", r.Done, r.Of.Target, took.Round(time.Millisecond), float64(r.Done.Events-before)/took.Seconds())
+		if o.ToURL != "" && r.Done.Erasures > 0 {
+			fmt.Fprintf(log, "not sent: the %d erasures, for which there is no webhook; tell the endpoint's owner\n", r.Done.Erasures)
+		}
+		if o.KeepID && r.Done.Duplicates > 0 {
+			fmt.Fprintf(log, "the target had %d of them before\n", r.Done.Duplicates)
+		}
+	}
+	return nil
+}
+
 // begin fixes what is replayed, or takes up where the checkpoint is.
-func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFlags) error {
+func (r *replay) begin(ctx context.Context, sel subscribe.Selection, o Options) error {
 	name := r.conn.Settings.Stream
 	asking, cancel := context.WithTimeout(ctx, ackTimeout)
 	defer cancel()
@@ -40,7 +94,7 @@ func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFla
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	info := stream.CachedInfo()
-	of := assignment{Stream: name, Created: info.Created, Selection: f.selection, Target: f.target()}
+	of := assignment{Stream: name, Created: info.Created, Selection: o.Selection, Target: o.target()}
 	r.checkpoint = checkpoint{Of: of, Run: rand.Text(), Since: sel.Since, Until: sel.Until, Last: info.State.LastSeq}
 	if sel.Last > 0 {
 		r.Last = min(r.Last, sel.Last)
@@ -65,24 +119,24 @@ func (r *replay) begin(ctx context.Context, sel subscribe.Selection, f replayFla
 }
 
 // open opens the target.
-func (r *replay) open(ctx context.Context, f replayFlags, out io.Writer) (target, error) {
+func (r *replay) open(ctx context.Context, o Options, out io.Writer) (target, error) {
 	switch {
-	case f.toSubject != "":
-		streams, domain, err := listeners(ctx, r.conn, f.toSubject)
+	case o.ToSubject != "":
+		streams, domain, err := listeners(ctx, r.conn, o.ToSubject)
 		if err != nil {
 			return nil, err
 		}
 		if len(streams) == 0 {
-			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", f.toSubject)
+			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", o.ToSubject)
 		}
-		t := &subjectTarget{settings: r.conn.Settings, subject: f.toSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
-		if !f.keepID {
+		t := &subjectTarget{settings: r.conn.Settings, subject: o.ToSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
+		if !o.KeepID {
 			t.suffix = ":replay:" + r.Run
 		}
 		return t, t.connect()
-	case f.toURL != "":
-		t := &urlTarget{sender: sender.Sender{URL: f.toURL}, client: sender.Client, confirm: r.confirm, note: r.progress.Note}
-		return t, t.sender.SignWith(f.secret)
+	case o.ToURL != "":
+		t := &urlTarget{sender: sender.Sender{URL: o.ToURL}, client: sender.Client, confirm: r.confirm, note: r.progress.Note}
+		return t, t.sender.SignWith(o.Secret)
 	default:
 		t := &lineTarget{out: out, confirm: r.confirm}
 		if r.Done.Sequence > 0 {

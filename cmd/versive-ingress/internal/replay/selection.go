@@ -1,21 +1,20 @@
-package main
+package replay
 
 import (
 	"errors"
 	"fmt"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
-// selectionFlags choose a part of the event stream, as given on the command
-// line.
-type selectionFlags struct {
+// A Selection chooses a part of the event stream, as given on the command line and
+// kept in a checkpoint.
+type Selection struct {
 	Since     string `json:"since,omitzero"`
 	Until     string `json:"until,omitzero"`
 	First     uint64 `json:"first,omitzero"`
@@ -26,7 +25,7 @@ type selectionFlags struct {
 }
 
 // String returns the flags as they are typed.
-func (f selectionFlags) String() string {
+func (f Selection) String() string {
 	var words []string
 	add := func(name string, value any) {
 		if value != "" && value != uint64(0) {
@@ -46,45 +45,31 @@ func (f selectionFlags) String() string {
 	return strings.Join(words, " ")
 }
 
-// aboutTimes explains the values of --since and --until.
-const aboutTimes = `Times are those at which the ingress stored an event: RFC 3339 with its zone
-(2024-01-31T08:00:00Z, 2024-01-31T09:00:00+01:00), or a duration such as 90m or
-48h for that long ago.`
-
-// addFilter adds the flags that choose events by what they are.
-func (f *selectionFlags) addFilter(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.Study, "study", "", "only events of the study with this id")
-	flags.StringVar(&f.Interview, "interview", "", "only events of the interview with this id")
-	flags.StringVar(&f.Type, "type", "", "only events of this type, such as interview.completed")
-}
-
-// addBounds adds the flags that choose events by their place in the stream.
-func (f *selectionFlags) addBounds(cmd *cobra.Command) {
-	flags := cmd.Flags()
-	flags.StringVar(&f.Since, "since", "", "from this time on")
-	flags.StringVar(&f.Until, "until", "", "before this time")
-	flags.Uint64Var(&f.First, "first", 0, "from this sequence on")
-	flags.Uint64Var(&f.Last, "last", 0, "to this sequence, included")
-}
-
 var eventType = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
 
-// selection returns the selection that the flags make at a time. A flag that
-// is set to nothing is refused: it may be a script's empty variable.
-func (f *selectionFlags) selection(cmd *cobra.Command, now time.Time) (subscribe.Selection, error) {
+// Resolve returns the selection that the flags make at a time. changed reports
+// whether a flag is set: one that is set to nothing is refused, for it may be a
+// script's empty variable.
+func (f *Selection) Resolve(changed func(flag string) bool, now time.Time) (subscribe.Selection, error) {
 	sel := subscribe.Selection{
 		Filter: schema.Filter{Type: f.Type, StudyID: f.Study, InterviewID: f.Interview},
 		First:  f.First,
 		Last:   f.Last,
 	}
-	for _, name := range []string{"study", "interview", "type", "since", "until", "first", "last"} {
-		flag := cmd.Flags().Lookup(name)
-		if flag == nil || !flag.Changed {
+	for _, flag := range []struct{ name, value string }{
+		{"study", f.Study},
+		{"interview", f.Interview},
+		{"type", f.Type},
+		{"since", f.Since},
+		{"until", f.Until},
+		{"first", strconv.FormatUint(f.First, 10)},
+		{"last", strconv.FormatUint(f.Last, 10)},
+	} {
+		if !changed(flag.name) {
 			continue
 		}
 		var err error
-		switch value := flag.Value.String(); {
+		switch name, value := flag.name, flag.value; {
 		case value == "":
 			err = fmt.Errorf("--%s: want a value", name)
 		case value == "0" && (name == "first" || name == "last"):
