@@ -1,22 +1,14 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"strconv"
-	"strings"
-	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/erasure"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
-	"versive-ingress/publish"
 	"versive-ingress/schema"
-	"versive-ingress/subscribe"
 )
 
 const outOfReach = `It does not reach the following; see to them yourself:
@@ -85,20 +77,20 @@ EXIT STATUS
 				return err
 			}
 			defer c.Close()
-			e := &erasure{Connection: c, interview: interview, study: study, eraser: publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}}
-			found, err := e.find(ctx)
+			e := erasure.New(c, interview, study)
+			found, err := e.Find(ctx)
 			if err != nil {
 				return err
 			}
 			if len(found) == 0 {
-				fmt.Fprintf(out, "nothing is stored of %s%s\n", e, e.erasedBefore())
+				fmt.Fprintf(out, "nothing is stored of %s%s\n", e, e.ErasedBefore())
 				if dryRun {
 					return nil
 				}
-				return settle(ctx, e.Connection, out, e.overwritten)
+				return e.Settle(ctx, out)
 			}
-			fmt.Fprintf(out, "found of %s%s:\n", e, e.erasedBefore())
-			if err := e.print(out, found); err != nil {
+			fmt.Fprintf(out, "found of %s%s:\n", e, e.ErasedBefore())
+			if err := e.Print(out, found); err != nil {
 				return err
 			}
 			if dryRun {
@@ -109,10 +101,10 @@ EXIT STATUS
 					return err
 				}
 			}
-			erased, err := e.run(ctx, found)
+			erased, err := e.Run(ctx, found)
 			fmt.Fprintf(out, "erased: %d\n", erased)
 			if err == nil {
-				err = settle(ctx, e.Connection, out, e.overwritten)
+				err = e.Settle(ctx, out)
 			}
 			fmt.Fprintf(out, "\n%s", outOfReach)
 			return err
@@ -126,197 +118,4 @@ EXIT STATUS
 	cmd.MarkFlagsOneRequired("interview", "study")
 	cmd.MarkFlagsMutuallyExclusive("interview", "study")
 	return cmd
-}
-
-// An erasure removes what is stored of one interview, or of one study except
-// its interviews.
-type erasure struct {
-	*broker.Connection
-	interview, study string // one of them is ""
-	eraser           publish.Eraser
-
-	ids        map[string]bool // svix-ids of the interview's events, erased ones included
-	tombstones int             // of the interview, in the event stream
-	// overwritten holds the sequences of what was erased, by this erasure and by
-	// earlier ones. In the quarantine and the dead letters, nothing shows of which
-	// interview that was, so these are all that were ever deleted there.
-	overwritten map[schema.Kind][]uint64
-}
-
-// A match is a stored message that holds something of the interview.
-type match struct {
-	subscribe.Message // without its data
-	kind              schema.Kind
-	// later is the subject in the event stream under which a later schema would
-	// store a quarantined webhook; "" if the webhook does not say enough.
-	later string
-}
-
-// find looks through the three streams. It returns the events first, so that
-// they are erased first: a consumer that dead-letters an event looks for the
-// event's tombstone after it has stored the dead letter.
-//
-// The events are read before the others, for their ids, and once more after
-// them: a requeue stores an event before it deletes the quarantined webhook, so
-// that one of the two is there at every time, and the event is at the end.
-func (e *erasure) find(ctx context.Context) ([]match, error) {
-	e.ids, e.overwritten = make(map[string]bool), make(map[schema.Kind][]uint64)
-	var events, others []match
-	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: e.filter().Subject("*"), HeadersOnly: true}
-	for _, selection := range [...]subscribe.Selection{
-		inEvents,
-		{Kind: schema.KindQuarantine, Subject: broker.AnySubject},
-		{Kind: schema.KindDead, Subject: broker.AnySubject},
-		inEvents,
-	} {
-		var found []match
-		var last uint64  // sequence that was read
-		e.tombstones = 0 // counted in the events, which are the last
-		for m, err := range e.Source.Range(ctx, selection) {
-			if errors.Is(err, jetstream.ErrStreamNotFound) && selection.Kind == schema.KindDead {
-				break // no consumer has given up on anything yet
-			}
-			if err != nil {
-				return nil, err
-			}
-			if t, ok := e.inspect(selection.Kind, m); ok {
-				t.Data = nil
-				found = append(found, t)
-			}
-			if m.Erased() {
-				// The broker took the tombstone on the condition that this was the copy's.
-				if copied, err := strconv.ParseUint(m.Header.Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64); err == nil && copied > 0 {
-					e.overwritten[selection.Kind] = append(e.overwritten[selection.Kind], copied)
-				}
-			}
-			if selection.Kind != schema.KindEvent && last > 0 {
-				for missing := last + 1; missing < m.Sequence; missing++ {
-					e.overwritten[selection.Kind] = append(e.overwritten[selection.Kind], missing)
-				}
-			}
-			last = m.Sequence
-		}
-		if selection.Kind == schema.KindEvent {
-			events = found
-		} else {
-			others = append(others, found...)
-		}
-	}
-	return append(events, others...), nil
-}
-
-// inspect reports whether a message holds something of the interview.
-func (e *erasure) inspect(kind schema.Kind, m subscribe.Message) (t match, ok bool) {
-	t = match{Message: m, kind: kind}
-	switch {
-	case kind == schema.KindEvent:
-		e.ids[m.ID] = true
-		if m.Erased() {
-			e.tombstones++
-		}
-		return t, !m.Erased()
-	case m.Erased():
-		return t, false
-	case kind == schema.KindQuarantine:
-		s, ok := schema.GuessSubject(m.ID, m.Data)
-		switch {
-		case ok && e.owns(s):
-			s.Prefix, _, _ = strings.Cut(m.Subject, ".")
-			s.Prefix = strings.TrimSuffix(s.Prefix, schema.KindQuarantine.Prefix(""))
-			t.later = s.String()
-		case ok && e.study != "":
-			return t, false // of an interview: its study is not the reason to erase it
-		}
-		return t, e.ids[m.ID] || e.mentioned(m)
-	default:
-		// A dead letter says which interview it is of, unless it was no event.
-		if s, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
-			return t, e.owns(s)
-		}
-		return t, e.ids[m.ID] || e.mentioned(m)
-	}
-}
-
-// String names what is erased, for messages.
-func (e *erasure) String() string {
-	if e.study != "" {
-		return "study " + e.study
-	}
-	return "interview " + e.interview
-}
-
-// filter selects the events to erase.
-func (e *erasure) filter() schema.Filter {
-	return schema.Filter{StudyID: e.study, InterviewID: e.interview, NoInterview: e.study != ""}
-}
-
-// owns reports whether filter selects the event with a subject.
-func (e *erasure) owns(s schema.Subject) bool {
-	return s.InterviewID == e.interview && (e.study == "" || s.StudyID == e.study)
-}
-
-func (e *erasure) mentioned(m subscribe.Message) bool {
-	for _, values := range m.Header {
-		for _, value := range values {
-			if mentions([]byte(value), e.interview+e.study) {
-				return true
-			}
-		}
-	}
-	return mentions(m.Data, e.interview+e.study)
-}
-
-// erasedBefore describes what earlier erasures have done.
-func (e *erasure) erasedBefore() string {
-	if e.tombstones == 0 {
-		return ""
-	}
-	return fmt.Sprintf(" (erased before: %s)", terminal.Plural(e.tombstones, "event", "events"))
-}
-
-func (e *erasure) print(w io.Writer, found []match) error {
-	table := terminal.NewTable(w)
-	for _, t := range found {
-		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.Settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, terminal.Bytes(t.Size))
-	}
-	return table.Flush()
-}
-
-// passes is how often it looks for what came, or was made a dead letter, while
-// it erased.
-const passes = 3
-
-// run erases what was found, and looks again until nothing is left.
-func (e *erasure) run(ctx context.Context, found []match) (erased int, err error) {
-	for pass := 0; len(found) > 0; pass++ {
-		if pass == passes {
-			return erased, fmt.Errorf("%s keeps coming: %s after %d passes; run it again", e, terminal.Plural(len(found), "message", "messages"), passes)
-		}
-		var failed []error
-		for _, t := range found {
-			if err := e.erase(ctx, t); err != nil {
-				failed = append(failed, err)
-				continue
-			}
-			erased++
-		}
-		if len(failed) > 0 {
-			return erased, fmt.Errorf("%d of %d messages may be left: %w", len(failed), len(found), errors.Join(failed...))
-		}
-		if found, err = e.find(ctx); err != nil {
-			return erased, fmt.Errorf("looking whether something is left: %w", err)
-		}
-	}
-	return erased, nil
-}
-
-func (e *erasure) erase(ctx context.Context, t match) error {
-	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
-	defer cancel()
-	if t.later != "" {
-		if err := e.eraser.PutTombstone(ctx, schema.KindEvent, t.later); err != nil {
-			return err
-		}
-	}
-	return e.eraser.Erase(ctx, broker.CopyOf(t.kind, t.Message))
 }

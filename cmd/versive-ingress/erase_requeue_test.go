@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/erasure"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
@@ -70,12 +71,12 @@ func TestEraseDuringRequeue(t *testing.T) {
 				}
 			}
 		}}
-		e := erasure{Connection: &erasing, interview: interview, eraser: eraser}
-		found, err := e.find(t.Context())
+		e := erasure.New(&erasing, interview, "")
+		found, err := e.Find(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.run(t.Context(), found); err != nil {
+		if _, err := e.Run(t.Context(), found); err != nil {
 			t.Fatal(err)
 		}
 		if files := filesWith(t, s.DataDir, planted); len(files) > 0 {

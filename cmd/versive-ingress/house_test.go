@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	rooms + "config":   {"ingest", "publish", "schema"},
 	rooms + "sender":   {rooms + "config"},
 	rooms + "replay":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "subscribe", "schema"},
+	rooms + "erasure":  {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
 	"docs":             {"schema", "subscribe"}, // what other teams' programs need
 

@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/erasure"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -62,7 +63,7 @@ EXIT STATUS
 				defer r.publisher.Close()
 			}
 			err = r.run(cmd.Context(), list)
-			return errors.Join(err, settle(cmd.Context(), c, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
+			return errors.Join(err, erasure.Settle(cmd.Context(), c, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
 		},
 	}
 	which.flags(cmd)
@@ -219,7 +220,7 @@ EXIT STATUS
 				deleted = append(deleted, k.Sequence)
 			}
 			fmt.Fprintf(cmd.ErrOrStderr(), "discarded: %d\n", len(list))
-			return settle(ctx, c, cmd.ErrOrStderr(), map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
+			return erasure.Settle(ctx, c, cmd.ErrOrStderr(), map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
 		},
 	}
 	which.flags(cmd)

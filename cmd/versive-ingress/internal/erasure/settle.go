@@ -1,4 +1,4 @@
-package main
+package erasure
 
 import (
 	"context"
@@ -27,10 +27,10 @@ const notEmbedded caveat = `not verified: erase can only look into the files of 
 one replica. Each server overwrites its copies, unless its store is encrypted, but
 a power cut within the next seconds may undo that, and erase would not find it.`
 
-// settle makes durable what the broker has overwritten, the messages with these
+// Settle makes durable what the broker has overwritten, the messages with these
 // sequences in each stream, and returns an error if the content of any is left.
 // It writes the outcome to w, caveats included. A caveat is no error.
-func settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
+func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
 	var caveats []caveat
 	looked, left := false, 0
 	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
