@@ -11,6 +11,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/held"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
@@ -30,7 +31,7 @@ func (d *doctor) checkQuarantine(ctx context.Context) (seen string, findings []F
 	if info == nil {
 		return "", findings
 	}
-	list, _, err := readQuarantine(ctx, d.broker)
+	list, _, err := held.Read(ctx, d.broker)
 	switch {
 	case err != nil:
 		findings = append(findings, unanswered("the quarantine", err, "versive-ingress quarantine list"))

@@ -10,6 +10,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/erasure"
+	"versive-ingress/cmd/versive-ingress/internal/held"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
@@ -37,7 +38,7 @@ func TestEraseDuringRequeue(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	publisher, err := openPublisher(t.Context(), c)
+	publisher, err := held.OpenPublisher(t.Context(), c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,10 +37,11 @@ var mayImport = map[string][]string{
 	"cmd":              {"schema", "ingest", "publish", "publish/embedded", "subscribe"},
 	rooms + "terminal": {},
 	rooms + "config":   {"ingest", "publish", "schema"},
+	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "sender":   {rooms + "config"},
 	rooms + "replay":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "erasure":  {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
-	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
+	rooms + "held":     {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},
 	"docs":             {"schema", "subscribe"}, // what other teams' programs need
 
 	"publish/embedded/embeddedtest": {}, // for tests alone

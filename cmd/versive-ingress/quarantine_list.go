@@ -2,14 +2,11 @@ package main
 
 import (
 	"fmt"
-	"io"
-	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
-	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/cmd/versive-ingress/internal/held"
 )
 
 func listCommand() *cobra.Command {
@@ -29,7 +26,7 @@ standard error.`,
 				return err
 			}
 			defer c.Close()
-			list, _, err := readQuarantine(cmd.Context(), c)
+			list, _, err := held.Read(cmd.Context(), c)
 			if err != nil {
 				return err
 			}
@@ -37,40 +34,11 @@ standard error.`,
 				fmt.Fprintln(cmd.ErrOrStderr(), "the quarantine is empty")
 			}
 			if asJSON {
-				return printJSON(cmd.OutOrStdout(), list)
+				return held.PrintJSON(cmd.OutOrStdout(), list)
 			}
-			return printTable(cmd.OutOrStdout(), list)
+			return held.PrintTable(cmd.OutOrStdout(), list)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
 	return cmd
-}
-
-func printTable(w io.Writer, list []kept) error {
-	table := terminal.NewTable(w)
-	for _, k := range list {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", terminal.Age(time.Since(k.Time)), k.reason(), terminal.Bytes(k.Size), k.ID)
-	}
-	return table.Flush()
-}
-
-func printJSON(w io.Writer, list []kept) error {
-	for _, k := range list {
-		line, err := json.Marshal(struct {
-			Age      int64     `json:"age_seconds"`
-			Reason   string    `json:"reason"`
-			Size     int       `json:"size"`
-			ID       string    `json:"id"`
-			Detail   string    `json:"detail"`
-			Time     time.Time `json:"time"`
-			Sequence uint64    `json:"sequence"`
-		}{int64(time.Since(k.Time).Seconds()), k.reason(), k.Size, k.ID, k.description(), k.Time, k.Sequence})
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -1,24 +1,18 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"io"
-	"slices"
 
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
-	"versive-ingress/cmd/versive-ingress/internal/erasure"
+	"versive-ingress/cmd/versive-ingress/internal/held"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
-	"versive-ingress/publish"
-	"versive-ingress/schema"
 )
 
 func requeueCommand() *cobra.Command {
 	var (
-		which  choice
+		which  held.Choice
 		dryRun bool
 	)
 	cmd := &cobra.Command{
@@ -38,8 +32,8 @@ EXIT STATUS
   versive-ingress quarantine requeue --all --reason unsupported_type
   versive-ingress quarantine requeue msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			which.ids = args
-			if err := which.check(); err != nil {
+			which.IDs = args
+			if err := which.Check(); err != nil {
 				return err
 			}
 			c, err := broker.Dial(cmd.Context(), "quarantine")
@@ -47,7 +41,7 @@ EXIT STATUS
 				return err
 			}
 			defer c.Close()
-			list, err := choose(cmd.Context(), c, which)
+			list, err := held.Choose(cmd.Context(), c, which)
 			if err != nil {
 				return err
 			}
@@ -55,118 +49,17 @@ EXIT STATUS
 				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to requeue")
 				return nil
 			}
-			r := requeuer{Connection: c, out: cmd.OutOrStdout()}
-			if !dryRun {
-				if r.publisher, err = openPublisher(cmd.Context(), c); err != nil {
-					return err
-				}
-				defer r.publisher.Close()
-			}
-			err = r.run(cmd.Context(), list)
-			return errors.Join(err, erasure.Settle(cmd.Context(), c, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
+			return held.Requeue(cmd.Context(), c, list, cmd.OutOrStdout(), dryRun)
 		},
 	}
-	which.flags(cmd)
+	addChoice(cmd, &which)
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would become of each")
 	return cmd
 }
 
-// openPublisher opens a publisher that stores what is requeued. It leaves the streams
-// as they are: how they must be is known to the ingress, whose settings may not
-// all be set here.
-func openPublisher(ctx context.Context, c *broker.Connection) (*publish.Publisher, error) {
-	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
-	defer cancel()
-	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine} {
-		name, subject := kind.Stream(c.Settings.Stream), kind.Prefix(c.Settings.Subject)+".>"
-		stream, err := c.JetStream.Stream(ctx, name)
-		if err != nil {
-			return nil, fmt.Errorf("stream %s: %w", name, err)
-		}
-		if !slices.Contains(stream.CachedInfo().Config.Subjects, subject) {
-			return nil, fmt.Errorf("stream %s has the subjects %q, not %s; is INGRESS_SUBJECT that of the ingress?", name, stream.CachedInfo().Config.Subjects, subject)
-		}
-	}
-	return publish.Open(ctx, publish.Config{
-		URL:         broker.URL(c.Settings),
-		Options:     broker.Options(c.Settings),
-		Stream:      c.Settings.Stream,
-		Subject:     c.Settings.Subject,
-		Timeout:     c.Settings.PublishTimeout,
-		KeepStreams: true,
-	})
-}
-
-// A requeuer turns webhooks of the quarantine into events.
-type requeuer struct {
-	*broker.Connection
-	publisher *publish.Publisher // nil for a dry run
-	out       io.Writer
-	deleted   []uint64 // sequences in the quarantine
-}
-
-func (r *requeuer) run(ctx context.Context, list []kept) error {
-	stayed := 0
-	for _, k := range list {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		outcome, err := r.requeue(ctx, k)
-		var broken *publish.Error
-		switch {
-		case err == nil:
-			fmt.Fprintln(r.out, outcome, k.ID)
-			continue
-		case errors.As(err, &broken) && broken.Reason() != "refused":
-			return fmt.Errorf("storing %s: %w; run it again when the broker takes events", k.ID, err)
-		}
-		stayed++
-		fmt.Fprintf(r.out, "stays %s: %v\n", k.ID, err)
-	}
-	if stayed > 0 {
-		return fmt.Errorf("%d of %d stay in the quarantine", stayed, len(list))
-	}
-	return nil
-}
-
-var errBeingErased = errors.New("it is being erased; run erase again")
-
-// requeue stores the event that a webhook has become, and only then removes
-// the webhook. It returns what became of it, or why it stays.
-func (r *requeuer) requeue(ctx context.Context, k kept) (outcome string, err error) {
-	if k.erased {
-		return "", errBeingErased
-	}
-	body, err := readBody(ctx, r.Connection, k.Sequence)
-	if err != nil {
-		return "", err
-	}
-	event, err := schema.Normalize(k.ID, body)
-	if err != nil {
-		return "", err
-	}
-	if r.publisher == nil {
-		return "would be stored", nil
-	}
-	receipt, err := r.publisher.Publish(ctx, event)
-	if err != nil {
-		return "", err
-	}
-	eraser := publish.Eraser{JetStream: r.JetStream, Stream: r.Settings.Stream}
-	if err := eraser.Delete(ctx, k.copy()); err != nil {
-		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
-	}
-	r.deleted = append(r.deleted, k.Sequence)
-	outcome = "stored"
-	if receipt.Duplicate {
-		outcome = "duplicate"
-	}
-	return fmt.Sprintf("%s %s %d", outcome, receipt.Stream, receipt.Sequence), nil
-}
-
 func discardCommand() *cobra.Command {
 	var (
-		which choice
+		which held.Choice
 		yes   bool
 	)
 	cmd := &cobra.Command{
@@ -185,8 +78,8 @@ EXIT STATUS
 		Example: `  versive-ingress quarantine discard msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa
   versive-ingress quarantine discard --all --reason malformed --yes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			which.ids = args
-			if err := which.check(); err != nil {
+			which.IDs = args
+			if err := which.Check(); err != nil {
 				return err
 			}
 			ctx := cmd.Context()
@@ -195,7 +88,7 @@ EXIT STATUS
 				return err
 			}
 			defer c.Close()
-			list, err := choose(ctx, c, which)
+			list, err := held.Choose(ctx, c, which)
 			if err != nil {
 				return err
 			}
@@ -203,7 +96,7 @@ EXIT STATUS
 				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to discard")
 				return nil
 			}
-			if err := printTable(cmd.OutOrStdout(), list); err != nil {
+			if err := held.PrintTable(cmd.OutOrStdout(), list); err != nil {
 				return err
 			}
 			if !yes {
@@ -211,19 +104,10 @@ EXIT STATUS
 					return err
 				}
 			}
-			eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}
-			var deleted []uint64
-			for i, k := range list {
-				if err := eraser.Delete(ctx, k.copy()); err != nil {
-					return fmt.Errorf("%d of %d were discarded: %w", i, len(list), err)
-				}
-				deleted = append(deleted, k.Sequence)
-			}
-			fmt.Fprintf(cmd.ErrOrStderr(), "discarded: %d\n", len(list))
-			return erasure.Settle(ctx, c, cmd.ErrOrStderr(), map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
+			return held.Discard(ctx, c, list, cmd.ErrOrStderr())
 		},
 	}
-	which.flags(cmd)
+	addChoice(cmd, &which)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
 	return cmd
 }

@@ -1,0 +1,108 @@
+// Package held works on what waits for an operator: the webhooks in the quarantine.
+package held
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// A Kept webhook is one in the quarantine, without its body.
+type Kept struct {
+	subscribe.Message
+	erased bool // a tombstone is behind it: an erasure that was interrupted
+}
+
+func (k Kept) reason() string      { return k.Header.Get(schema.HeaderReason) }
+func (k Kept) description() string { return k.Header.Get(schema.HeaderDescription) }
+func (k Kept) copy() publish.Copy  { return broker.CopyOf(schema.KindQuarantine, k.Message) }
+
+// Read returns what the quarantine keeps, the newest last, and the ids of webhooks
+// that were erased from it.
+func Read(ctx context.Context, c *broker.Connection) (list []Kept, erased map[string]bool, err error) {
+	erased = make(map[string]bool)
+	for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: broker.AnySubject, HeadersOnly: true}) {
+		switch {
+		case err != nil:
+			return nil, nil, err
+		case m.Erased():
+			erased[m.ID] = true
+		case m.Header.Get(schema.HeaderReason) == "":
+			// Not a quarantined webhook, but what another ingress has stored here with
+			// an older version, which let two of them share a stream.
+		default:
+			list = append(list, Kept{Message: m})
+		}
+	}
+	for i := range list {
+		list[i].erased = erased[list[i].ID]
+	}
+	return list, erased, nil
+}
+
+// A Choice names some of the quarantine: by their ids, or all of a reason.
+type Choice struct {
+	IDs    []string
+	All    bool
+	Reason string
+}
+
+// Check refuses what chooses nothing, or could be meant otherwise.
+func (w *Choice) Check() error {
+	reasons := []string{"", string(schema.Malformed), string(schema.UnsupportedType), string(schema.Invalid)}
+	switch {
+	case !slices.Contains(reasons, w.Reason):
+		return fmt.Errorf("--reason %q: want %s", w.Reason, strings.Join(reasons[1:], ", "))
+	case w.Reason != "" && !w.All:
+		return errors.New("--reason: it narrows --all; say both")
+	case w.All == (len(w.IDs) > 0):
+		return errors.New("say which: either ids, as quarantine list prints them, or --all")
+	}
+	return nil
+}
+
+// Choose returns the chosen webhooks. An id that is not there is an error: it
+// may be misspelt.
+func Choose(ctx context.Context, c *broker.Connection, w Choice) ([]Kept, error) {
+	list, erased, err := Read(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	if w.All {
+		return slices.DeleteFunc(list, func(k Kept) bool { return w.Reason != "" && k.reason() != w.Reason }), nil
+	}
+	for _, id := range w.IDs {
+		switch {
+		case slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id }):
+		case erased[id]:
+			return nil, fmt.Errorf("%s was erased", id)
+		default:
+			return nil, fmt.Errorf("%s is not in the quarantine", id)
+		}
+	}
+	return slices.DeleteFunc(list, func(k Kept) bool { return !slices.Contains(w.IDs, k.ID) }), nil
+}
+
+// Body reads the body of a kept webhook.
+func Body(ctx context.Context, c *broker.Connection, sequence uint64) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
+	defer cancel()
+	name := schema.KindQuarantine.Stream(c.Settings.Stream)
+	stream, err := c.JetStream.Stream(ctx, name)
+	if err != nil {
+		return nil, fmt.Errorf("stream %s: %w", name, err)
+	}
+	publish.ReadFromLeader(stream)
+	msg, err := stream.GetMsg(ctx, sequence)
+	if err != nil {
+		return nil, fmt.Errorf("reading message %d of stream %s: %w", sequence, name, err)
+	}
+	return msg.Data, nil
+}
