@@ -29,7 +29,7 @@ import (
 	"versive-ingress/schema"
 )
 
-var update = flag.Bool("update", false, "rewrite what is generated: the table of settings in README.md, the examples in docs/consumers.md")
+var update = flag.Bool("update", false, "rewrite the examples in docs/consumers.md")
 
 // TestMain makes this binary the command as well, and a broker: scripts and
 // tests that need a process of their own find them on the PATH.

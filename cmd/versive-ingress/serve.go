@@ -67,23 +67,6 @@ func settingsText() string {
 	return b.String()
 }
 
-// settingsMarkdown is the same table for README.md.
-func settingsMarkdown() string {
-	var b strings.Builder
-	b.WriteString("| variable | default | meaning |\n| --- | --- | --- |\n")
-	for _, f := range config.Fields() {
-		fallback := f.Default
-		switch {
-		case fallback == "":
-			fallback = "–"
-		case !strings.Contains(fallback, " "):
-			fallback = "`" + fallback + "`"
-		}
-		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", f.Name, fallback, f.Description)
-	}
-	return b.String()
-}
-
 func newLogger(s config.Settings, w io.Writer) *slog.Logger {
 	options := &slog.HandlerOptions{Level: s.LogLevel}
 	if s.LogFormat == "text" || s.LogFormat == "" && terminal.IsTerminal(w) {

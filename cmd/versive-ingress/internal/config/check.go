@@ -55,7 +55,7 @@ func (s *Settings) Check() error {
 	case s.Replicas > 1 && s.NATSURL == "" && s.NATSConfig == "":
 		return wrong("INGRESS_REPLICAS", s.Replicas, "1 with the embedded broker; set INGRESS_NATS_URL to a cluster")
 	case s.MaxAge < 0 || s.MaxAge > 0 && s.MaxAge < time.Second:
-		return wrong("INGRESS_MAX_AGE", s.MaxAge, "0 (for ever) or at least 1s")
+		return wrong("INGRESS_MAX_AGE", s.MaxAge, "0 (indefinitely) or at least 1s")
 	case s.DedupeWindow < time.Second:
 		return wrong("INGRESS_DEDUPE_WINDOW", s.DedupeWindow, "at least 1s; the sender retries for 27 h 35 m")
 	case s.PublishTimeout < 100*time.Millisecond || s.PublishTimeout > maxPublish:
@@ -76,13 +76,17 @@ func wrong(name string, value any, want string) error {
 	return fmt.Errorf("%s=%q: want %s", name, fmt.Sprint(value), want)
 }
 
-// CheckBroker refuses names that no stream can have, addresses that are no
-// broker's, and settings of the embedded broker together with an external one, or
-// the other way round: events would go to another broker than the operator means.
+func conflict(name string, value any, why string) error {
+	return fmt.Errorf("%s=%q %s", name, fmt.Sprint(value), why)
+}
+
+// CheckBroker refuses names that no stream can have, addresses that a NATS client
+// cannot dial, and settings of the embedded broker together with an external one, or
+// the other way round: events would go to a broker that the operator does not mean.
 func (s *Settings) CheckBroker() error {
 	const (
-		elsewhere = "it not set: it is for the embedded broker, but INGRESS_NATS_URL names another"
-		embedded  = "it together with INGRESS_NATS_URL, or INGRESS_NATS_CONFIG: without them the broker is an embedded one that asks for nothing"
+		elsewhere = "is for the embedded broker, but INGRESS_NATS_URL names an external one; unset one of them"
+		noUsers   = "requires INGRESS_NATS_URL or INGRESS_NATS_CONFIG: an embedded broker without a configuration file has no users"
 	)
 	plain := s.NATSURL == "" && s.NATSConfig == ""
 	for i, address := range strings.Split(s.NATSURL, ",") {
@@ -106,19 +110,19 @@ func (s *Settings) CheckBroker() error {
 	case s.NATSCreds != "" && s.NATSNKey != "":
 		return errors.New("INGRESS_NATS_CREDS and INGRESS_NATS_NKEY: set one of them; a connection has one identity")
 	case s.NATSURL != "" && s.NATSConfig != "":
-		return wrong("INGRESS_NATS_CONFIG", s.NATSConfig, elsewhere)
+		return conflict("INGRESS_NATS_CONFIG", s.NATSConfig, elsewhere)
 	case s.NATSURL != "" && s.NATSListen != "":
-		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, elsewhere)
+		return conflict("INGRESS_NATS_LISTEN", s.NATSListen, elsewhere)
 	case s.NATSURL != "" && s.MaxStore != 0:
-		return wrong("INGRESS_MAX_STORE", s.MaxStore, elsewhere)
+		return conflict("INGRESS_MAX_STORE", s.MaxStore, elsewhere)
 	case plain && s.NATSCreds != "":
-		return wrong("INGRESS_NATS_CREDS", s.NATSCreds, embedded)
+		return conflict("INGRESS_NATS_CREDS", s.NATSCreds, noUsers)
 	case plain && s.NATSNKey != "":
-		return wrong("INGRESS_NATS_NKEY", s.NATSNKey, embedded)
+		return conflict("INGRESS_NATS_NKEY", s.NATSNKey, noUsers)
 	case plain && s.NATSCA != "":
-		return wrong("INGRESS_NATS_CA", s.NATSCA, embedded)
+		return conflict("INGRESS_NATS_CA", s.NATSCA, noUsers)
 	case plain && s.NATSCert != "":
-		return wrong("INGRESS_NATS_CERT", s.NATSCert, embedded)
+		return conflict("INGRESS_NATS_CERT", s.NATSCert, noUsers)
 	case plain && s.NATSListen != "" && !isLoopback(s.NATSListen):
 		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "a loopback address such as 127.0.0.1:4222, or users in INGRESS_NATS_CONFIG: anyone on the network could read interviews and write events")
 	}

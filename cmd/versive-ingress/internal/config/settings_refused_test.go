@@ -56,7 +56,7 @@ func TestSettingsRefused(t *testing.T) {
 		"REPLICAS above":     {settings{"INGRESS_REPLICAS": "6", "INGRESS_NATS_URL": "nats://a"}, []string{`INGRESS_REPLICAS="6"`, "1 to 5"}},
 		"REPLICAS text":      {settings{"INGRESS_REPLICAS": "three"}, []string{`INGRESS_REPLICAS="three"`, "a whole number"}},
 		"REPLICAS embedded":  {settings{"INGRESS_REPLICAS": "3"}, []string{`INGRESS_REPLICAS="3"`, "1 with the embedded broker", "INGRESS_NATS_URL"}},
-		"MAX_AGE":            {settings{"INGRESS_MAX_AGE": "-1h"}, []string{`INGRESS_MAX_AGE="-1h`, "0 (for ever)"}},
+		"MAX_AGE":            {settings{"INGRESS_MAX_AGE": "-1h"}, []string{`INGRESS_MAX_AGE="-1h`, "0 (indefinitely)"}},
 		"MAX_AGE short":      {settings{"INGRESS_MAX_AGE": "1ms"}, []string{`INGRESS_MAX_AGE="1ms"`, "at least 1s"}},
 		"MAX_AGE days":       {settings{"INGRESS_MAX_AGE": "30d"}, []string{`INGRESS_MAX_AGE="30d"`, `"48h"`}},
 		"DEDUPE_WINDOW":      {settings{"INGRESS_DEDUPE_WINDOW": "0"}, []string{`INGRESS_DEDUPE_WINDOW="0s"`, "at least 1s"}},
