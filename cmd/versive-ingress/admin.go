@@ -66,8 +66,12 @@ func healthCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running ingress whether it is ready",
-		Long: `Ask the ingress whose INGRESS_ADMIN_LISTEN is set here whether it is ready.
-Exits 0 if it is: made for the health check of a container.`,
+		Long: `Ask the ingress at INGRESS_ADMIN_LISTEN whether it is ready (/readyz), for the
+health check of a container. It gives up after 5 seconds.
+
+EXIT STATUS
+  0  ready: events can be stored
+  1  not ready, as the error describes, or no ingress answers`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			settings, err := config.Read()

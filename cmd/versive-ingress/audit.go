@@ -23,33 +23,33 @@ func auditCommand() *cobra.Command {
 	var acknowledge bool
 	cmd := &cobra.Command{
 		Use:   "audit",
-		Short: "Find out whether stored messages were lost, and acknowledge a loss",
-		Long: `Read the three streams from end to end and compare what they return with what
-they count, and list the losses that the ingress has reported: a stream that was
-deleted, that ends before an acknowledged message, that lacks messages which
-nobody has erased, or that counts messages which it cannot return.
+		Short: "Find lost messages, and acknowledge losses",
+		Long: `Read the three streams from end to end, compare the messages that they return
+with those that they count, and list the losses that the ingress has reported: a
+stream was deleted, ends before an acknowledged message, lacks messages that
+were not erased, or counts messages that it cannot return.
 
-For each stream it prints how many messages were read; how many were erased
-(a tombstone stands for each) and how many were deleted otherwise, which is
-usual in the quarantine and among the dead letters; and the sequences that
-cannot be read.
+For each stream, the number of messages that were read is printed; how many were
+erased, each with a tombstone; how many were deleted otherwise, which is normal
+in the quarantine and among the dead letters; and which sequences cannot be
+read.
 
-With --acknowledge, all that was printed is acknowledged: the ingress, doctor
-and the alert stop reporting it. It works whether the ingress runs or not. Run
-audit on the machine of the ingress, as its user and with its INGRESS_DATA_DIR,
-where the reports and the acknowledgements are files.
+With --acknowledge, the ingress, doctor and the alert stop reporting the losses
+that are printed, whether the ingress is running or not. The reports and the
+acknowledgements are files in INGRESS_DATA_DIR: run audit on the machine of the
+ingress, as its user.
 
-With an external broker (INGRESS_NATS_URL) the ingress keeps its high-water marks
-in memory: audit reads the streams, but what the ingress has reported is in its
-log and metrics, and is acknowledged by restarting the ingress.
+With an external broker (INGRESS_NATS_URL), reports are only in the log and the
+metrics of the ingress, and a restart of the ingress acknowledges them. Audit
+then only reads the streams.
 
 EXIT STATUS
-  0  every message that is counted can be read, and every loss that is known here
-     is acknowledged
-  1  something is lost and not acknowledged, or could not be checked; with
-     --acknowledge, it could not be acknowledged`,
-		Example: `  versive-ingress audit                  what was lost?
-  versive-ingress audit --acknowledge    stop reporting it, once everything possible was done`,
+  0  every message can be read, and every reported loss is acknowledged; with
+     --acknowledge, everything was acknowledged
+  1  a loss is not acknowledged, or something could not be checked or
+     acknowledged`,
+		Example: `  versive-ingress audit
+  versive-ingress audit --acknowledge`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := config.Read()
@@ -88,7 +88,7 @@ EXIT STATUS
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&acknowledge, "acknowledge", false, "acknowledge all that is printed")
+	cmd.Flags().BoolVar(&acknowledge, "acknowledge", false, "acknowledge the losses that are printed")
 	return cmd
 }
 

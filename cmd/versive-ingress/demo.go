@@ -25,18 +25,23 @@ func demoCommand() *cobra.Command {
 	var once bool
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "See it work, without any setup",
-		Long: `Run the ingress on an embedded broker, on loopback only, with a new secret and
-a temporary data directory. Post it a signed sample over HTTP, post the same
-again, and show what a consumer of the stream receives: one event.
+		Short: "Show the ingress at work, without any setup",
+		Long: `Run the ingress on an embedded broker, on loopback only, with a generated secret
+and a temporary data directory. Post a signed sample to it over HTTP, post the
+same again, and print what a consumer of the stream receives: one event.
 
-Then keep serving until Ctrl-C, or end with --once.`,
+The demo then serves until Ctrl-C; with --once it ends. It ignores the settings
+in the environment, and uses free ports if the default ones are taken.
+
+EXIT STATUS
+  0  the sample was stored once, and a consumer received it
+  1  it was not, or the ingress could not be started`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return demo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), once)
 		},
 	}
-	cmd.Flags().BoolVar(&once, "once", false, "end when the sample was consumed; exit 0 only if all was well")
+	cmd.Flags().BoolVar(&once, "once", false, "end after the sample was consumed")
 	return cmd
 }
 

@@ -25,33 +25,33 @@ func doctorCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check settings, ingress and broker against the promise",
-		Long: `Check the settings of serve, the ingress that runs with them here, and its
-broker against the promise: that a 2xx answer means one durable event. Each
-finding says what was found, why it matters, and what to do: a command, or a
-setting, to paste.
+		Long: `Check the settings of serve, the ingress that runs with them on this machine,
+and its broker against the promise: that a 2xx answer means one durable event.
+Each finding consists of what was found, why it matters, and a command or
+setting that fixes it, ready to paste.
 
-It changes nothing and prints nothing secret. What it cannot see, it says:
-whether an external broker syncs its disk always is known to the server's
-monitoring port alone; name it with --monitor (once for each server).
+Nothing is changed, and nothing secret is printed. An external broker reports
+its fsync policy only on its monitoring port; name the port of each server with
+--monitor.
 
-With --probe it also posts a signed webhook to the ingress, of a type that no
-version understands: so it goes to the quarantine, where no consumer of events
-sees it. It is read back, posted again with each of the secrets, and must be
-there once. Then it is discarded. What stays of it: a gap of one sequence in
-the quarantine, the id in its duplicate window, and a count in the metrics. The
-event stream gets a message that it must refuse, so nothing of it stays.
+With --probe, doctor also posts a signed webhook of a type that no version
+understands. It goes to the quarantine, so that no consumer of events sees it;
+it is read back, posted again with each secret, must be stored once, and is
+discarded. What remains is a gap of one sequence in the quarantine, the id in
+its duplicate window, and a count in the metrics. A message that the event
+stream must reject is published as well; nothing of it is stored.
 
 EXIT STATUS
   0  the promise holds; there may be warnings
-  1  it does not hold, or webhooks are refused
+  1  it does not hold, or webhooks are rejected
   2  neither is known, because something could not be checked`,
-		Example: `  versive-ingress doctor                                          what is wrong, and what to do
+		Example: `  versive-ingress doctor
   versive-ingress doctor --probe --url https://hooks.example.com/webhooks/versive
   versive-ingress doctor --json | jq '.checks[].findings[]'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if d.url != "" && !d.probe {
-				return unchecked{errors.New("--url: it is where --probe posts to; say both")}
+				return unchecked{errors.New("--url requires --probe")}
 			}
 			d.settings, d.unread = config.Read()
 			r := d.examine(cmd.Context())
@@ -70,10 +70,10 @@ EXIT STATUS
 	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unchecked{err} })
 	flags := cmd.Flags()
-	flags.BoolVar(&asJSON, "json", false, "the report as one JSON object")
-	flags.BoolVar(&d.probe, "probe", false, "post a signed webhook, find it, and discard it")
-	flags.StringVar(&d.url, "url", "", "with --probe: where to post, for example the public address (default: this ingress's listener)")
-	flags.StringSliceVar(&d.monitors, "monitor", nil, "monitoring address of an external broker, for example http://127.0.0.1:8222")
+	flags.BoolVar(&asJSON, "json", false, "print the report as one JSON object")
+	flags.BoolVar(&d.probe, "probe", false, "post a signed webhook, read it back, and discard it")
+	flags.StringVar(&d.url, "url", "", "URL to which --probe posts, such as the public one (default: the listener of the ingress)")
+	flags.StringSliceVar(&d.monitors, "monitor", nil, "monitoring port of an external NATS server, such as http://127.0.0.1:8222; may be repeated")
 	return cmd
 }
 

@@ -11,16 +11,17 @@ import (
 	"versive-ingress/schema"
 )
 
-const outOfReach = `It does not reach the following; see to them yourself:
-  - what consumers have made of the events: consumers that read the stream get
-    the tombstones, others do not;
+const outOfReach = `An erasure does not reach:
+  - what consumers have derived from the events: consumers that read the stream
+    receive the tombstones, others do not;
   - streams that mirror or source from these, and what was replayed to other
     subjects or endpoints;
   - backups, snapshots, and disk space that the file system has freed but not
-    used again;
-  - on a cluster, the nodes' replication logs, which keep the content for about
-    three minutes more, and nodes that are away, until they are back;
-  - Versive itself: ask there as well. A resend of an erased event is refused.
+    reused;
+  - on a cluster, the replication logs of the nodes, which keep the content for
+    about three more minutes, and nodes that are away, until they are back;
+  - Versive itself: request the erasure there as well. A resend of an erased
+    event is not stored.
 `
 
 func eraseCommand() *cobra.Command {
@@ -30,39 +31,37 @@ func eraseCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "erase (--interview ID | --study ID)",
-		Short: "Remove an interview's stored copies for good",
-		Long: `Remove every stored copy of an interview: its events, what the quarantine keeps
-of it (whatever mentions the id, for its content was not understood), and the
-dead letters of its events. Shows what it found and asks; --yes does not.
+		Short: "Erase the stored copies of an interview permanently",
+		Long: `Erase every stored copy of an interview: its events, their dead letters, and the
+quarantined webhooks that mention its id. The matches are listed before you are
+asked for confirmation.
 
-With --study, remove the events of a study that belong to no interview, and
-nothing of its interviews.
+With --study, erase the events of a study that belong to no interview. The
+interviews of the study are not affected.
 
-A tombstone takes the place of each copy: the same subject, so the interview's
-id stays, and no data. It keeps a resend from being stored again, and asks
-consumers to erase what they have. Then the copy is overwritten and deleted.
+Each copy is replaced by a tombstone: a message with the same subject, which
+contains the interview's id, and without data. It keeps a resend from being
+stored and asks consumers to erase what they have. Then the copy is overwritten
+and deleted.
 
-On an embedded broker, erase ends when the overwriting is durable, power loss
-included. For that it needs the ingress's INGRESS_DATA_DIR, on the same machine
-and as the same user, or as root. It also finds what a power cut or a kill has
-brought back from an earlier erasure; a restart of the ingress overwrites that.
+With an embedded broker, erase ends when the overwriting is durable, power loss
+included. For that it reads INGRESS_DATA_DIR: run it on the machine of the
+ingress, as its user or as root. It also finds content of an earlier erasure
+that a power cut or a kill has restored; a restart of the ingress overwrites
+that.
 
-The output says where that is not guaranteed:
-  - an external broker, or more than one replica: each server overwrites its
-    copy, but a power cut within the next seconds may undo that, unnoticed;
-  - an encrypted store (jetstream { key }): copies are only deleted. Their content
-    stays in block files, unreadable without the key, until the broker compacts
-    them, if ever;
-  - a compressed stream, or a data directory that erase cannot read: the output
-    says what to do.
+The output reports if that is not guaranteed:
+  - with an external broker, or several replicas: each server overwrites its
+    copy, but a power cut within the next seconds may undo that unnoticed;
+  - with an encrypted store (jetstream { key }): copies are only deleted, and
+    their content stays in block files, unreadable without the key, until the
+    broker compacts them, if ever;
+  - with a compressed stream, or a data directory that erase cannot read.
 
+` + outOfReach + `
 EXIT STATUS
-  0  no copy is stored any more, even if there was none; the output says which,
-     and what is not guaranteed
-  1  something may be left; the error says what to do. Running erase again is
-     always safe
-
-` + outOfReach,
+  0  no copy is stored any more, even if there was none
+  1  a copy may be left, as the error describes; run erase again`,
 		Example: `  versive-ingress erase --interview 3fa85f64-5717-4562-b3fc-2c963f66afa6 --dry-run
   versive-ingress erase --interview 3fa85f64-5717-4562-b3fc-2c963f66afa6
   versive-ingress erase --study study_123`,
@@ -111,10 +110,10 @@ EXIT STATUS
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&interview, "interview", "", "id of the interview to erase")
-	flags.StringVar(&study, "study", "", "id of the study to erase, except its interviews")
-	flags.BoolVar(&yes, "yes", false, "do not ask")
-	flags.BoolVar(&dryRun, "dry-run", false, "only show what would be erased")
+	flags.StringVar(&interview, "interview", "", "erase the interview with this id")
+	flags.StringVar(&study, "study", "", "erase the events of the study with this id that belong to no interview")
+	flags.BoolVar(&yes, "yes", false, "do not ask for confirmation")
+	flags.BoolVar(&dryRun, "dry-run", false, "only print what would be erased")
 	cmd.MarkFlagsOneRequired("interview", "study")
 	cmd.MarkFlagsMutuallyExclusive("interview", "study")
 	return cmd

@@ -9,12 +9,15 @@ import (
 func quarantineCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "quarantine",
-		Short: "Look at what was authentic but not understood, and settle it",
-		Long: `The quarantine keeps webhooks that were authentic but not understood, byte for
-byte: of a new event type, with a member of another type, or not JSON.
+		Short: "List, show, requeue and discard quarantined webhooks",
+		Long: `The quarantine keeps, byte for byte, webhooks that were authentic but not
+understood: those of an unknown event type, with a member that is missing or has
+the wrong type, or that are not JSON.
 
-When a newer version understands them, requeue turns them into events under
-the ids that they came with. What will never be one is discarded.`,
+Once a version of the program understands them, requeue stores them as events
+under their svix-ids. Discard deletes those that will never be events.
+
+` + aboutSettings,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
@@ -22,8 +25,8 @@ the ids that they came with. What will never be one is discarded.`,
 	return cmd
 }
 
-// addChoice adds the flags that choose webhooks of the quarantine.
+// addChoice adds the flags that choose quarantined webhooks.
 func addChoice(cmd *cobra.Command, w *held.Choice) {
-	cmd.Flags().BoolVar(&w.All, "all", false, "all of them")
-	cmd.Flags().StringVar(&w.Reason, "reason", "", "with --all: only those kept for this reason (malformed, unsupported_type, invalid)")
+	cmd.Flags().BoolVar(&w.All, "all", false, "choose all webhooks in the quarantine")
+	cmd.Flags().StringVar(&w.Reason, "reason", "", "restrict --all to one reason: malformed, unsupported_type or invalid")
 }

@@ -13,12 +13,14 @@ func listCommand() *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
-		Short: "List what is in the quarantine, the newest last",
-		Long: `List what is in the quarantine, the newest last: age, reason, size, id.
+		Short: "List the quarantined webhooks, the newest last",
+		Long: `List the quarantined webhooks, the newest last: age, reason, size and svix-id.
+With --json, also the time, the sequence, and what was not understood. If there
+are none, only a note on the standard error is printed.
 
-With --json, each line is an object, with the time and what was not
-understood, too. Prints nothing if the quarantine is empty, and says so on the
-standard error.`,
+EXIT STATUS
+  0  the list is complete, even if it is empty
+  1  the quarantine cannot be read`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := broker.Dial(cmd.Context(), "quarantine")
@@ -39,6 +41,6 @@ standard error.`,
 			return held.PrintTable(cmd.OutOrStdout(), list)
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "one JSON object a line")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
 	return cmd
 }

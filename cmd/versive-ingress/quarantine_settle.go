@@ -17,17 +17,14 @@ func requeueCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "requeue ID… | --all",
-		Short: "Turn what is understood by now into events",
-		Long: `Put webhooks of the quarantine through the schema of this version. What it
-understands is stored as an event under the id that it came with, once, as if
-it came today, and then removed from the quarantine. An interruption is settled
-by running it again.
-
-What is still not understood stays.
+		Short: "Store the quarantined webhooks that this version understands",
+		Long: `Store quarantined webhooks as events, if this version understands them. Each is
+stored once, under its svix-id, and then removed from the quarantine. The others
+stay. After an interruption, run the command again.
 
 EXIT STATUS
-  0  nothing stayed
-  1  something stayed, or an error prevented it`,
+  0  none of the chosen webhooks is left in the quarantine
+  1  some are left: they are not understood, or an error occurred`,
 		Example: `  versive-ingress quarantine requeue --all --dry-run
   versive-ingress quarantine requeue --all --reason unsupported_type
   versive-ingress quarantine requeue msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa`,
@@ -53,7 +50,7 @@ EXIT STATUS
 		},
 	}
 	addChoice(cmd, &which)
-	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only say what would become of each")
+	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "only print what would become of each")
 	return cmd
 }
 
@@ -64,17 +61,17 @@ func discardCommand() *cobra.Command {
 	)
 	cmd := &cobra.Command{
 		Use:   "discard ID… | --all",
-		Short: "Delete for good what will never be an event",
-		Long: `Overwrite and delete webhooks of the quarantine. Nothing brings them back but a
-resend, which is stored again once the duplicate window has forgotten the id.
+		Short: "Delete quarantined webhooks permanently",
+		Long: `Overwrite and delete quarantined webhooks, after listing them and asking for
+confirmation. A resend is stored again once the duplicate window has expired.
 
-Shows what it would delete and asks on the terminal; --yes does not ask. As erase
-does, it prints whether the overwriting is verified: run it on the machine of the
-ingress, as its user or as root, and with its INGRESS_DATA_DIR.
+Like erase, discard reports whether the overwriting is verified. For that, run
+it on the machine of the ingress, as its user or as root, and with its
+INGRESS_DATA_DIR.
 
 EXIT STATUS
-  0  all were deleted
-  1  something may be left, or nobody confirmed; the error says what to do`,
+  0  all chosen webhooks were deleted
+  1  some may be left, as the error describes; or the deletion was not confirmed`,
 		Example: `  versive-ingress quarantine discard msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa
   versive-ingress quarantine discard --all --reason malformed --yes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -108,6 +105,6 @@ EXIT STATUS
 		},
 	}
 	addChoice(cmd, &which)
-	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask")
+	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return cmd
 }

@@ -11,12 +11,14 @@ func showCommand() *cobra.Command {
 	var raw bool
 	cmd := &cobra.Command{
 		Use:   "show ID",
-		Short: "Show one webhook: its body, and what was not understood",
-		Long: `Show one webhook of the quarantine: the headers that were kept, what exactly was
-not understood then and is not now, and the body. Control characters in it are
-written as \x1b, so that they cannot command the terminal.
+		Short: "Show a quarantined webhook: why it was not understood, and its body",
+		Long: `Show a quarantined webhook: when it was received, why it was not understood then
+and whether this version understands it, its headers, and its body, in which
+control characters are escaped (\x1b). The body is personal data.
 
-With --raw, nothing but the body, byte for byte. It is personal data.`,
+EXIT STATUS
+  0  the webhook was printed
+  1  it is not in the quarantine, or cannot be read`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := broker.Dial(cmd.Context(), "quarantine")
@@ -40,6 +42,6 @@ With --raw, nothing but the body, byte for byte. It is personal data.`,
 			return held.Show(cmd.OutOrStdout(), c, k, body)
 		},
 	}
-	cmd.Flags().BoolVar(&raw, "raw", false, "only the body, byte for byte")
+	cmd.Flags().BoolVar(&raw, "raw", false, "print only the body, byte for byte")
 	return cmd
 }

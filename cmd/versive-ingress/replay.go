@@ -12,36 +12,39 @@ func replayCommand() *cobra.Command {
 	var f replay.Options
 	cmd := &cobra.Command{
 		Use:   "replay",
-		Short: "Deliver a part of the stream again",
-		Long: `Deliver a part of the event stream again, in its order, and end.
+		Short: "Deliver a part of the event stream again",
+		Long: `Deliver a part of the event stream again, in the order of the stream, and end.
+The stream itself does not change.
 
 Without a target, write each event to standard output as one line of JSON: a
-CloudEvent with the attributes sequence and storedat beside its own.
+CloudEvent with the additional attributes sequence and storedat.
 
-With --to-subject, publish to a NATS subject of the same broker; if it ends in
-".>", each event's own subject stands there in place of ">", without its first
-token. Where a stream listens, it confirms each event. The message ids are new,
-so that a stream does not take the events for duplicates; the svix-id is in the
-header Ingress-Original-Id.
+With --to-subject, publish each event to a NATS subject of the same broker. If
+the subject ends in ".>", the event's own subject, without its first token,
+replaces ">". Where a stream listens, each event is confirmed by it. Message ids
+are new, so that the stream does not reject the events as duplicates; the
+svix-id is in the header Ingress-Original-Id.
 
-With --to-url, post to an HTTP endpoint, signed anew under the svix-id, one
-after the other. 429 and 503 are waited out as Retry-After asks. Erased events
-have no webhook and are passed over.
+With --to-url, post each event to an HTTP endpoint, one after the other, signed
+anew under its svix-id. Failed attempts are repeated; after 429 and 503, at the
+time that Retry-After names. Erased events are skipped.
 
-Without a bound, it ends with what was the last event when it started.
+The replay ends with the event that is the last one of the stream when it
+starts, or earlier if --until or --last are set.
+
 ` + aboutTimes + `
 
-With --checkpoint, the same command goes on where it was interrupted, by Ctrl-C,
-an error or a crash; after a crash, what was delivered in the last second may be
-delivered twice. On standard output an empty line stands where it went on.
+With --checkpoint, the same command resumes where it was interrupted by Ctrl-C,
+an error or a crash. After a crash, events of the last second may be delivered
+twice; on standard output, an empty line marks where the replay has resumed.
 
-Settings are those of serve.
+` + aboutSettings + `
 
 EXIT STATUS
   0  everything was delivered
-  1  something was not: the error says what. Messages that the stream counts and
-     cannot return, because its store is damaged, are named by sequence after all
-     others were delivered`,
+  1  something was not delivered, as the error describes. Messages that the
+     stream counts and cannot return, because its store is damaged, are listed
+     by sequence after all others were delivered`,
 		Example: `  versive-ingress replay --since 2h | jq .data.interview.id
   versive-ingress replay --study study_123 --to-subject 'again.>' --dry-run
   versive-ingress replay --first 1000 --to-url https://host/webhooks --secret whsec_… --rate 50 --checkpoint replay.json`,
@@ -60,13 +63,16 @@ EXIT STATUS
 	addBounds(cmd, &f.Selection)
 	addFilter(cmd, &f.Selection)
 	flags := cmd.Flags()
-	flags.StringVar(&f.ToSubject, "to-subject", "", "publish to this NATS subject")
-	flags.StringVar(&f.ToURL, "to-url", "", "post to this URL")
-	flags.StringVar(&f.Secret, "secret", "", "with --to-url: signing secret (default: the first of INGRESS_SECRETS)")
-	flags.BoolVar(&f.KeepID, "keep-id", false, "with --to-subject: keep the message ids; what a stream knows, it does not store again")
-	flags.Float64Var(&f.Rate, "rate", 0, "at most this many events a second")
-	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file in which to keep how far it has come")
-	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing; tell how much it would be")
-	flags.BoolVar(&f.Quiet, "quiet", false, "write nothing but errors to standard error")
+	flags.StringVar(&f.ToSubject, "to-subject", "", "publish the events to this NATS subject")
+	flags.StringVar(&f.ToURL, "to-url", "", "post the events to this URL")
+	flags.StringVar(&f.Secret, "secret", "", "signing secret for --to-url (default: the first of INGRESS_SECRETS)")
+	flags.BoolVar(&f.KeepID, "keep-id", false, "keep the message ids with --to-subject, so that a stream rejects the events that it has")
+	flags.Float64Var(&f.Rate, "rate", 0, "largest number of events a second (default: unlimited)")
+	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file that records the progress, for resuming")
+	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing, and print what would be delivered")
+	flags.BoolVar(&f.Quiet, "quiet", false, "print neither progress nor summary")
+	cmd.MarkFlagsMutuallyExclusive("to-subject", "to-url")
+	cmd.MarkFlagsMutuallyExclusive("first", "since")
+	cmd.MarkFlagsMutuallyExclusive("last", "until")
 	return cmd
 }

@@ -17,12 +17,12 @@ var (
 func rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "versive-ingress",
-		Short: "From a signed webhook to one durable event",
+		Short: "Store each of Versive's webhooks as one durable event",
 		Long: `versive-ingress receives the webhooks of Versive, verifies and normalizes them,
-and stores each one exactly once in a NATS JetStream stream, from which any
+and stores each event exactly once in a NATS JetStream stream, from which any
 number of services can read and replay it.
 
-To see it work:  versive-ingress demo`,
+To see it work without any setup:  versive-ingress demo`,
 		SilenceUsage:  true, // an error at run time is not a wrong flag
 		SilenceErrors: true, // main prints it
 	}
@@ -46,7 +46,12 @@ func versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
 		Short: "Print version, commit and Go version",
-		Args:  cobra.NoArgs,
+		Long: `Print the version and the commit that the program was built from, and the
+version of Go that it was built with.
+
+EXIT STATUS
+  0  always`,
+		Args: cobra.NoArgs,
 		Run: func(cmd *cobra.Command, _ []string) {
 			fmt.Fprintf(cmd.OutOrStdout(), "versive-ingress %s (commit %s, %s)\n", version, revision(), runtime.Version())
 		},

@@ -6,12 +6,15 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/replay"
 )
 
-// aboutTimes explains the values of --since and --until.
-const aboutTimes = `Times are those at which the ingress stored an event: RFC 3339 with its zone
-(2024-01-31T08:00:00Z, 2024-01-31T09:00:00+01:00), or a duration such as 90m or
-48h for that long ago.`
+const (
+	// aboutTimes explains the values of --since and --until.
+	aboutTimes = `Times are those at which the ingress stored an event: RFC 3339 with a zone, such
+as 2024-01-31T08:00:00Z, or how long ago, such as 90m or 48h.`
+	// aboutSettings explains how a command finds the broker.
+	aboutSettings = `The settings of serve determine the broker; see versive-ingress serve --help.`
+)
 
-// addFilter adds the flags that choose events by what they are.
+// addFilter adds the flags that choose events by study, interview and type.
 func addFilter(cmd *cobra.Command, f *replay.Selection) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Study, "study", "", "only events of the study with this id")
@@ -19,11 +22,11 @@ func addFilter(cmd *cobra.Command, f *replay.Selection) {
 	flags.StringVar(&f.Type, "type", "", "only events of this type, such as interview.completed")
 }
 
-// addBounds adds the flags that choose events by their place in the stream.
+// addBounds adds the flags that choose a range of the stream.
 func addBounds(cmd *cobra.Command, f *replay.Selection) {
 	flags := cmd.Flags()
-	flags.StringVar(&f.Since, "since", "", "from this time on")
-	flags.StringVar(&f.Until, "until", "", "before this time")
-	flags.Uint64Var(&f.First, "first", 0, "from this sequence on")
-	flags.Uint64Var(&f.Last, "last", 0, "to this sequence, included")
+	flags.StringVar(&f.Since, "since", "", "begin with the events stored at this time or later")
+	flags.StringVar(&f.Until, "until", "", "end with the events stored before this time")
+	flags.Uint64Var(&f.First, "first", 0, "begin with this sequence")
+	flags.Uint64Var(&f.Last, "last", 0, "end with this sequence")
 }

@@ -35,12 +35,18 @@ func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send [URL]",
 		Short: "Sign webhooks and post them",
-		Long: `Sign webhooks as the vendor does and post them to URL
-(` + defaultURL + ` if none is given).
+		Long: `Sign webhooks as Versive does and post them to URL
+(default: ` + defaultURL + `). Without flags, post
+the sample of Versive's documentation.
 
-Prints one line for each answer. Exits 0 only if all were accepted (2xx).`,
-		Example: `  versive-ingress send --secret whsec_…                  the documented sample
-  versive-ingress send --secret whsec_… --count 100       100 generated interviews
+One line is printed for each answer: its status; the outcome with stream and
+sequence, or why the webhook was not accepted; and the svix-id.
+
+EXIT STATUS
+  0  every webhook was accepted (answered 2xx)
+  1  one was not accepted, or could not be posted`,
+		Example: `  versive-ingress send --secret whsec_…
+  versive-ingress send --secret whsec_… --count 100 https://host/webhooks/versive
   versive-ingress send --secret whsec_… --file body.json --id msg_1 --duplicate`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -62,10 +68,10 @@ Prints one line for each answer. Exits 0 only if all were accepted (2xx).`,
 				}
 			}
 			if count < 1 {
-				return errors.New("--count: want at least 1")
+				return fmt.Errorf("--count %d: want at least 1", count)
 			}
 			if count > 1 && (id != "" || file != "") {
-				return errors.New("--count generates events of its own; leave out --id and --file")
+				return errors.New("--count above 1 generates interviews: it excludes --id and --file")
 			}
 			refused := 0
 			for range count {
@@ -92,11 +98,11 @@ Prints one line for each answer. Exits 0 only if all were accepted (2xx).`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&secret, "secret", "", "signing secret (default: the first of INGRESS_SECRETS)")
-	flags.StringVar(&file, "file", "", "send this file instead of the sample")
-	flags.IntVar(&count, "count", 1, "send this many generated interviews")
-	flags.StringVar(&id, "id", "", "svix-id (default: a new one for each event)")
-	flags.BoolVar(&duplicate, "duplicate", false, "send each event twice")
-	flags.StringVar(&timestamp, "timestamp", "", "time of signing, RFC 3339 or Unix seconds (default: now)")
+	flags.StringVar(&file, "file", "", "post the body in this file instead of the sample")
+	flags.IntVar(&count, "count", 1, "number of webhooks to post; more than one are generated interviews")
+	flags.StringVar(&id, "id", "", "svix-id of the webhook (default: a random one)")
+	flags.BoolVar(&duplicate, "duplicate", false, "post each webhook twice")
+	flags.StringVar(&timestamp, "timestamp", "", "time at which the webhook is signed, RFC 3339 or Unix seconds (default: now)")
 	return cmd
 }
 

@@ -20,17 +20,19 @@ func serveCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "serve",
 		Short: "Receive webhooks and store them",
-		Long: `Receive webhooks and store them, until SIGTERM or SIGINT. Secrets, certificates
-and credentials in files are read again when they change, and on SIGHUP.
+		Long: `Receive webhooks and store them until SIGTERM or SIGINT. A second signal ends
+the process immediately.
 
+Settings are environment variables, which docs/settings.md describes. Secrets,
+certificates and credentials in files are reread when they change, and on
+SIGHUP.
+
+SETTINGS
+` + settingsText() + `
 EXIT STATUS
   0  ended by SIGTERM or SIGINT
-  1  ended by an error, which says what to do: a setting is wrong, the store or a
-     stream cannot be used, or requests were cut off at the end
-
-Settings come from the environment:
-
-` + settingsText(),
+  1  did not start, because a setting is wrong or the store or a stream cannot
+     be used; or ended by an error, such as a listener that failed`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			settings, err := config.Load()

@@ -17,18 +17,21 @@ func tailCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "tail",
 		Short: "Follow the events as they are stored",
-		Long: `Follow the events as they are stored, one line each: time, type, study,
-interview and id, the ids as they stand in the subject, where % is the interview
-of an event that has none. An erasure is shown as interview.erased or study.erased.
+		Long: `Print the events as they are stored, one line each, until Ctrl-C or until the
+reader of a pipe is gone: time in UTC, type, study, interview and svix-id. Ids
+are encoded as in the subject; % stands for the id that an event does not have.
+An erasure has the type interview.erased or study.erased.
 
-It shows new events, or those from --since on, until Ctrl-C or until nobody
-reads what it writes. It waits for a broker that is away, and goes on behind the
-last event it has shown.
+Without --since, only new events are printed. If the connection to the broker is
+lost, tail waits for it and resumes after the last event that it has printed.
 
 ` + aboutTimes + `
-The times that it writes are in UTC.
 
-Settings are those of serve.`,
+` + aboutSettings + `
+
+EXIT STATUS
+  0  ended by Ctrl-C, SIGTERM, or the reader of the pipe
+  1  the stream cannot be read`,
 		Example: `  versive-ingress tail --since 1h
   versive-ingress tail --json --study study_123 | jq .data.interview.transcript`,
 		Args: cobra.NoArgs,
@@ -47,8 +50,8 @@ Settings are those of serve.`,
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&selection.Since, "since", "", "earlier events too, from this time on")
+	cmd.Flags().StringVar(&selection.Since, "since", "", "print stored events from this time on, too")
 	addFilter(cmd, &selection)
-	cmd.Flags().BoolVar(&asJSON, "json", false, "write CloudEvents in JSON, as replay does")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print each event as a CloudEvent in JSON, as replay does")
 	return cmd
 }

@@ -61,9 +61,9 @@ func (w *Choice) Check() error {
 	case !slices.Contains(reasons, w.Reason):
 		return fmt.Errorf("--reason %q: want %s", w.Reason, strings.Join(reasons[1:], ", "))
 	case w.Reason != "" && !w.All:
-		return errors.New("--reason: it narrows --all; say both")
+		return errors.New("--reason requires --all")
 	case w.All == (len(w.IDs) > 0):
-		return errors.New("say which: either ids, as quarantine list prints them, or --all")
+		return errors.New("want either --all or IDs, which quarantine list prints")
 	}
 	return nil
 }

@@ -24,16 +24,14 @@ type Options struct {
 	Quiet      bool
 }
 
-// Check refuses flags that contradict each other. changed reports whether a flag
-// is set.
+// Check refuses values that are not allowed, and flags without the one that they
+// require. changed reports whether a flag is set.
 func (o *Options) Check(changed func(flag string) bool) error {
 	switch {
-	case o.ToSubject != "" && o.ToURL != "":
-		return errors.New("--to-subject and --to-url: give one of them")
 	case changed("secret") && o.ToURL == "":
-		return errors.New("--secret is for --to-url")
+		return errors.New("--secret requires --to-url")
 	case o.KeepID && o.ToSubject == "":
-		return errors.New("--keep-id is for --to-subject")
+		return errors.New("--keep-id requires --to-subject")
 	case changed("rate") && !(o.Rate > 0):
 		return fmt.Errorf("--rate %v: want more than 0 events a second", o.Rate)
 	case changed("checkpoint") && o.Checkpoint == "":

@@ -1,7 +1,6 @@
 package replay
 
 import (
-	"errors"
 	"fmt"
 	"regexp"
 	"strconv"
@@ -86,12 +85,8 @@ func (f *Selection) Resolve(changed func(flag string) bool, now time.Time) (subs
 		}
 	}
 	switch {
-	case sel.First > 0 && !sel.Since.IsZero():
-		return sel, errors.New("--first and --since: give one of them")
-	case sel.Last > 0 && !sel.Until.IsZero():
-		return sel, errors.New("--last and --until: give one of them")
 	case sel.Last > 0 && sel.First > sel.Last:
-		return sel, fmt.Errorf("--first %d is behind --last %d", sel.First, sel.Last)
+		return sel, fmt.Errorf("--first %d is above --last %d", sel.First, sel.Last)
 	case !sel.Until.IsZero() && !sel.Since.Before(sel.Until):
 		return sel, fmt.Errorf("--since %s is not before --until %s", f.Since, f.Until)
 	}
