@@ -5,7 +5,7 @@
 // the data directory is locked; and the broker either serves everything that is
 // stored there or does not start.
 //
-// Only commands import this package, so that programs that publish or subscribe
+// Only commands and tests import this package, so that programs that publish or subscribe
 // do not link a NATS server.
 package embedded
 
