@@ -1,8 +1,15 @@
 package main
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
+	"math/big"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -85,11 +92,11 @@ func TestBrokerWithUsers(t *testing.T) {
 				t.Errorf("got %v", a)
 			}
 
-			if nc, err := nats.Connect(sys.broker.URL(), nats.Timeout(patience)); !errors.Is(err, nats.ErrAuthorization) {
+			if nc, err := nats.Connect(sys.BrokerURL(), nats.Timeout(patience)); !errors.Is(err, nats.ErrAuthorization) {
 				nc.Close()
 				t.Errorf("a subscriber without credentials: %v", err)
 			}
-			js := connect(t, sys.broker.URL(), nats.UserInfo("reader", "secret"))
+			js := connect(t, sys.BrokerURL(), nats.UserInfo("reader", "secret"))
 			requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
 		})
 	}
@@ -107,7 +114,7 @@ func TestBrokerWithOperator(t *testing.T) {
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	js := connect(t, sys.broker.URL(), nats.UserCredentials(s.NATSCreds))
+	js := connect(t, sys.BrokerURL(), nats.UserCredentials(s.NATSCreds))
 	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
 }
 
@@ -121,7 +128,7 @@ func TestBrokerWithTLS(t *testing.T) {
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	js := connect(t, sys.broker.URL(), nats.Secure(&tls.Config{RootCAs: roots}))
+	js := connect(t, sys.BrokerURL(), nats.Secure(&tls.Config{RootCAs: roots}))
 	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
 
 	// The same broker from outside, by its certificate.
@@ -130,5 +137,61 @@ func TestBrokerWithTLS(t *testing.T) {
 	outside.NATSCA = cert
 	if a := run(t, outside).post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("from outside: %v", a)
+	}
+}
+
+// writeCertificate writes a certificate for 127.0.0.1 and its key, and returns
+// their files and who trusts it.
+func writeCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	return writeCertificateUntil(t, time.Now().Add(time.Hour))
+}
+
+func writeCertificateUntil(t *testing.T, expires time.Time) (certFile, keyFile string, roots *x509.CertPool) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotAfter:     expires,
+		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots = x509.NewCertPool()
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
+	roots.AppendCertsFromPEM(cert)
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, text := range map[string][]byte{
+		certFile: cert,
+		keyFile:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
+	} {
+		if err := os.WriteFile(file, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile, roots
+}
+
+func overwrite(t testing.TB, file, text string) {
+	t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rename(t testing.TB, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
 	}
 }

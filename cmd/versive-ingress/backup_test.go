@@ -34,21 +34,21 @@ func TestBackupAndRestore(t *testing.T) {
 		post(sys, before, fmt.Sprint("msg_before_", n))
 	}
 	raw := sys.post(t, "msg_raw", []byte("not JSON"))
-	sys.stop()
+	sys.Stop()
 	copyDir(backup, s.DataDir)
 
 	sys = run(t, s)
 	for n := range 10 {
 		post(sys, after, fmt.Sprint("msg_after_", n))
 	}
-	sys.stop()
+	sys.Stop()
 	if err := os.RemoveAll(s.DataDir); err != nil {
 		t.Fatal(err)
 	}
 
 	copyDir(s.DataDir, backup)
 	sys = run(t, s)
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	requireStored(t, js, s.Stream, before)
 	for id, sequence := range before {
 		if a := sys.post(t, id, interview(id)); a.Outcome != "duplicate" || a.Sequence != sequence {

@@ -215,7 +215,7 @@ func TestFull(t *testing.T) {
 			s := newSettings(t)
 			s.MaxStore = c.store
 			sys := run(t, s)
-			js := connect(t, sys.broker.URL())
+			js := connect(t, sys.BrokerURL())
 			if err := c.limit(t.Context(), js); err != nil {
 				t.Fatal(err)
 			}
@@ -241,9 +241,9 @@ func TestFull(t *testing.T) {
 			}
 
 			if c.store > 0 { // no failure to remember, and red all the same
-				sys.stop()
+				sys.Stop()
 				sys = run(t, s)
-				js = connect(t, sys.broker.URL())
+				js = connect(t, sys.BrokerURL())
 				if status, why := get("http://" + s.AdminListen + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(why, "store is full") {
 					t.Errorf("readyz after a restart: %d %s", status, why)
 				}

@@ -198,7 +198,7 @@ func (f streams) headers(s config.Settings) []byte {
 		fields[7] = f.path
 	}
 	if f.more != "" {
-		fields = append(fields, f.more, strings.Repeat("x", maxHeader/4))
+		fields = append(fields, f.more, strings.Repeat("x", 4<<10)) // of 16 KiB that the headers may have
 	}
 	var block bytes.Buffer
 	encoder := hpack.NewEncoder(&block)

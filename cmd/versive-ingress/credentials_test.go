@@ -15,6 +15,8 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
+const reloaded = "versive_ingress_config_last_reload_successful"
+
 // A lock is what a broker asks of its clients, or what it shows them, and the
 // texts of the files that open it, by setting.
 type lock struct {

@@ -98,7 +98,7 @@ func TestGoExamples(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			sys := run(t, newSettings(t))
-			js := connect(t, sys.broker.URL())
+			js := connect(t, sys.BrokerURL())
 			for _, webhook := range []struct{ id, body string }{
 				{"msg_1", string(sample)},
 				{`msg:"2"%`, `{"event_type":"interview.completed","interview":{"id":"i/2"},"study":{"id":"a.b é"}}`},
@@ -112,7 +112,7 @@ func TestGoExamples(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), patience)
 			defer cancel()
 			program := exec.CommandContext(ctx, filepath.Join(bin, test.name))
-			program.Env = append(os.Environ(), "NATS_URL="+sys.broker.URL())
+			program.Env = append(os.Environ(), "NATS_URL="+sys.BrokerURL())
 			var log logBuffer
 			program.Stderr = &log
 			output, err := program.StdoutPipe()

@@ -22,7 +22,7 @@ func TestDoctorOnStreams(t *testing.T) {
 	t.Parallel()
 	good := newSettings(t)
 	sys := run(t, good)
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	fill := func(n int) func(*testing.T, config.Settings, *doctor) {
 		return func(t *testing.T, s config.Settings, _ *doctor) {
 			for i := range n {
@@ -156,7 +156,7 @@ func TestDoctorOnIngress(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	sys := run(t, s)
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 
 	other := newDoctor(byHand(t, js, s, "other", asCreated))
 	other.probe = true

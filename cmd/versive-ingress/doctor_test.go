@@ -217,15 +217,15 @@ func TestDoctorOnBrokers(t *testing.T) {
 			},
 			[]string{"unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"},
 		},
-		"not monitored": {func(*testing.T) *doctor { return external(sys.broker.URL()) }, []string{"warning sync_unknown: versive-ingress doctor --monitor http://127.0.0.1:8222"}},
+		"not monitored": {func(*testing.T) *doctor { return external(sys.BrokerURL()) }, []string{"warning sync_unknown: versive-ingress doctor --monitor http://127.0.0.1:8222"}},
 		"monitor is away": {func(*testing.T) *doctor {
-			d := external(sys.broker.URL())
+			d := external(sys.BrokerURL())
 			d.monitors = []string{"http://user:pa55word@127.0.0.1:1"}
 			return d
 		}, []string{"unknown unanswered: curl -s http://user:xxxxx@127.0.0.1:1/jsz"}},
 		"its store is full": {
 			func(t *testing.T) *doctor {
-				d := external(sys.broker.URL())
+				d := external(sys.BrokerURL())
 				d.monitors = []string{"http://" + fakeAdmin(t, `{"storage":95000,"config":{"max_storage":100000,"sync_always":true}}`)}
 				return d
 			},
@@ -233,7 +233,7 @@ func TestDoctorOnBrokers(t *testing.T) {
 		},
 		"old": {
 			func(t *testing.T) *doctor {
-				d := external("nats://" + startOlder(t, strings.TrimPrefix(sys.broker.URL(), "nats://")))
+				d := external("nats://" + startOlder(t, strings.TrimPrefix(sys.BrokerURL(), "nats://")))
 				d.settings.Replicas = 1
 				return d
 			},
@@ -250,7 +250,7 @@ func TestDoctorOnBrokers(t *testing.T) {
 			[]string{"warning max_payload: max_payload: 8519680"},
 		},
 		"fewer replicas": {
-			func(*testing.T) *doctor { d := external(sys.broker.URL()); d.settings.Replicas = 3; return d },
+			func(*testing.T) *doctor { d := external(sys.BrokerURL()); d.settings.Replicas = 3; return d },
 			[]string{"warning stream_replicas: nats stream edit VERSIVE --replicas 3", "warning stream_replicas: nats stream edit VERSIVE_QUARANTINE --replicas 3"},
 		},
 	} {

@@ -232,3 +232,14 @@ func TestExpiredCertificate(t *testing.T) {
 		t.Errorf("%q, then %q", before, got)
 	}
 }
+
+// status posts a webhook signed with secret and returns the answer's status.
+func (s *system) status(t testing.TB, secret string) int {
+	t.Helper()
+	response, err := sender.Client.Do(signed(s.url, secret, sender.NewID(), sample))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	return response.StatusCode
+}

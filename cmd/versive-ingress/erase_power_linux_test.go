@@ -22,7 +22,7 @@ func onDisks(t *testing.T, test func(*testing.T, *poweredSystem)) {
 			p := &poweredSystem{disk: faultdisk.New(t, kind)}
 			s := newSettings(t)
 			s.DataDir = filepath.Join(p.disk.Dir, "data")
-			p.system = &system{ingress: &ingress{settings: s, url: "http://" + s.Listen + s.Path}}
+			p.system = &system{settings: s, url: s.WebhookURL()}
 			p.start(t)
 			p.post(t, "msg_before", interview("before"))
 			p.post(t, "msg_1", plantedBody("interview.completed", "int-1"))

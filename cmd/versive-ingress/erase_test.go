@@ -124,7 +124,7 @@ func TestEraseInterview(t *testing.T) {
 	}
 	sys.post(t, "msg_kept", bytes.ReplaceAll(plantedBody("interview.started", id[1:]), []byte(planted), []byte("ALSO-KEPT")))
 	giveUp(t, sys, "msg_2", "msg_after_msg_1")
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	if got := holdings(t, js, schema.KindDead); got != "msg_after_msg_1 msg_2" {
 		t.Fatalf("the dead letters are %s", got)
 	}
@@ -152,10 +152,10 @@ func TestEraseInterview(t *testing.T) {
 	gone("while the broker runs")
 	resend()
 	gone("after a resend")
-	sys.stop()
+	sys.Stop()
 	gone("after the end")
 	sys = run(t, s)
-	js = connect(t, sys.broker.URL())
+	js = connect(t, sys.BrokerURL())
 	resend() // the window knows no id of what was deleted
 	gone("after a restart and a resend")
 	if out := must(t, s, "erase", "--interview", id); !strings.Contains(out, "nothing is stored") {
@@ -194,7 +194,7 @@ func consumeUntil(t *testing.T, sys *system, deadLetters int, event func(schema.
 	t.Helper()
 	ctx, stop := context.WithTimeout(t.Context(), patience)
 	defer stop()
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	source := subscribe.Source{JetStream: js}
 	consumed := make(chan error, 1)
 	go func() {
@@ -222,7 +222,7 @@ func TestEraseTellsWhatIsLeft(t *testing.T) {
 	sys := run(t, s)
 	sys.post(t, "msg_1", plantedBody("interview.completed", "i"))
 	sys.post(t, "msg_q", plantedBody("interview.completed", "i")[:300])
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
 	if err != nil {
 		t.Fatal(err)

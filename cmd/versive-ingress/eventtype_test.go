@@ -36,7 +36,7 @@ func TestAddEventType(t *testing.T) {
 		t.Fatal(a)
 	}
 	program := buildWithEventTypes(t)
-	before.stop()
+	before.Stop()
 
 	launch(t, program, s)
 	awaitReady(t, s)

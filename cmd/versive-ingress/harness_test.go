@@ -25,6 +25,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/cmd/versive-ingress/internal/server"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
@@ -129,8 +130,10 @@ func withBroker(s config.Settings, address string) config.Settings {
 
 // A system is an ingress under test, with its log.
 type system struct {
-	*ingress
-	log *logBuffer
+	*server.Server // nil if it runs as a process
+	settings       config.Settings
+	url            string // of the webhook endpoint
+	log            *logBuffer
 }
 
 // run starts an ingress and waits until it takes webhooks.
@@ -160,12 +163,15 @@ func tryRun(t testing.TB, s config.Settings) (*system, error) {
 		t.Fatalf("settings: %v", err)
 	}
 	log := &logBuffer{}
-	i, err := start(t.Context(), s, slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	i, err := server.Start(t.Context(), server.Config{
+		Settings: s, Version: version, Commit: revision(),
+		Logger: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	})
 	if err != nil {
 		return &system{log: log}, err
 	}
-	t.Cleanup(i.stop)
-	return &system{i, log}, nil
+	t.Cleanup(i.Stop)
+	return &system{i, s, i.WebhookURL(), log}, nil
 }
 
 type logBuffer struct {

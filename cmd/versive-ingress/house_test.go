@@ -39,6 +39,7 @@ var mayImport = map[string][]string{
 	rooms + "terminal": {},
 	rooms + "config":   {"ingest", "publish", "schema"},
 	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
+	rooms + "server":   {rooms + "config", rooms + "broker", "ingest", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "sender":   {rooms + "config"},
 	rooms + "replay":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "erasure":  {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
@@ -105,7 +106,7 @@ func TestHouse(t *testing.T) {
 			may := map[string]bool{
 				natsClient: own == "publish" || own == "subscribe" || own == "cmd" || own == "docs" || own == embeddedtest || inRoom && own != rooms+"terminal",
 				natsServer: own == "publish/embedded" || own == embeddedtest || own == "cmd" || inRoom && slices.Contains(mayImport[own], rooms+"broker") || own == rooms+"broker",
-				traceSDK:   own == "cmd",
+				traceSDK:   own == "cmd" || own == rooms+"server",
 				flagParser: own == "cmd",
 				fuse:       own == embeddedtest+"/faultdisk",
 			}

@@ -63,7 +63,7 @@ var webhooks = []struct {
 func TestInterop(t *testing.T) {
 	t.Parallel()
 	sys := run(t, newSettings(t))
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 
 	var want []reading
 	var subjects []string

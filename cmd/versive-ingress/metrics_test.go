@@ -75,3 +75,17 @@ func TestMetricsLint(t *testing.T) {
 		t.Error("no OpenMetrics, which exemplars need")
 	}
 }
+
+// metric returns the lines of /metrics that begin with a name.
+func (s *system) metric(name string) string { return metric(s.settings, name) }
+
+func metric(s config.Settings, name string) string {
+	_, text := get("http://" + s.AdminListen + "/metrics")
+	var lines strings.Builder
+	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, name+" ") || strings.HasPrefix(line, name+"{") {
+			lines.WriteString(line)
+		}
+	}
+	return lines.String()
+}

@@ -15,7 +15,7 @@ func TestQuarantineLeavesEvents(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	sys := run(t, s)
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +51,7 @@ func TestQuarantineOfAnotherIngress(t *testing.T) {
 	if a := sys.post(t, "msg_raw", []byte("{")); a.Status != 202 {
 		t.Fatal(a)
 	}
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
 	if err != nil {
 		t.Fatal(err)

@@ -38,11 +38,11 @@ func TestLifeInQuarantine(t *testing.T) {
 			if out, err := runCommand(t, "versive-ingress", s, "quarantine", "requeue", "--all"); err == nil || strings.Count(out, "stays") != 2 {
 				t.Errorf("requeued today: %v, %s", err, out)
 			}
-			today.stop()
+			today.Stop()
 
 			launch(t, newer, s)
 			awaitReady(t, s)
-			tomorrow := &system{ingress: &ingress{settings: s, url: "http://" + s.Listen + s.Path}}
+			tomorrow := &system{settings: s, url: s.WebhookURL()}
 			// As if a requeue had ended between the event and the quarantine.
 			if a := tomorrow.post(t, "msg_again", body); a.Status != 200 || a.Outcome != "stored" {
 				t.Errorf("sent again to a newer version: %v", a)

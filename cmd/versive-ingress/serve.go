@@ -1,23 +1,20 @@
 package main
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os/signal"
 	"strings"
-	"syscall"
 
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/server"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 func serveCommand() *cobra.Command {
-	cmd := &cobra.Command{
+	return &cobra.Command{
 		Use:   "serve",
 		Short: "Receive webhooks and store them",
 		Long: `Receive webhooks and store them until SIGTERM or SIGINT. A second signal ends
@@ -39,21 +36,14 @@ EXIT STATUS
 			if err != nil {
 				return err
 			}
-			signal.Ignore(syscall.SIGHUP) // until there is somebody to read files again
-			ctx, log := cmd.Context(), newLogger(settings, cmd.ErrOrStderr())
-			ingress, err := start(ctx, settings, log)
-			if ended := context.Cause(ctx); ended != nil && errors.Is(err, ended) {
-				return nil // by a signal, while it waited for the broker
-			}
-			if err != nil {
-				return err
-			}
-			signal.Notify(ingress.reloader.now, syscall.SIGHUP)
-			go ingress.limitMemory(ctx)
-			return ingress.wait(ctx)
+			return server.Run(cmd.Context(), serverConfig(settings, cmd.ErrOrStderr()))
 		},
 	}
-	return cmd
+}
+
+// serverConfig returns the configuration of an ingress that logs to w.
+func serverConfig(s config.Settings, w io.Writer) server.Config {
+	return server.Config{Settings: s, Version: version, Commit: revision(), Logger: newLogger(s, w)}
 }
 
 // settingsText is the table of settings for a terminal.

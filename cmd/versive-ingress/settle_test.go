@@ -40,7 +40,7 @@ func TestEraseAgain(t *testing.T) {
 	if out := must(t, s, "erase", "--interview", "int-1", "--yes"); !strings.Contains(out, "\nerased: 3\nverified: ") {
 		t.Errorf("got %s", out)
 	}
-	sys.stop()
+	sys.Stop()
 	for _, block := range blocks {
 		if err := os.Rename(block+".old", block); err != nil {
 			t.Fatal(err)
@@ -55,7 +55,7 @@ func TestEraseAgain(t *testing.T) {
 	if files := filesWith(t, s.DataDir, planted); len(files) != 3 {
 		t.Errorf("the marker is in %v", files)
 	}
-	sys.stop()
+	sys.Stop()
 	sys = run(t, s)
 	if out := must(t, s, "erase", "--interview", "int-1"); !strings.Contains(out, "(erased before: 1 event)\nverified: ") {
 		t.Errorf("got %s", out)
@@ -78,7 +78,7 @@ func TestEraseKilled(t *testing.T) {
 		t.Run(fmt.Sprintf("after %d of 20", erased), func(t *testing.T) {
 			t.Parallel()
 			s := newSettings(t)
-			sys := &system{ingress: &ingress{settings: s, url: "http://" + s.Listen + s.Path}}
+			sys := &system{settings: s, url: s.WebhookURL()}
 			process, _ := launch(t, "versive-ingress", s)
 			awaitReady(t, s)
 			others := make(map[string]uint64)
@@ -135,10 +135,10 @@ func TestEraseKeepsTombstones(t *testing.T) {
 		if out := must(t, s, "erase", "--interview", "int-1"); !strings.Contains(out, "\nverified: ") {
 			t.Errorf("got %s", out)
 		}
-		sys.stop()
+		sys.Stop()
 		sys = run(t, s)
 	}
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	if got := holdings(t, js, schema.KindEvent) + ", " + holdings(t, js, schema.KindDead); got != "msg_1*, msg_1* msg_1*" {
 		t.Errorf("the streams hold %s", got)
 	}

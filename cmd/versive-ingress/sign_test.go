@@ -60,5 +60,5 @@ func TestIndependentSignature(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
-	requireStored(t, connect(t, sys.broker.URL()), s.Stream, map[string]uint64{"msg_0": 1, "msg_1": 2, "msg_2": 3})
+	requireStored(t, connect(t, sys.BrokerURL()), s.Stream, map[string]uint64{"msg_0": 1, "msg_1": 2, "msg_2": 3})
 }

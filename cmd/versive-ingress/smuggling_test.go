@@ -209,7 +209,7 @@ func TestSmuggling(t *testing.T) {
 		}
 	}
 	// What was answered is stored where the answer said, and nothing else is.
-	js := connect(t, sys.broker.URL())
+	js := connect(t, sys.BrokerURL())
 	requireStored(t, js, sys.settings.Stream, accepted)
 	if found := readStream(t, js, sys.settings.Stream); len(found) != len(accepted) {
 		t.Errorf("%d events are stored, %d were accepted", len(found), len(accepted))

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
-	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 )
@@ -127,33 +126,4 @@ func TestUpgradeInTurn(t *testing.T) {
 		t.Errorf("%d requests were refused and %d had no answer (%d came when neither was ready)", refused, lost, b.nowhere.Load())
 	}
 	requireStored(t, connect(t, broker.URL()), pair[0].Stream, l.accepted)
-}
-
-// While it drains, an ingress says that it is not ready, takes webhooks all
-// the same, and sends those who keep a connection elsewhere.
-func TestDrain(t *testing.T) {
-	t.Parallel()
-	s := newSettings(t)
-	s.DrainDelay = 4 * time.Second // time enough for a webhook
-	sys := run(t, s)
-	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
-		t.Fatalf("got %v", a)
-	}
-	drained := make(chan struct{})
-	go func() { sys.drain(); close(drained) }()
-	eventually(t, "not ready any more", func() bool { return readyz(s) == http.StatusServiceUnavailable })
-	response, err := sender.Client.Do(signed(sys.url, s.Secrets[0], "msg_2", sample))
-	if err != nil {
-		t.Fatal(err)
-	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusOK || !response.Close {
-		t.Errorf("a webhook during the drain: %s, connection closed: %t", response.Status, response.Close)
-	}
-	select {
-	case <-drained:
-		t.Error("the drain was over before the webhook was answered")
-	default:
-	}
-	<-drained
 }

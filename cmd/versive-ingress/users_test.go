@@ -84,7 +84,7 @@ func TestShippedUsersCan(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
-	_, js := u.connect(t, sys.broker.URL(), u.subscriber)
+	_, js := u.connect(t, sys.BrokerURL(), u.subscriber)
 	source := subscribe.Source{JetStream: js}
 	reports := subscribe.Consumer{
 		Durable: "reports",
@@ -95,7 +95,7 @@ func TestShippedUsersCan(t *testing.T) {
 	if err := source.Consume(ctx, reports); err == nil || !strings.Contains(err.Error(), "VERSIVE_DEAD does not exist") {
 		t.Errorf("a subscriber before the dead letters' stream: %v", err)
 	}
-	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	_, operator := u.connect(t, sys.BrokerURL(), u.operator)
 	if _, err := operator.CreateStream(ctx, jetstream.StreamConfig{
 		Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, Discard: jetstream.DiscardNew, AllowDirect: true,
 	}); err != nil {
@@ -179,7 +179,7 @@ func TestShippedUsersCan(t *testing.T) {
 func TestShippedUsersSeeTheBacklog(t *testing.T) {
 	t.Parallel()
 	sys, u := runWithUsers(t)
-	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	_, operator := u.connect(t, sys.BrokerURL(), u.operator)
 	if _, err := operator.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}}); err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +205,7 @@ func TestShippedUsersSeeTheBacklog(t *testing.T) {
 func TestDeadLettersThatCannotBeSeen(t *testing.T) {
 	t.Parallel()
 	sys, u := runWithUsers(t, `"$JS.API.STREAM.INFO.VERSIVE_DEAD"`)
-	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	_, operator := u.connect(t, sys.BrokerURL(), u.operator)
 	const denied = "Permissions Violation for Publish to"
 	eventually(t, "it was denied", func() bool { return strings.Contains(sys.log.String(), denied) })
 	for i := range int64(3) { // which takes as many looks at the quarantine
@@ -230,11 +230,11 @@ func TestShippedUsersCannot(t *testing.T) {
 	sys, u := runWithUsers(t)
 	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_raw", []byte("{}"))
-	_, operator := u.connect(t, sys.broker.URL(), u.operator)
+	_, operator := u.connect(t, sys.BrokerURL(), u.operator)
 	if _, err := operator.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}}); err != nil {
 		t.Fatal(err)
 	}
-	subscriber, js := u.connect(t, sys.broker.URL(), u.subscriber)
+	subscriber, js := u.connect(t, sys.BrokerURL(), u.subscriber)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 
@@ -321,8 +321,8 @@ func TestShippedUsersCannot(t *testing.T) {
 
 	// The ingress neither reads along nor takes away; the operator neither
 	// purges nor deletes a stream.
-	asIngress, _ := u.connect(t, sys.broker.URL(), u.ingress)
-	asOperator, _ := u.connect(t, sys.broker.URL(), u.operator)
+	asIngress, _ := u.connect(t, sys.BrokerURL(), u.ingress)
+	asOperator, _ := u.connect(t, sys.BrokerURL(), u.operator)
 	for name, nc := range map[string]*nats.Conn{"the ingress": asIngress, "the operator": asOperator} {
 		for _, ask := range []string{"STREAM.PURGE.VERSIVE", "STREAM.DELETE.VERSIVE", "STREAM.DELETE.VERSIVE_QUARANTINE"} {
 			if m, err := nc.Request(api+ask, nil, 100*time.Millisecond); err == nil {

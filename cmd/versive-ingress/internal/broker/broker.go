@@ -43,13 +43,13 @@ func Dial(ctx context.Context, name string) (*Connection, error) {
 }
 
 // Open connects to the broker of s, as checked by CheckBroker and CheckFiles, with
-// name as a part of the client's name. The connection reconnects without limit
-// and is closed when ctx ends, or by Close.
-func Open(ctx context.Context, s config.Settings, name string) (*Connection, error) {
-	nc, err := Connect(s, name,
+// name as a part of the client's name, and the given options. The connection
+// reconnects without limit and is closed when ctx ends, or by Close.
+func Open(ctx context.Context, s config.Settings, name string, options ...nats.Option) (*Connection, error) {
+	nc, err := Connect(s, name, append(options,
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(500*time.Millisecond),
-	)
+	)...)
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"container/list"
@@ -14,27 +14,27 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Limits of a listener's connections, by class. One that is new holds some
-// 50 KiB at most, with HTTP/2 about 1 MiB: maxStreams requests with large
-// headers, and window.
+// Limits of a listener's connections, by class. A new connection holds some 50 KiB
+// at most, and with HTTP/2 about 1 MiB: maxStreams requests with large headers, and
+// window.
 const (
 	maxNewConns     = 2048
 	maxNewHTTP2     = 128
 	maxTrustedConns = 4096
 
-	// The socket of a connection that was shed stays open, and holds nothing
-	// else: a client that waits does not connect again.
+	// The socket of a connection that was shed stays open for a while, without
+	// anything else in memory: a client that waits does not connect again.
 	parkTime  = 30 * time.Second
 	maxParked = 4096
 
-	// openFiles is the limit of open files (ulimit -n) for which the limits above
-	// are made: some 10,000 are for a listener, and the others for the store and
-	// its subscribers.
+	// openFiles is the limit of open files (ulimit -n) that the limits above
+	// require: some 10,000 are for a listener, and the others for the store and its
+	// subscribers.
 	openFiles = 16 << 10
 )
 
 // ofFiles returns the part of a limit of connections that the process's limit of
-// open files allows for. The embedded broker cannot write without files.
+// open files allows: the embedded broker cannot write without files.
 func ofFiles(limit int) int {
 	var files syscall.Rlimit // Go has raised it as far as that is allowed
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files); err != nil || files.Cur >= openFiles {
@@ -43,20 +43,20 @@ func ofFiles(limit int) int {
 	return max(1, limit*int(files.Cur)/openFiles)
 }
 
-// A connLimiter is a listener that bounds how many connections are open, and
-// so what all requests in progress can hold. A connection is new until a
-// webhook that came on it is verified; then it is trusted. When a class has one
-// too many, its first is shed: of the new ones the oldest, which a sender's is
-// not, for its webhook is verified as soon as it has arrived; of the trusted
-// ones that whose last webhook is the oldest.
+// A connLimiter is a listener that bounds how many connections are open, and so the
+// memory of all requests in progress. A connection is new until a webhook that
+// arrived on it is verified; then it is trusted. When a class has too many, its
+// first is shed: the oldest of the new ones, which is not a sender's, for its
+// webhook is verified as soon as it has arrived; and the trusted one whose last
+// webhook is the oldest.
 type connLimiter struct {
 	net.Listener
 	shed     prometheus.Counter
 	parkTime time.Duration
+	parked   atomic.Int32
 
-	mu                          sync.Mutex // guards what follows
+	mu                          sync.Mutex // guards the classes
 	newConns, newHTTP2, trusted connClass
-	parked                      int
 }
 
 // A connClass is a list of *limitedConn.
@@ -100,26 +100,24 @@ func (l *connLimiter) Accept() (net.Conn, error) {
 	return c, nil
 }
 
-// enter makes c the last of a class.
+// enter makes c the last of a class, and sheds the first of too many.
 func (c *limitedConn) enter(class *connClass) {
-	if first := c.take(class); first != nil {
+	if first := c.move(class); first != nil {
 		c.limiter.park(first.TCPConn)
 		first.TCPConn.Close()
 		c.limiter.shed.Inc()
 	}
 }
 
-// take makes c the last of a class and returns the first if it has to go.
-func (c *limitedConn) take(class *connClass) (first *limitedConn) {
+// move makes c the last of a class. If there are too many, it removes the first and
+// returns it.
+func (c *limitedConn) move(class *connClass) (first *limitedConn) {
 	c.limiter.mu.Lock()
 	defer c.limiter.mu.Unlock()
-	switch {
-	case c.closed:
+	if c.closed {
 		return nil
-	case c.class == class:
-		class.MoveToBack(c.place)
-		return nil
-	case c.class != nil:
+	}
+	if c.class != nil {
 		c.class.Remove(c.place)
 	}
 	c.class, c.place = class, class.PushBack(c)
@@ -131,28 +129,24 @@ func (c *limitedConn) take(class *connClass) (first *limitedConn) {
 	return first
 }
 
-// park keeps a connection's socket open for parkTime after c is closed, unless
-// too many are parked.
+// park keeps a connection's socket open for parkTime after c is closed, unless too
+// many are parked.
 func (l *connLimiter) park(c *net.TCPConn) {
+	if int(l.parked.Load()) >= ofFiles(maxParked) {
+		return
+	}
 	socket, err := c.File()
 	if err != nil {
 		return // the client has gone, or too many files are open
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	wait := l.parkTime
-	if l.parked++; l.parked > ofFiles(maxParked) {
-		wait = 0
-	}
-	time.AfterFunc(wait, func() {
+	l.parked.Add(1)
+	time.AfterFunc(l.parkTime, func() {
 		socket.Close()
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		l.parked--
+		l.parked.Add(-1)
 	})
 }
 
-// Close closes the connection and gives its place to others.
+// Close closes the connection and frees its place.
 func (c *limitedConn) Close() error {
 	c.limiter.mu.Lock()
 	if !c.closed {
@@ -161,6 +155,13 @@ func (c *limitedConn) Close() error {
 	}
 	c.limiter.mu.Unlock()
 	return c.TCPConn.Close()
+}
+
+func limited(c net.Conn) *limitedConn {
+	if secure, ok := c.(*tls.Conn); ok {
+		c = secure.NetConn()
+	}
+	return c.(*limitedConn)
 }
 
 type connKey struct{}
@@ -172,33 +173,24 @@ func withConn(ctx context.Context, c net.Conn) context.Context {
 
 func connOf(ctx context.Context) *limitedConn { return ctx.Value(connKey{}).(*limitedConn) }
 
-func limited(c net.Conn) *limitedConn {
-	if secure, ok := c.(*tls.Conn); ok {
-		c = secure.NetConn()
-	}
-	return c.(*limitedConn)
-}
-
 // trustConn is called when a webhook has been verified.
 func trustConn(ctx context.Context) {
 	c := connOf(ctx)
 	c.enter(&c.limiter.trusted)
 }
 
-// markServed notes that a connection has brought a request.
+// markServed notes that a request has reached the handler.
 func markServed(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c := connOf(r.Context()); !c.served.Load() {
-			c.served.Store(true)
-		}
+		connOf(r.Context()).served.Store(true)
 		h.ServeHTTP(w, r)
 	})
 }
 
-// trackConn is the hook for a connection's states. One that is idle before the
-// handler had a request from it speaks HTTP/2: net/http has read the preface or
-// has refused all requests by itself. Only over HTTP/1 does net/http bound how
-// long the first one may take.
+// trackConn is the hook for a connection's states. A connection that is idle before
+// a request has reached the handler speaks HTTP/2: net/http has read the preface, or
+// has refused all requests by itself. Only over HTTP/1 does net/http bound how long
+// the first request may take.
 func trackConn(nc net.Conn, state http.ConnState) {
 	c := limited(nc)
 	if c.served.Load() {

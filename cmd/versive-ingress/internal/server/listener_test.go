@@ -1,70 +1,19 @@
-package main
+package server
 
 import (
 	"bufio"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/pem"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
-	"versive-ingress/cmd/versive-ingress/internal/sender"
 )
-
-// writeCertificate writes a certificate for 127.0.0.1 and its key, and returns
-// their files and who trusts it.
-func writeCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
-	t.Helper()
-	return writeCertificateUntil(t, time.Now().Add(time.Hour))
-}
-
-func writeCertificateUntil(t *testing.T, expires time.Time) (certFile, keyFile string, roots *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotAfter:     expires,
-		IPAddresses:  []net.IP{net.IPv4(127, 0, 0, 1)},
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots = x509.NewCertPool()
-	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	roots.AppendCertsFromPEM(cert)
-	dir := t.TempDir()
-	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	for file, text := range map[string][]byte{
-		certFile: cert,
-		keyFile:  pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}),
-	} {
-		if err := os.WriteFile(file, text, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return certFile, keyFile, roots
-}
 
 func TestProtocols(t *testing.T) {
 	t.Parallel()
@@ -73,8 +22,8 @@ func TestProtocols(t *testing.T) {
 	var roots *x509.CertPool
 	s.TLSCert, s.TLSKey, roots = writeCertificate(t)
 	secure := run(t, s)
-	if !strings.HasPrefix(secure.url, "https://") {
-		t.Errorf("with a certificate the URL is %s", secure.url)
+	if !strings.HasPrefix(secure.WebhookURL(), "https://") {
+		t.Errorf("with a certificate the URL is %s", secure.WebhookURL())
 	}
 
 	for name, c := range map[string]struct {
@@ -92,7 +41,7 @@ func TestProtocols(t *testing.T) {
 			transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}, Protocols: new(http.Protocols)}
 			c.allow(transport.Protocols)
 			defer transport.CloseIdleConnections()
-			response, err := transport.RoundTrip(signed(c.sys.url, c.sys.settings.Secrets[0], sender.NewID(), sample))
+			response, err := transport.RoundTrip(c.sys.request(c.sys.settings.Secrets[0], "msg_1", sample))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,7 +52,7 @@ func TestProtocols(t *testing.T) {
 		})
 	}
 
-	if status, _ := get("http" + strings.TrimPrefix(secure.url, "https")); status != http.StatusBadRequest {
+	if status, _ := get("http" + strings.TrimPrefix(secure.WebhookURL(), "https")); status != http.StatusBadRequest {
 		t.Errorf("HTTP at the HTTPS listener: %d", status)
 	}
 }
@@ -133,13 +82,10 @@ func TestListenersAreApart(t *testing.T) {
 			t.Errorf("GET %s: %d, want %d", url, status, want)
 		}
 	}
-	response, err := sender.Client.Do(signed(admin+sys.settings.Path, sys.settings.Secrets[0], sender.NewID(), sample))
-	if err != nil {
-		t.Fatal(err)
-	}
-	response.Body.Close()
-	if response.StatusCode != http.StatusNotFound {
-		t.Errorf("a webhook at the admin listener: %s", response.Status)
+	request := sys.request(sys.settings.Secrets[0], "msg_1", sample)
+	request.URL.Host = sys.settings.AdminListen
+	if status, _ := do(request); status != http.StatusNotFound {
+		t.Errorf("a webhook at the admin listener: %d", status)
 	}
 }
 
@@ -169,23 +115,19 @@ func TestLargeHeaders(t *testing.T) {
 func TestMetrics(t *testing.T) {
 	t.Parallel()
 	sys := run(t, newSettings(t))
-	sys.post(t, "msg_1", sample)
-	sys.post(t, "msg_1", sample)
-	sys.post(t, "msg_1", sample)
-	sys.post(t, "msg_2", []byte("not JSON"))
-	sys.post(t, "msg_3", []byte(`{"event_type":"interview.started"}`))
-	forged := sender.Sender{URL: sys.url}
-	if err := forged.SignWith(config.NewSecret()); err != nil {
-		t.Fatal(err)
-	}
+	sys.post("msg_1", sample)
+	sys.post("msg_1", sample)
+	sys.post("msg_1", sample)
+	sys.post("msg_2", "not JSON")
+	sys.post("msg_3", `{"event_type":"interview.started"}`)
 	for range 2 {
-		if a, err := forged.Post(t.Context(), "msg_4", time.Now(), sample); err != nil || a.Status != http.StatusUnauthorized {
-			t.Errorf("a forged webhook: %v %v", a, err)
+		if status, _ := do(sys.request(config.NewSecret(), "msg_4", sample)); status != http.StatusUnauthorized {
+			t.Errorf("a forged webhook is answered %d", status)
 		}
 	}
 	get("http://" + sys.settings.Listen + "/nowhere")
 
-	_, text := get("http://" + sys.settings.AdminListen + "/metrics")
+	_, text := sys.admin("/metrics")
 	for _, line := range []string{
 		`versive_ingress_requests_total{outcome="stored",reason=""} 1`,
 		`versive_ingress_requests_total{outcome="duplicate",reason=""} 2`,

@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"bufio"
@@ -43,7 +43,7 @@ func talk(t *testing.T, address, raw string) string {
 // raw returns a signed webhook as bytes, with some text in it replaced.
 func (s *system) raw(id string, replace ...string) string {
 	var b bytes.Buffer
-	if err := signed(s.url, s.settings.Secrets[0], id, sample).Write(&b); err != nil {
+	if err := s.request(s.settings.Secrets[0], id, sample).Write(&b); err != nil {
 		panic(err) // a buffer takes all
 	}
 	return strings.NewReplacer(replace...).Replace(b.String())
@@ -95,7 +95,7 @@ func TestNoBanner(t *testing.T) {
 	s.TLSCert, s.TLSKey, _ = writeCertificate(t)
 	secure := run(t, s)
 	sys := run(t, newSettings(t))
-	tells := regexp.MustCompile(`(?i)\b(server|via|x-powered-by):|\bgo(lang)?\b|net/http|nats|jetstream|panic|goroutine|` + regexp.QuoteMeta(version))
+	tells := regexp.MustCompile(`(?i)\b(server|via|x-powered-by):|\bgo(lang)?\b|net/http|nats|jetstream|panic|goroutine|` + regexp.QuoteMeta(sys.cfg.Version))
 	at := func(path string) string { return "GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n" }
 	for name, answer := range map[string]string{
 		"stored":         talk(t, sys.settings.Listen, sys.raw("msg_1")),
@@ -206,8 +206,10 @@ func TestPipelining(t *testing.T) {
 	sys := run(t, newSettings(t))
 	var all strings.Builder
 	var want []int
+	var ids []string
 	for i := range 20 {
-		all.WriteString(sys.raw(fmt.Sprintf("msg_%d", i)))
+		ids = append(ids, fmt.Sprintf("msg_%d", i))
+		all.WriteString(sys.raw(ids[i]))
 		all.WriteString(sys.raw("msg_forged", "v1,", "v1,A"))
 		all.WriteString("GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n")
 		want = append(want, http.StatusOK, http.StatusUnauthorized, http.StatusNotFound)
@@ -225,11 +227,7 @@ func TestPipelining(t *testing.T) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	accepted := map[string]uint64{}
-	for i := range 20 {
-		accepted[fmt.Sprintf("msg_%d", i)] = uint64(i + 1)
-	}
-	requireStored(t, connect(t, sys.broker.URL()), sys.settings.Stream, accepted)
+	sys.requireStored(t, ids...)
 }
 
 // TLS below 1.2 is not spoken; 1.2 and 1.3 are, with HTTP/2.
@@ -238,11 +236,11 @@ func TestTLSVersions(t *testing.T) {
 	s := newSettings(t)
 	var roots *x509.CertPool
 	s.TLSCert, s.TLSKey, roots = writeCertificate(t)
-	run(t, s)
+	sys := run(t, s)
 	for version, want := range map[uint16]bool{
 		tls.VersionTLS10: false, tls.VersionTLS11: false, tls.VersionTLS12: true, tls.VersionTLS13: true,
 	} {
-		conn, err := tls.Dial("tcp", s.Listen, &tls.Config{RootCAs: roots, MinVersion: version, MaxVersion: version, NextProtos: []string{"h2"}})
+		conn, err := tls.Dial("tcp", sys.settings.Listen, &tls.Config{RootCAs: roots, MinVersion: version, MaxVersion: version, NextProtos: []string{"h2"}})
 		if (err == nil) != want {
 			t.Errorf("%s: %v", tls.VersionName(version), err)
 		}

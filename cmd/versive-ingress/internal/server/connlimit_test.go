@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"errors"
@@ -19,7 +19,6 @@ import (
 // used.
 func TestConnLimit(t *testing.T) {
 	t.Parallel()
-	i := &ingress{log: slog.New(slog.DiscardHandler)}
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -29,10 +28,10 @@ func TestConnLimit(t *testing.T) {
 	for _, class := range []*connClass{&limiter.newConns, &limiter.newHTTP2, &limiter.trusted} {
 		class.limit = 2
 	}
-	server := i.newServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	server := newHTTPServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		trustConn(r.Context())
 		w.WriteHeader(http.StatusNoContent)
-	}))
+	}), slog.New(slog.DiscardHandler))
 	// Nothing but the limits closes a connection here, however slow the machine is.
 	server.ReadHeaderTimeout, server.HTTP2.SendPingTimeout = 0, 0
 	server.ConnState = func(c net.Conn, state http.ConnState) {
@@ -105,7 +104,7 @@ func TestConnLimit(t *testing.T) {
 	eventually(t, "all places are free", func() bool {
 		limiter.mu.Lock()
 		defer limiter.mu.Unlock()
-		return limiter.newConns.Len()+limiter.newHTTP2.Len()+limiter.trusted.Len()+limiter.parked == 0
+		return limiter.newConns.Len()+limiter.newHTTP2.Len()+limiter.trusted.Len()+int(limiter.parked.Load()) == 0
 	})
 }
 

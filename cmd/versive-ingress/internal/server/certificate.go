@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"crypto/tls"
@@ -10,19 +10,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 )
 
-// A certificate is the server's own, from files that may change.
+// A certificate is that of the webhook listener, from files that may change.
 type certificate struct {
 	certFile, keyFile string
 	current           atomic.Pointer[tls.Certificate]
 }
 
-func newCertificate(certFile, keyFile string) (*certificate, error) {
+func loadCertificate(certFile, keyFile string, metrics prometheus.Registerer) (*certificate, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile}
-	return c, c.load()
+	if err := c.load(); err != nil {
+		return nil, err
+	}
+	promauto.With(metrics).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "versive_ingress_tls_certificate_not_after_timestamp_seconds",
+		Help: "When the certificate of the webhook listener expires.",
+	}, func() float64 { return float64(c.current.Load().Leaf.NotAfter.Unix()) })
+	return c, nil
 }
 
-// load takes the files into use. One that has expired is better than none at
-// the start, but no reason to part with another.
+// load reads the files. An expired certificate is better than none at the start,
+// but does not replace another one.
 func (c *certificate) load() error {
 	next, err := tls.LoadX509KeyPair(c.certFile, c.keyFile)
 	if err != nil {
@@ -35,8 +42,8 @@ func (c *certificate) load() error {
 	return nil
 }
 
-// tlsConfig returns what serves the certificate of the moment: a handshake
-// that has begun keeps the one that it began with.
+// tlsConfig returns a configuration that uses the current certificate for each
+// handshake.
 func (c *certificate) tlsConfig() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
@@ -44,11 +51,4 @@ func (c *certificate) tlsConfig() *tls.Config {
 			return c.current.Load(), nil
 		},
 	}
-}
-
-func (c *certificate) register(metrics prometheus.Registerer) {
-	promauto.With(metrics).NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "versive_ingress_tls_certificate_not_after_timestamp_seconds",
-		Help: "When the certificate of the webhook listener expires.",
-	}, func() float64 { return float64(c.current.Load().Leaf.NotAfter.Unix()) })
 }

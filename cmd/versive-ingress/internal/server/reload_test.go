@@ -1,4 +1,4 @@
-package main
+package server
 
 import (
 	"fmt"
@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -14,31 +13,12 @@ import (
 	"versive-ingress/ingest"
 )
 
-// metric returns the lines of /metrics that begin with a name.
-func (s *system) metric(name string) string { return metric(s.settings, name) }
-
-func metric(s config.Settings, name string) string {
-	_, text := get("http://" + s.AdminListen + "/metrics")
-	var lines strings.Builder
-	for line := range strings.Lines(text) {
-		if strings.HasPrefix(line, name+" ") || strings.HasPrefix(line, name+"{") {
-			lines.WriteString(line)
-		}
-	}
-	return lines.String()
-}
-
 const reloaded = "versive_ingress_config_last_reload_successful"
 
 // status posts a webhook signed with secret and returns the answer's status.
-func (s *system) status(t testing.TB, secret string) int {
-	t.Helper()
-	response, err := sender.Client.Do(signed(s.url, secret, sender.NewID(), sample))
-	if err != nil {
-		t.Fatal(err)
-	}
-	response.Body.Close()
-	return response.StatusCode
+func (s *system) status(secret string) int {
+	status, _ := do(s.request(secret, sender.NewID(), sample))
+	return status
 }
 
 // requireSecrets waits until the given secrets, by position, are those that
@@ -59,28 +39,14 @@ func (s *system) requireSecrets(t testing.TB, accepted []string, refused ...stri
 		return strings.Count(lines, "\n") == len(want)
 	})
 	for _, secret := range accepted {
-		if got := s.status(t, secret); got != http.StatusOK {
+		if got := s.status(secret); got != http.StatusOK {
 			t.Errorf("a secret of those in use: %d", got)
 		}
 	}
 	for _, secret := range refused {
-		if got := s.status(t, secret); got != http.StatusUnauthorized {
+		if got := s.status(secret); got != http.StatusUnauthorized {
 			t.Errorf("a secret that is not in use: %d", got)
 		}
-	}
-}
-
-func overwrite(t testing.TB, file, text string) {
-	t.Helper()
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-}
-
-func rename(t testing.TB, from, to string) {
-	t.Helper()
-	if err := os.Rename(from, to); err != nil {
-		t.Fatal(err)
 	}
 }
 
@@ -100,6 +66,14 @@ func TestSecretsFileChanges(t *testing.T) {
 				overwrite(t, file+"~", text)
 				rename(t, file+"~", file)
 			}
+		},
+		"by another link": func(t *testing.T, dir string) (string, func(string)) {
+			file, elsewhere := filepath.Join(dir, "secrets"), filepath.Join(t.TempDir(), "secrets")
+			overwrite(t, elsewhere, "")
+			if err := os.Link(elsewhere, file); err != nil {
+				t.Fatal(err)
+			}
+			return file, func(text string) { overwrite(t, elsewhere, text) }
 		},
 		"a link's target": func(t *testing.T, dir string) (string, func(string)) {
 			target, file := filepath.Join(t.TempDir(), "target"), filepath.Join(dir, "secrets")
@@ -160,7 +134,8 @@ func TestBrokenSecretsFile(t *testing.T) {
 	variable, first, second := config.NewSecret(), config.NewSecret(), config.NewSecret()
 	s := newSettings(t)
 	s.Secrets = []string{variable}
-	s.SecretsFile = writeFile(t, "secrets", first)
+	s.SecretsFile = filepath.Join(t.TempDir(), "secrets")
+	overwrite(t, s.SecretsFile, first)
 	sys := run(t, s)
 	if got := sys.metric(reloaded); got != reloaded+`{source="secrets"} 1`+"\n" {
 		t.Errorf("after the start: %q", got)
@@ -180,7 +155,7 @@ func TestBrokenSecretsFile(t *testing.T) {
 		sys.requireSecrets(t, []string{variable, first}, second)
 
 		overwrite(t, s.SecretsFile, first+"\n# after: "+name)
-		eventually(t, name+" is mended", func() bool {
+		eventually(t, name+" is repaired", func() bool {
 			return strings.HasSuffix(sys.metric(reloaded), " 1\n")
 		})
 	}
@@ -188,42 +163,5 @@ func TestBrokenSecretsFile(t *testing.T) {
 		if strings.Contains(sys.log.String(), secret) {
 			t.Error("the log has a secret")
 		}
-	}
-}
-
-// What is not noticed, on a network's file system say, is read on SIGHUP; and
-// with nothing to read SIGHUP does no harm.
-func TestHangup(t *testing.T) {
-	t.Parallel()
-	s := newSettings(t)
-	first, second := config.NewSecret(), config.NewSecret()
-	s.SecretsFile = writeFile(t, "secrets", first)
-	elsewhere := filepath.Join(t.TempDir(), "secrets")
-	if err := os.Link(s.SecretsFile, elsewhere); err != nil {
-		t.Fatal(err)
-	}
-	cmd, log := launch(t, "versive-ingress", s)
-	awaitReady(t, s)
-	sys := &system{&ingress{settings: s, url: "http://" + s.Listen + s.Path}, log}
-	sys.requireSecrets(t, []string{s.Secrets[0], first}, second)
-	overwrite(t, elsewhere, second) // the same file, in a directory that is not watched
-	hangUp := func() {
-		t.Helper()
-		eventually(t, "SIGHUP is in the log", func() bool { // that comes too early is ignored
-			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
-				t.Fatal(err)
-			}
-			return strings.Contains(log.String(), "SIGHUP")
-		})
-	}
-	hangUp()
-	sys.requireSecrets(t, []string{s.Secrets[0], second}, first)
-
-	s = newSettings(t)
-	cmd, log = launch(t, "versive-ingress", s)
-	awaitReady(t, s)
-	hangUp()
-	if status := readyz(s); status != http.StatusOK {
-		t.Errorf("after SIGHUP: %d", status)
 	}
 }

@@ -1,0 +1,82 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/nats-io/nats.go"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
+)
+
+func (s *Server) startBroker(ctx context.Context) (err error) {
+	s.broker, err = embedded.Start(ctx, embedded.Config{
+		Dir:        s.settings.DataDir,
+		Listen:     s.settings.NATSListen,
+		ConfigFile: s.settings.NATSConfig,
+		MaxStore:   int64(s.settings.MaxStore),
+		MaxPayload: s.settings.MaxPayload(),
+		Logger:     s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.metrics.MustRegister(storeMetrics{s.broker})
+	s.log.Info("embedded broker is running", "subscribers", s.broker.URL(), "data_dir", s.settings.DataDir)
+	return s.checkIdentity()
+}
+
+// checkIdentity checks over TCP that a broker which has users accepts the ingress
+// as one of them. In-process, a refusal would show only as a timeout: the pipe has
+// no buffer, so the refusal and the client's next message wait for each other.
+func (s *Server) checkIdentity() error {
+	if s.settings.NATSConfig == "" {
+		return nil
+	}
+	nc, err := nats.Connect(s.broker.URL(), s.credentials.Option)
+	if errors.Is(err, nats.ErrAuthorization) {
+		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not take the ingress for one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
+	}
+	if err == nil { // other errors, of TLS for example, do not matter in-process
+		nc.Close()
+	}
+	return nil
+}
+
+func (s *Server) publishConfig() publish.Config {
+	cfg := s.settings.Streams()
+	cfg.URL = s.settings.NATSURL
+	cfg.Options = []nats.Option{s.credentials.Option}
+	cfg.Timeout = s.settings.PublishTimeout
+	cfg.Mode = publish.Mode(s.settings.PublishMode)
+	cfg.Logger, cfg.Metrics = s.log, s.metrics
+	if s.broker != nil {
+		cfg.Options = append(cfg.Options, nats.InProcessServer(s.broker))
+		cfg.SyncAlways = true // package embedded configures it
+		cfg.MayCreate, cfg.Durable = s.broker.MayCreate, s.broker.Durable
+		cfg.MarksDir = s.settings.DataDir
+	}
+	return cfg
+}
+
+// maxBody returns the largest body in bytes whose event the broker accepts.
+func (s *Server) maxBody() (int64, error) {
+	size := s.publisher.MaxMessage()
+	room := config.BodyRoom(size)
+	set := int64(s.settings.MaxBody)
+	switch {
+	case room <= 0:
+		return 0, fmt.Errorf("the broker takes messages of %v at most, want at least %v; raise its max_payload, or the stream's max_msg_size", config.Size(size), config.Size(schema.MaxGrowth+config.HeaderRoom+1<<20))
+	case set > room:
+		return 0, fmt.Errorf("INGRESS_MAX_BODY=%v does not fit the broker, which takes messages of %v at most; raise its max_payload (or the stream's max_msg_size) to at least %v, or lower INGRESS_MAX_BODY to at most %v", config.Size(set), config.Size(size), config.Size(set+size-room), config.Size(room))
+	case set > 0:
+		return set, nil
+	case room < config.DefaultMaxBody:
+		s.log.Warn("bodies are limited by the broker's max_payload", "max_body", config.Size(room).String(), "usual", config.Size(config.DefaultMaxBody).String())
+	}
+	return min(room, config.DefaultMaxBody), nil
+}

@@ -1,0 +1,62 @@
+package server
+
+import (
+	"errors"
+	"net/http"
+
+	"versive-ingress/ingest"
+)
+
+// newHandler returns the handler of webhooks. The publisher must be open.
+func (s *Server) newHandler() (*ingest.Handler, error) {
+	maxBody, err := s.maxBody()
+	if err != nil {
+		return nil, err
+	}
+	secrets, err := s.settings.SigningSecrets()
+	if err != nil {
+		return nil, err
+	}
+	cfg := ingest.Config{
+		Path:        s.settings.Path,
+		Secrets:     secrets,
+		Tolerance:   s.settings.Tolerance,
+		MaxBody:     maxBody,
+		MaxInflight: int64(s.settings.MaxInflight),
+		Publisher:   s.publisher,
+		Verified:    trustConn,
+		Logger:      s.log,
+		Metrics:     s.metrics,
+	}
+	if s.tracing != nil {
+		cfg.Tracer = s.tracing.Tracer("versive-ingress/ingest")
+	}
+	return ingest.New(cfg)
+}
+
+// serveWebhook answers 503 until there is a handler.
+func (s *Server) serveWebhook(w http.ResponseWriter, r *http.Request) {
+	if s.stopping.Load() {
+		w.Header().Set("Connection", "close") // the client's next connection is to another instance
+	}
+	if h := s.handler.Load(); h != nil {
+		h.ServeHTTP(w, r)
+		return
+	}
+	ingest.Unavailable(w, r)
+}
+
+// ready returns nil while events can be stored, and otherwise why they cannot.
+func (s *Server) ready() error {
+	switch {
+	case s.stopping.Load():
+		return errors.New("shutting down")
+	case s.handler.Load() == nil:
+		return errors.New("starting")
+	case s.broker != nil:
+		if err := s.broker.Ready(); err != nil {
+			return err
+		}
+	}
+	return s.publisher.Ready()
+}

@@ -1,0 +1,139 @@
+package server
+
+import (
+	"context"
+	"crypto/sha256"
+	"log/slog"
+	"os"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"versive-ingress/ingest"
+)
+
+// pollInterval is the time between two looks at the files. They are read and not
+// watched: a watch misses changes on a network file system, and has to follow each
+// symbolic link that leads to a file.
+const pollInterval = 500 * time.Millisecond
+
+// A source is a set of files that are loaded together. It is owned by the goroutine
+// of reload.
+type source struct {
+	name  string // in the log and in metrics
+	load  func() error
+	files []string
+
+	log                   *slog.Logger
+	successful, successAt prometheus.Gauge
+
+	seen   [sha256.Size]byte // what the files held at the last look
+	loaded [sha256.Size]byte // and when load was last called, with whatever result
+}
+
+// sources returns the files that can change while the ingress runs.
+func (s *Server) sources() []*source {
+	factory := promauto.With(s.metrics)
+	successful := factory.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "versive_ingress_config_last_reload_successful",
+		Help: "Whether the files of the source could be used when they were last read; if not (0), what they held before is in use.",
+	}, []string{"source"})
+	successAt := factory.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "versive_ingress_config_last_reload_success_timestamp_seconds",
+		Help: "When the files of the source were last taken into use.",
+	}, []string{"source"})
+	var list []*source
+	add := func(name string, load func() error, files ...string) {
+		files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
+		if len(files) > 0 {
+			list = append(list, &source{
+				name: name, load: load, files: files,
+				log: s.log, successful: successful.WithLabelValues(name), successAt: successAt.WithLabelValues(name),
+			})
+		}
+	}
+	add("secrets", s.reloadSecrets, s.settings.SecretsFile)
+	if s.certificate != nil {
+		add("tls", s.certificate.load, s.settings.TLSCert, s.settings.TLSKey)
+	}
+	add("nats", s.credentials.Load, s.settings.NATSCreds, s.settings.NATSNKey, s.settings.NATSCA, s.settings.NATSCert, s.settings.NATSKey)
+	return list
+}
+
+func (s *Server) reloadSecrets() error {
+	secrets, err := s.settings.SigningSecrets()
+	if err != nil {
+		return err
+	}
+	if err := s.handler.Load().SetSecrets(secrets); err != nil {
+		return err
+	}
+	fingerprints := make([]string, len(secrets))
+	for i, secret := range secrets {
+		fingerprints[i] = ingest.Fingerprint(secret)
+	}
+	s.log.Info("signing secrets, by position", "fingerprints", fingerprints)
+	return nil
+}
+
+// reload loads sources when their files change, and all of them for each hangup,
+// until ctx ends.
+func (s *Server) reload(ctx context.Context, sources []*source) {
+	ticker := time.NewTicker(pollInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			for _, source := range sources {
+				source.poll()
+			}
+		case <-s.hangup:
+			s.log.Info("reading files again: SIGHUP")
+			reloadAll(sources)
+		}
+	}
+}
+
+func reloadAll(sources []*source) {
+	for _, source := range sources {
+		source.reload()
+	}
+}
+
+// poll reloads the source if it has changed and two looks in a row find the same: a
+// certificate and its key are written one after the other.
+func (s *source) poll() {
+	before := s.seen
+	s.seen = s.sum()
+	if s.seen == before && s.seen != s.loaded {
+		s.reload()
+	}
+}
+
+func (s *source) reload() {
+	s.loaded = s.sum()
+	if err := s.load(); err != nil {
+		s.successful.Set(0)
+		s.log.Error("files cannot be used; what they held before stays in use", "source", s.name, "error", err)
+		return
+	}
+	s.successful.Set(1)
+	s.successAt.SetToCurrentTime()
+	s.log.Info("files are in use", "source", s.name)
+}
+
+// sum returns a checksum of what the files hold, or of why they cannot be read.
+func (s *source) sum() (sum [sha256.Size]byte) {
+	for _, file := range s.files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			text = []byte(err.Error())
+		}
+		sum = sha256.Sum256(append(sum[:], text...))
+	}
+	return sum
+}

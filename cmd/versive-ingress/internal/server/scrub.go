@@ -1,0 +1,71 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/time/rate"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+const (
+	// scrubInterval is the time between two passes over the streams. The first pass
+	// begins at the start.
+	scrubInterval = 24 * time.Hour
+	// scrubRate bounds how many bytes of the store are read per second, so that
+	// nothing else waits for the disk.
+	scrubRate = 8 << 20
+)
+
+// startScrub starts to read the streams of the embedded broker, again and again
+// until ctx ends. A message that the store has but cannot return is thereby
+// reported before somebody needs it: the server verifies each one's checksum.
+func (s *Server) startScrub(ctx context.Context) error {
+	conn, err := broker.Open(ctx, s.settings, "scrub", nats.InProcessServer(s.broker))
+	if err != nil {
+		return err
+	}
+	s.background.Go(func() {
+		defer conn.Close()
+		for ctx.Err() == nil {
+			for kind := range schema.KindDead + 1 {
+				s.scrub(ctx, conn.Source, kind)
+			}
+			select {
+			case <-ctx.Done():
+			case <-time.After(scrubInterval):
+			}
+		}
+	})
+	return nil
+}
+
+// scrub reads a stream and reports what cannot be read.
+func (s *Server) scrub(ctx context.Context, source subscribe.Source, kind schema.Kind) {
+	err := readThrough(ctx, source, kind)
+	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); ok {
+		s.publisher.ReportUnreadable(kind, unreadable.Sequences)
+	} else if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) && ctx.Err() == nil {
+		s.log.Warn("stream could not be read to its end; its messages are verified at the next pass", "error", err, "wait", scrubInterval)
+	}
+}
+
+// readThrough reads a stream to its end, no faster than scrubRate.
+func readThrough(ctx context.Context, source subscribe.Source, kind schema.Kind) error {
+	limiter := rate.NewLimiter(scrubRate, scrubRate)
+	for m, err := range source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
+		if err != nil {
+			return err
+		}
+		if err := limiter.WaitN(ctx, min(m.Size, scrubRate)); err != nil {
+			return err
+		}
+	}
+	return nil
+}

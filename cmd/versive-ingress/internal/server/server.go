@@ -1,0 +1,204 @@
+// Package server is the running ingress.
+//
+// Start starts its parts from the outside in, so that senders and probes get an
+// answer (503) while the broker recovers its streams: the admin listener, tracing,
+// the webhook listener, the embedded broker, the publisher, the handler, and then
+// the background work: the scrub and the reloading of files.
+//
+// The graceful shutdown is in Wait and Stop: /readyz fails, and webhooks are still
+// accepted for INGRESS_DRAIN_DELAY; then new ones get 503, and those in progress
+// are finished; the background work ends; the publisher closes its connection; the
+// embedded broker flushes its store; the last spans are exported; the admin
+// listener closes. Each part may use those that end after it.
+//
+// The Server owns all of its parts and is the only one to start and to stop them.
+package server
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"os"
+	"os/signal"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/ingest"
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+)
+
+// Config configures a Server. All fields must be set.
+type Config struct {
+	Settings        config.Settings // as checked by Check
+	Version, Commit string          // of the program, for metrics, traces and the log
+	Logger          *slog.Logger
+}
+
+// Server is a running ingress. Its methods, except Wait and Stop, are safe for
+// concurrent use.
+type Server struct {
+	cfg      Config
+	settings config.Settings // with the addresses of the listeners, whose ports the system may have chosen
+	log      *slog.Logger
+	metrics  *prometheus.Registry
+
+	admin, webhook *http.Server
+	failed         chan error // of the two, while they run; capacity 2
+
+	tracing     *sdktrace.TracerProvider // nil if nothing is traced
+	certificate *certificate             // nil without TLS
+	credentials *broker.Credentials
+	broker      *embedded.Broker // nil with INGRESS_NATS_URL
+	publisher   *publish.Publisher
+	handler     atomic.Pointer[ingest.Handler] // nil until everything else has started
+
+	hangup         chan os.Signal // reloads all files
+	background     sync.WaitGroup
+	stopBackground context.CancelFunc
+
+	stopping atomic.Bool
+}
+
+// Run runs an ingress as the main task of the process: until ctx ends, for which it
+// returns nil, or the ingress fails. It also reloads files on SIGHUP and sets the
+// memory limit of the process.
+func Run(ctx context.Context, cfg Config) error {
+	signal.Ignore(syscall.SIGHUP) // until the files can be reloaded
+	s, err := Start(ctx, cfg)
+	if ended := context.Cause(ctx); ended != nil && errors.Is(err, ended) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	signal.Notify(s.hangup, syscall.SIGHUP)
+	go s.limitMemory(ctx)
+	return s.Wait(ctx)
+}
+
+// Start starts an ingress and returns when it accepts webhooks. It waits for a
+// broker that is away. If ctx ends before that, or a part cannot be started, Start
+// stops what is running and returns an error; later, ctx has no effect.
+func Start(ctx context.Context, cfg Config) (*Server, error) {
+	s := &Server{
+		cfg:         cfg,
+		settings:    cfg.Settings,
+		log:         cfg.Logger,
+		failed:      make(chan error, 2),
+		credentials: broker.NewCredentials(cfg.Settings),
+		hangup:      make(chan os.Signal, 1),
+	}
+	s.metrics = s.newRegistry()
+	s.admin = newHTTPServer(s.adminRoutes(), s.log)
+	s.webhook = newHTTPServer(http.HandlerFunc(s.serveWebhook), s.log)
+	background, cancel := context.WithCancel(context.Background())
+	s.stopBackground = cancel
+	if err := s.start(ctx, background); err != nil {
+		s.Stop()
+		return nil, err
+	}
+	address, _ := s.settings.AdminURL()
+	s.log.Info("ready", "webhooks", s.WebhookURL(), "admin", address, "stream", s.settings.Stream, "version", cfg.Version)
+	return s, nil
+}
+
+// start starts the parts in their order. background is the context of what runs
+// until Stop.
+func (s *Server) start(ctx, background context.Context) (err error) {
+	shed := newShedMetric(s.metrics)
+	if err := s.listenAdmin(shed); err != nil {
+		return err
+	}
+	if s.tracing, err = startTracing(ctx, s.cfg.Version, s.log); err != nil {
+		return err
+	}
+	if err := s.listenWebhook(shed); err != nil {
+		return err
+	}
+	if err := s.credentials.Load(); err != nil {
+		return err
+	}
+	if s.settings.NATSURL == "" {
+		if err := s.startBroker(ctx); err != nil {
+			return err
+		}
+	}
+	if s.publisher, err = publish.Open(ctx, s.publishConfig()); err != nil {
+		return err
+	}
+	handler, err := s.newHandler()
+	if err != nil {
+		return err
+	}
+	s.handler.Store(handler)
+	if s.broker != nil {
+		if err := s.startScrub(background); err != nil {
+			return err
+		}
+	}
+	sources := s.sources()
+	reloadAll(sources) // they may have changed since the start began
+	s.background.Go(func() { s.reload(background, sources) })
+	return nil
+}
+
+// WebhookURL returns the URL of the webhook endpoint, as seen from this machine.
+func (s *Server) WebhookURL() string { return s.settings.WebhookURL() }
+
+// BrokerURL returns the URL of the embedded broker, for subscribers. The ingress
+// must have one.
+func (s *Server) BrokerURL() string { return s.broker.URL() }
+
+// Wait blocks until ctx ends or the ingress fails, and then shuts it down. It
+// returns nil if ctx has ended.
+func (s *Server) Wait(ctx context.Context) error {
+	var err error
+	select {
+	case <-ctx.Done():
+		s.log.Info("shutting down")
+		s.stopping.Store(true)
+		time.Sleep(s.settings.DrainDelay) // load balancers notice that /readyz fails
+	case err = <-s.failed:
+	case <-s.publisher.Closed():
+		err = errors.New("the broker has closed the connection for good; see the log")
+	}
+	s.Stop()
+	s.log.Info("stopped")
+	return err
+}
+
+// Stop shuts the ingress down without INGRESS_DRAIN_DELAY, and returns when
+// everything has ended. Further calls do nothing.
+func (s *Server) Stop() {
+	if h := s.handler.Load(); h != nil {
+		h.Drain()
+	}
+	s.stopping.Store(true)
+	ctx, cancel := context.WithTimeout(context.Background(), s.settings.ShutdownTimeout)
+	defer cancel()
+	if err := s.webhook.Shutdown(ctx); err != nil {
+		s.log.Warn("requests in progress were cut off; the sender will repeat them", "error", err)
+		s.webhook.Close()
+	}
+	s.stopBackground()
+	s.background.Wait()
+	if s.publisher != nil {
+		s.publisher.Close()
+	}
+	if s.broker != nil {
+		s.broker.Stop()
+	}
+	if s.tracing != nil {
+		stopTracing(s.tracing)
+	}
+	s.admin.Close()
+}
