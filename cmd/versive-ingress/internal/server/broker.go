@@ -13,7 +13,11 @@ import (
 	"versive-ingress/schema"
 )
 
+// startBroker starts the embedded broker, unless INGRESS_NATS_URL names another.
 func (s *Server) startBroker(ctx context.Context) (err error) {
+	if s.settings.NATSURL != "" {
+		return nil
+	}
 	s.broker, err = embedded.Start(ctx, embedded.Config{
 		Dir:        s.settings.DataDir,
 		Listen:     s.settings.NATSListen,
@@ -47,7 +51,7 @@ func (s *Server) checkIdentity() error {
 	return nil
 }
 
-func (s *Server) publishConfig() publish.Config {
+func (s *Server) openPublisher(ctx context.Context) (err error) {
 	cfg := s.settings.Streams()
 	cfg.URL = s.settings.NATSURL
 	cfg.Options = []nats.Option{s.credentials.Option}
@@ -60,7 +64,8 @@ func (s *Server) publishConfig() publish.Config {
 		cfg.MayCreate, cfg.Durable = s.broker.MayCreate, s.broker.Durable
 		cfg.MarksDir = s.settings.DataDir
 	}
-	return cfg
+	s.publisher, err = publish.Open(ctx, cfg)
+	return err
 }
 
 // maxBody returns the largest body in bytes whose event the broker accepts.

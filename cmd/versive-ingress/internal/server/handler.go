@@ -1,21 +1,22 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"net/http"
 
 	"versive-ingress/ingest"
 )
 
-// newHandler returns the handler of webhooks. The publisher must be open.
-func (s *Server) newHandler() (*ingest.Handler, error) {
+// openHandler begins to accept webhooks.
+func (s *Server) openHandler(context.Context) error {
 	maxBody, err := s.maxBody()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	secrets, err := s.settings.SigningSecrets()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	cfg := ingest.Config{
 		Path:        s.settings.Path,
@@ -31,7 +32,12 @@ func (s *Server) newHandler() (*ingest.Handler, error) {
 	if s.tracing != nil {
 		cfg.Tracer = s.tracing.Tracer("versive-ingress/ingest")
 	}
-	return ingest.New(cfg)
+	handler, err := ingest.New(cfg)
+	if err != nil {
+		return err
+	}
+	s.handler.Store(handler)
+	return nil
 }
 
 // serveWebhook answers 503 until there is a handler.

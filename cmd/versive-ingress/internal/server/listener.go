@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -63,15 +64,47 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// listen opens a listener, runs server on it until it is closed, and sets address,
-// of the named setting, to the listener's. shed counts the connections that the
-// limits close.
-func (s *Server) listen(name string, address *string, server *http.Server, shed prometheus.Counter) error {
-	listener, err := net.Listen("tcp", *address)
+// listenAdmin opens the admin listener.
+func (s *Server) listenAdmin(context.Context) error {
+	// Its requests have no body, and net/http waits for one that is announced.
+	s.admin.ReadTimeout = headerTimeout
+	listener, err := net.Listen("tcp", s.settings.AdminListen)
 	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+		return fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
 	}
-	*address = listener.Addr().String()
+	s.settings.AdminListen = listener.Addr().String()
+	s.serve("admin", s.admin, listener)
+	return nil
+}
+
+// listenWebhook opens the webhook listener, with TLS if it is configured.
+func (s *Server) listenWebhook(context.Context) error {
+	if s.settings.TLSCert != "" {
+		if err := s.configureTLS(); err != nil {
+			return err
+		}
+	}
+	listener, err := net.Listen("tcp", s.settings.Listen)
+	if err != nil {
+		return fmt.Errorf("INGRESS_LISTEN: %w", err)
+	}
+	s.settings.Listen = listener.Addr().String()
+	if conns := ofFiles(maxNewConns); conns < maxNewConns {
+		s.log.Warn("limit of open files is low, so fewer connections are accepted", "new_connections", conns, "usual", maxNewConns,
+			"remedy", fmt.Sprintf("allow %d open files: ulimit -n, or LimitNOFILE of systemd", openFiles))
+	}
+	s.serve("webhook", s.webhook, listener)
+	return nil
+}
+
+// serve runs server in the background, until it is closed, on a listener with
+// limits. name is that of the listener in metrics.
+func (s *Server) serve(name string, server *http.Server, listener net.Listener) {
+	shed := promauto.With(s.metrics).NewCounter(prometheus.CounterOpts{
+		Name:        "versive_ingress_connections_shed_total",
+		Help:        "Connections closed in favour of newer ones, because too many were open.",
+		ConstLabels: prometheus.Labels{"listener": name},
+	})
 	serve := server.Serve
 	if server.TLSConfig != nil {
 		serve = func(l net.Listener) error { return server.ServeTLS(l, "", "") }
@@ -81,36 +114,4 @@ func (s *Server) listen(name string, address *string, server *http.Server, shed 
 			s.failed <- fmt.Errorf("listener %s: %w", listener.Addr(), err)
 		}
 	}()
-	return nil
-}
-
-// listenAdmin opens the admin listener.
-func (s *Server) listenAdmin(shed *prometheus.CounterVec) error {
-	// Its requests have no body, and net/http waits for one that is announced.
-	s.admin.ReadTimeout = headerTimeout
-	return s.listen("INGRESS_ADMIN_LISTEN", &s.settings.AdminListen, s.admin, shed.WithLabelValues("admin"))
-}
-
-// listenWebhook opens the webhook listener, with TLS if it is configured.
-func (s *Server) listenWebhook(shed *prometheus.CounterVec) error {
-	if s.settings.TLSCert != "" {
-		var err error
-		if s.certificate, err = loadCertificate(s.settings.TLSCert, s.settings.TLSKey, s.metrics); err != nil {
-			return err
-		}
-		s.webhook.TLSConfig = s.certificate.tlsConfig()
-	}
-	if conns := ofFiles(maxNewConns); conns < maxNewConns {
-		s.log.Warn("limit of open files is low, so fewer connections are accepted", "new_connections", conns, "usual", maxNewConns,
-			"remedy", fmt.Sprintf("allow %d open files: ulimit -n, or LimitNOFILE of systemd", openFiles))
-	}
-	return s.listen("INGRESS_LISTEN", &s.settings.Listen, s.webhook, shed.WithLabelValues("webhook"))
-}
-
-// newShedMetric returns the metric of limitConns, by listener.
-func newShedMetric(r prometheus.Registerer) *prometheus.CounterVec {
-	return promauto.With(r).NewCounterVec(prometheus.CounterOpts{
-		Name: "versive_ingress_connections_shed_total",
-		Help: "Connections closed in favour of newer ones, because too many were open.",
-	}, []string{"listener"})
 }

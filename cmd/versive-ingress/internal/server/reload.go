@@ -20,7 +20,7 @@ import (
 const pollInterval = 500 * time.Millisecond
 
 // A source is a set of files that are loaded together. It is owned by the goroutine
-// of reload.
+// of startReloader.
 type source struct {
 	name  string // in the log and in metrics
 	load  func() error
@@ -55,9 +55,7 @@ func (s *Server) sources() []*source {
 		}
 	}
 	add("secrets", s.reloadSecrets, s.settings.SecretsFile)
-	if s.certificate != nil {
-		add("tls", s.certificate.load, s.settings.TLSCert, s.settings.TLSKey)
-	}
+	add("tls", s.loadCertificate, s.settings.TLSCert, s.settings.TLSKey)
 	add("nats", s.credentials.Load, s.settings.NATSCreds, s.settings.NATSNKey, s.settings.NATSCA, s.settings.NATSCert, s.settings.NATSKey)
 	return list
 }
@@ -78,24 +76,29 @@ func (s *Server) reloadSecrets() error {
 	return nil
 }
 
-// reload loads sources when their files change, and all of them for each hangup,
-// until ctx ends.
-func (s *Server) reload(ctx context.Context, sources []*source) {
-	ticker := time.NewTicker(pollInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-			for _, source := range sources {
-				source.poll()
+// startReloader loads all files, for they may have changed since the start began,
+// and then those that change, and all of them for each hangup.
+func (s *Server) startReloader(context.Context) error {
+	sources := s.sources()
+	reloadAll(sources)
+	s.tasks.Go(func() {
+		ticker := time.NewTicker(pollInterval)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-s.background.Done():
+				return
+			case <-ticker.C:
+				for _, source := range sources {
+					source.poll()
+				}
+			case <-s.hangup:
+				s.log.Info("reading files again: SIGHUP")
+				reloadAll(sources)
 			}
-		case <-s.hangup:
-			s.log.Info("reading files again: SIGHUP")
-			reloadAll(sources)
 		}
-	}
+	})
+	return nil
 }
 
 func reloadAll(sources []*source) {

@@ -23,22 +23,25 @@ const (
 	scrubRate = 8 << 20
 )
 
-// startScrub starts to read the streams of the embedded broker, again and again
-// until ctx ends. A message that the store has but cannot return is thereby
-// reported before somebody needs it: the server verifies each one's checksum.
-func (s *Server) startScrub(ctx context.Context) error {
-	conn, err := broker.Open(ctx, s.settings, "scrub", nats.InProcessServer(s.broker))
+// startScrub starts to read the streams of the embedded broker, again and again. A
+// message that the store has but cannot return is thereby reported before somebody
+// needs it: the server verifies each one's checksum.
+func (s *Server) startScrub(context.Context) error {
+	if s.broker == nil {
+		return nil
+	}
+	conn, err := broker.Open(s.background, s.settings, "scrub", nats.InProcessServer(s.broker))
 	if err != nil {
 		return err
 	}
-	s.background.Go(func() {
+	s.tasks.Go(func() {
 		defer conn.Close()
-		for ctx.Err() == nil {
+		for s.background.Err() == nil {
 			for kind := range schema.KindDead + 1 {
-				s.scrub(ctx, conn.Source, kind)
+				s.scrub(s.background, conn.Source, kind)
 			}
 			select {
-			case <-ctx.Done():
+			case <-s.background.Done():
 			case <-time.After(scrubInterval):
 			}
 		}

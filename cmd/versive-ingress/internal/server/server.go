@@ -1,21 +1,23 @@
-// Package server is the running ingress.
+// Package server is the running ingress. A Server owns all of its parts: nothing else
+// starts or stops them.
 //
-// Start starts its parts from the outside in, so that senders and probes get an
-// answer (503) while the broker recovers its streams: the admin listener, tracing,
-// the webhook listener, the embedded broker, the publisher, the handler, and then
-// the background work: the scrub and the reloading of files.
+// They start from the outside in (Start), so that senders and probes get an answer
+// (503) while the broker recovers its streams: the admin listener, tracing, the
+// webhook listener, the embedded broker, the publisher, the handler, which accepts
+// webhooks, and then the tasks in the background: the scrub and the reloader.
 //
-// The graceful shutdown is in Wait and Stop: /readyz fails, and webhooks are still
-// accepted for INGRESS_DRAIN_DELAY; then new ones get 503, and those in progress
-// are finished; the background work ends; the publisher closes its connection; the
-// embedded broker flushes its store; the last spans are exported; the admin
-// listener closes. Each part may use those that end after it.
+// A graceful shutdown (Wait, and then Stop) loses nothing by this order:
 //
-// The Server owns all of its parts and is the only one to start and to stop them.
+//  1. /readyz fails, and webhooks are still accepted for INGRESS_DRAIN_DELAY
+//  2. new webhooks get 503, and those in progress finish, within INGRESS_SHUTDOWN_TIMEOUT
+//  3. the scrub and the reloader end
+//  4. the publisher closes its connection, and the embedded broker flushes its store
+//  5. the last spans are exported, and the admin listener closes
 package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"net/http"
@@ -54,16 +56,17 @@ type Server struct {
 	admin, webhook *http.Server
 	failed         chan error // of the two, while they run; capacity 2
 
-	tracing     *sdktrace.TracerProvider // nil if nothing is traced
-	certificate *certificate             // nil without TLS
+	tracing     *sdktrace.TracerProvider        // nil if nothing is traced
+	certificate atomic.Pointer[tls.Certificate] // nil without TLS
 	credentials *broker.Credentials
 	broker      *embedded.Broker // nil with INGRESS_NATS_URL
 	publisher   *publish.Publisher
-	handler     atomic.Pointer[ingest.Handler] // nil until everything else has started
+	handler     atomic.Pointer[ingest.Handler] // nil until webhooks are accepted
 
-	hangup         chan os.Signal // reloads all files
-	background     sync.WaitGroup
+	background     context.Context // of the tasks
 	stopBackground context.CancelFunc
+	tasks          sync.WaitGroup
+	hangup         chan os.Signal // reloads all files
 
 	stopping atomic.Bool
 }
@@ -97,58 +100,31 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		credentials: broker.NewCredentials(cfg.Settings),
 		hangup:      make(chan os.Signal, 1),
 	}
+	if err := s.credentials.Load(); err != nil { // a publisher would wait for a broker that accepts them
+		return nil, err
+	}
 	s.metrics = s.newRegistry()
 	s.admin = newHTTPServer(s.adminRoutes(), s.log)
 	s.webhook = newHTTPServer(http.HandlerFunc(s.serveWebhook), s.log)
-	background, cancel := context.WithCancel(context.Background())
-	s.stopBackground = cancel
-	if err := s.start(ctx, background); err != nil {
-		s.Stop()
-		return nil, err
+	s.background, s.stopBackground = context.WithCancel(context.Background())
+	for _, start := range []func(context.Context) error{
+		s.listenAdmin,
+		s.startTracing,
+		s.listenWebhook,
+		s.startBroker,
+		s.openPublisher,
+		s.openHandler,
+		s.startScrub,
+		s.startReloader,
+	} {
+		if err := start(ctx); err != nil {
+			s.Stop()
+			return nil, err
+		}
 	}
-	address, _ := s.settings.AdminURL()
-	s.log.Info("ready", "webhooks", s.WebhookURL(), "admin", address, "stream", s.settings.Stream, "version", cfg.Version)
+	admin, _ := s.settings.AdminURL()
+	s.log.Info("ready", "webhooks", s.WebhookURL(), "admin", admin, "stream", s.settings.Stream, "version", cfg.Version)
 	return s, nil
-}
-
-// start starts the parts in their order. background is the context of what runs
-// until Stop.
-func (s *Server) start(ctx, background context.Context) (err error) {
-	shed := newShedMetric(s.metrics)
-	if err := s.listenAdmin(shed); err != nil {
-		return err
-	}
-	if s.tracing, err = startTracing(ctx, s.cfg.Version, s.log); err != nil {
-		return err
-	}
-	if err := s.listenWebhook(shed); err != nil {
-		return err
-	}
-	if err := s.credentials.Load(); err != nil {
-		return err
-	}
-	if s.settings.NATSURL == "" {
-		if err := s.startBroker(ctx); err != nil {
-			return err
-		}
-	}
-	if s.publisher, err = publish.Open(ctx, s.publishConfig()); err != nil {
-		return err
-	}
-	handler, err := s.newHandler()
-	if err != nil {
-		return err
-	}
-	s.handler.Store(handler)
-	if s.broker != nil {
-		if err := s.startScrub(background); err != nil {
-			return err
-		}
-	}
-	sources := s.sources()
-	reloadAll(sources) // they may have changed since the start began
-	s.background.Go(func() { s.reload(background, sources) })
-	return nil
 }
 
 // WebhookURL returns the URL of the webhook endpoint, as seen from this machine.
@@ -190,15 +166,13 @@ func (s *Server) Stop() {
 		s.webhook.Close()
 	}
 	s.stopBackground()
-	s.background.Wait()
+	s.tasks.Wait()
 	if s.publisher != nil {
 		s.publisher.Close()
 	}
 	if s.broker != nil {
 		s.broker.Stop()
 	}
-	if s.tracing != nil {
-		stopTracing(s.tracing)
-	}
+	s.stopTracing()
 	s.admin.Close()
 }

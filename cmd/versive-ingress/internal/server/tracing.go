@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"os"
 	"strings"
 	"time"
@@ -16,36 +15,40 @@ import (
 )
 
 // startTracing sets OpenTelemetry up as its own variables (OTEL_…) say. Without
-// OTEL_TRACES_EXPORTER it returns nil, and nothing of the SDK runs.
-func startTracing(ctx context.Context, version string, log *slog.Logger) (*sdktrace.TracerProvider, error) {
+// OTEL_TRACES_EXPORTER nothing of the SDK runs.
+func (s *Server) startTracing(ctx context.Context) error {
 	exporterName := os.Getenv("OTEL_TRACES_EXPORTER")
 	if exporterName == "" || exporterName == "none" || strings.EqualFold(os.Getenv("OTEL_SDK_DISABLED"), "true") {
-		return nil, nil
+		return nil
 	}
 	exporter, err := autoexport.NewSpanExporter(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("OTEL_TRACES_EXPORTER=%q: %w; want otlp, console or none", exporterName, err)
+		return fmt.Errorf("OTEL_TRACES_EXPORTER=%q: %w; want otlp, console or none", exporterName, err)
 	}
 	// Later options take precedence: OTEL_SERVICE_NAME and OTEL_RESOURCE_ATTRIBUTES.
 	about, err := resource.New(ctx,
 		resource.WithTelemetrySDK(),
-		resource.WithAttributes(semconv.ServiceName("versive-ingress"), semconv.ServiceVersion(version)),
+		resource.WithAttributes(semconv.ServiceName("versive-ingress"), semconv.ServiceVersion(s.cfg.Version)),
 		resource.WithFromEnv())
 	if err != nil {
-		return nil, fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
+		return fmt.Errorf("OTEL_RESOURCE_ATTRIBUTES: %w", err)
 	}
 	otel.SetErrorHandler(otel.ErrorHandlerFunc(func(err error) {
-		log.Warn("traces are not exported", "error", err)
+		s.log.Warn("traces are not exported", "error", err)
 	}))
-	log.Info("requests are traced", "exporter", exporterName)
-	return sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about)), nil
+	s.log.Info("requests are traced", "exporter", exporterName)
+	s.tracing = sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter), sdktrace.WithResource(about))
+	return nil
 }
 
 // stopTracing exports the last spans, if that does not take long.
-func stopTracing(provider *sdktrace.TracerProvider) {
+func (s *Server) stopTracing() {
+	if s.tracing == nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 	defer cancel()
-	if err := provider.Shutdown(ctx); err != nil {
+	if err := s.tracing.Shutdown(ctx); err != nil {
 		otel.Handle(err)
 	}
 }
