@@ -12,6 +12,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	dto "github.com/prometheus/client_model/go"
 	"golang.org/x/net/http2"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // When a class of connections has one too many, its first is closed, and no
@@ -48,7 +50,7 @@ func TestConnLimit(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { conn.Close() })
-		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+		if err := conn.SetDeadline(time.Now().Add(embeddedtest.Timeout)); err != nil {
 			t.Fatal(err)
 		}
 		return &http2Client{t, conn, http2.NewFramer(conn, conn), 1}
@@ -101,7 +103,7 @@ func TestConnLimit(t *testing.T) {
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
-	eventually(t, "all places are free", func() bool {
+	embeddedtest.Await(t, "all places are free", func() bool {
 		limiter.mu.Lock()
 		defer limiter.mu.Unlock()
 		return limiter.newConns.Len()+limiter.newHTTP2.Len()+limiter.trusted.Len()+int(limiter.parked.Load()) == 0

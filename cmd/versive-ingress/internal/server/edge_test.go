@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/net/http2"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // talk sends raw bytes and returns all that comes back until the other end
@@ -32,7 +34,7 @@ func talk(t *testing.T, address, raw string) string {
 		t.Fatal(err)
 	}
 	_ = conn.(*net.TCPConn).CloseWrite()
-	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	_ = conn.SetReadDeadline(time.Now().Add(embeddedtest.Timeout))
 	back, err := io.ReadAll(conn)
 	if err != nil && len(back) == 0 {
 		t.Errorf("no answer to %.60q: %v", raw, err)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -18,11 +17,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/subscribe"
 )
 
@@ -32,34 +31,7 @@ func TestMain(m *testing.M) {
 	for _, f := range config.Fields() {
 		os.Unsetenv(f.Name)
 	}
-	code := m.Run()
-	sender.Client.CloseIdleConnections()
-	// It may outlive the server for a moment.
-	flusher := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop")
-	deadline := time.Now().Add(patience)
-	for code == 0 {
-		err := goleak.Find(flusher)
-		if err == nil {
-			break
-		}
-		if time.Now().After(deadline) {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-	}
-	os.Exit(code)
-}
-
-// patience is how long anything may take before a test fails, on a busy machine.
-const patience = 2 * time.Minute
-
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
+	os.Exit(embeddedtest.Run(m, sender.Client.CloseIdleConnections))
 }
 
 // newSettings returns the defaults, with a secret, a directory, and ports that the

@@ -11,6 +11,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 const reloaded = "versive_ingress_config_last_reload_successful"
@@ -29,7 +30,7 @@ func (s *system) requireSecrets(t testing.TB, accepted []string, refused ...stri
 	for i, secret := range accepted {
 		want = append(want, fmt.Sprintf(`{fingerprint="%s",position="%d"}`, ingest.Fingerprint(secret), i+1))
 	}
-	eventually(t, fmt.Sprintf("the secrets %v", want), func() bool {
+	embeddedtest.Await(t, fmt.Sprintf("the secrets %v", want), func() bool {
 		lines := s.metric("versive_ingress_secret_verified_total")
 		for _, series := range want {
 			if !strings.Contains(lines, series) {
@@ -148,14 +149,14 @@ func TestBrokenSecretsFile(t *testing.T) {
 	} {
 		before := complaints()
 		spoil()
-		eventually(t, name+" is in the log", func() bool { return complaints() > before })
+		embeddedtest.Await(t, name+" is in the log", func() bool { return complaints() > before })
 		if got := sys.metric(reloaded); got != reloaded+`{source="secrets"} 0`+"\n" {
 			t.Errorf("%s: %q", name, got)
 		}
 		sys.requireSecrets(t, []string{variable, first}, second)
 
 		overwrite(t, s.SecretsFile, first+"\n# after: "+name)
-		eventually(t, name+" is repaired", func() bool {
+		embeddedtest.Await(t, name+" is repaired", func() bool {
 			return strings.HasSuffix(sys.metric(reloaded), " 1\n")
 		})
 	}

@@ -16,6 +16,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // At the end, a request that was let in gets its answer, and nobody else is.
@@ -58,7 +59,7 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 
 			stopped := make(chan struct{})
 			go func() { sys.Stop(); close(stopped) }()
-			eventually(t, "not ready any more", func() bool { return sys.readyz() == http.StatusServiceUnavailable })
+			embeddedtest.Await(t, "not ready any more", func() bool { return sys.readyz() == http.StatusServiceUnavailable })
 			if status, text := sys.post("msg_late", sample); status != 0 && status != http.StatusServiceUnavailable {
 				t.Errorf("a request after the end began was answered %d %s", status, text)
 			}
@@ -99,7 +100,7 @@ func TestShutdownRefusesWhatIsLate(t *testing.T) {
 	}
 	stopped := make(chan struct{})
 	go func() { sys.Stop(); close(stopped) }()
-	eventually(t, "not ready any more", func() bool { return sys.readyz() != http.StatusOK })
+	embeddedtest.Await(t, "not ready any more", func() bool { return sys.readyz() != http.StatusOK })
 	_, _ = late.WriteTo(conn)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	<-stopped
@@ -130,7 +131,7 @@ func TestDrain(t *testing.T) {
 	cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- sys.Wait(ctx) }()
-	eventually(t, "not ready any more", func() bool { return sys.readyz() == http.StatusServiceUnavailable })
+	embeddedtest.Await(t, "not ready any more", func() bool { return sys.readyz() == http.StatusServiceUnavailable })
 	response, err := sender.Client.Do(sys.request(s.Secrets[0], "msg_2", sample))
 	if err != nil {
 		t.Fatal(err)
@@ -154,13 +155,8 @@ func TestDataDirectoryInUse(t *testing.T) {
 	s := newSettings(t)
 	run(t, s)
 	second := newSettings(t)
-	free, err := net.Listen("tcp", second.AdminListen)
-	if err != nil {
-		t.Fatal(err)
-	}
-	free.Close()
-	second.DataDir, second.AdminListen = s.DataDir, free.Addr().String()
-	_, err = tryRun(t, second)
+	second.DataDir, second.AdminListen = s.DataDir, embeddedtest.FreeAddress(t)
+	_, err := tryRun(t, second)
 	if err == nil || !strings.Contains(err.Error(), "is in use by process") {
 		t.Errorf("got %v", err)
 	}
