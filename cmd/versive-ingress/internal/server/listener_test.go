@@ -143,8 +143,8 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("/metrics lacks %s", line)
 		}
 	}
-	if !strings.Contains(text, `versive_ingress_build_info{commit="`) {
-		t.Error("/metrics lacks the build")
+	if build := sys.metric("versive_ingress_build_info"); !strings.Contains(build, `commit="c0ffee"`) || !strings.Contains(build, `version="v9.8.7"`) {
+		t.Errorf("the build is %q", build)
 	}
 	problems, err := promlint.New(strings.NewReader(text)).Lint()
 	if err != nil {

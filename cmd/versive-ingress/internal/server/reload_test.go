@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/ingest"
 	"versive-ingress/publish/embedded/embeddedtest"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 const reloaded = "versive_ingress_config_last_reload_successful"
@@ -163,6 +166,37 @@ func TestBrokenSecretsFile(t *testing.T) {
 	for _, secret := range []string{"hunter2", "c2hvcnQ", strings.TrimPrefix(first, "whsec_"), strings.TrimPrefix(second, "whsec_")} {
 		if strings.Contains(sys.log.String(), secret) {
 			t.Error("the log has a secret")
+		}
+	}
+}
+
+// Files are loaded once for each change, and not while they are being written.
+func TestPollWaitsForTheLastFile(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
+	loads := 0
+	s := source{
+		load: func() error { loads++; return nil }, files: []string{cert, key}, log: slog.New(slog.DiscardHandler),
+		successful: prometheus.NewGauge(prometheus.GaugeOpts{}), successAt: prometheus.NewGauge(prometheus.GaugeOpts{}),
+	}
+	s.reload()
+	for i, step := range []struct {
+		change func()
+		want   int // loads
+	}{
+		{func() {}, 1},
+		{func() { overwrite(t, cert, "new") }, 1},
+		{func() { overwrite(t, key, "new") }, 1},
+		{func() {}, 2},
+		{func() {}, 2},
+		{func() { overwrite(t, key, "newer") }, 2},
+		{func() { overwrite(t, key, "new") }, 2}, // as before
+		{func() {}, 2},
+	} {
+		step.change()
+		if s.poll(); loads != step.want {
+			t.Errorf("step %d: %d loads, want %d", i, loads, step.want)
 		}
 	}
 }
