@@ -61,7 +61,8 @@ func (c *committer) commitBatch(entries []*entry) {
 	}
 	switch {
 	case err == nil:
-		c.committed(size)
+		c.p.metrics.commits.Observe(float64(size))
+		c.lastCommit.Store(int64(size))
 		first := last - uint64(size) + 1 // the sequences of a batch are contiguous
 		for i, e := range b.entries {
 			c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first + uint64(i)}, nil)

@@ -100,7 +100,7 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 		}
 		p.streams[kind] = stream
 		p.metrics.streams[kind].Store(stream.CachedInfo())
-		p.committers[kind] = newCommitter(p, schema.Kind(kind), p.cfg.batches(&stream.CachedInfo().Config))
+		p.committers[kind].batching = p.cfg.batches(&stream.CachedInfo().Config)
 	}
 	var err error
 	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)

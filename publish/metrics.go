@@ -17,10 +17,9 @@ import (
 type metrics struct {
 	conn     atomic.Pointer[nats.Conn] // nil before the first connection
 	streams  [3]atomic.Pointer[jetstream.StreamInfo]
-	backlogs [3]backlog   // of the quarantine and the dead letters
-	waiting  atomic.Int64 // messages that wait for a commit
+	backlogs [3]backlog // of the quarantine and the dead letters
 	commits  prometheus.Histogram
-	marks    *marks
+	p        *Publisher
 }
 
 var (
@@ -47,8 +46,8 @@ func newDesc(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("versive_ingress_"+name, help, labels, nil)
 }
 
-func newMetrics(marks *marks) *metrics {
-	m := &metrics{marks: marks, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
+func newMetrics(p *Publisher) *metrics {
+	m := &metrics{p: p, commits: prometheus.NewHistogram(prometheus.HistogramOpts{
 		Name:    "versive_ingress_publish_batch_events",
 		Help:    "Events stored by one commit.",
 		Buckets: prometheus.ExponentialBuckets(1, 2, 9), // 1 to maxBatchLen
@@ -80,7 +79,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		connected = 1
 	}
 	gauge(connectedDesc, connected)
-	gauge(queueDesc, float64(m.waiting.Load()))
+	waiting := 0
+	for _, c := range m.p.committers {
+		waiting += len(c.queue)
+	}
+	gauge(queueDesc, float64(waiting))
 	m.commits.Collect(ch)
 	m.collectLosses(ch)
 	for kind, desc := range backlogDescs {
@@ -108,11 +111,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 
 // collectLosses collects the counters of losses, which persist across restarts.
 func (m *metrics) collectLosses(ch chan<- prometheus.Metric) {
-	m.marks.mu.Lock()
-	defer m.marks.mu.Unlock()
-	for name, of := range m.marks.content.Streams {
+	m.p.marks.mu.Lock()
+	defer m.p.marks.mu.Unlock()
+	for name, of := range m.p.marks.content.Streams {
 		var lost, recreated uint64 // unacknowledged
-		for _, l := range m.marks.content.Losses {
+		for _, l := range m.p.marks.content.Losses {
 			if l.Stream != name {
 				continue
 			}

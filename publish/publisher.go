@@ -54,7 +54,10 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 		cfg.Logger.Warn("duplicate window is shortened to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
 	}
 	p := &Publisher{cfg: cfg, marks: openMarks(cfg.MarksDir, cfg.Stream, cfg.Logger)}
-	p.metrics = newMetrics(p.marks)
+	for kind := range p.committers {
+		p.committers[kind] = newCommitter(p, schema.Kind(kind))
+	}
+	p.metrics = newMetrics(p)
 	if cfg.Metrics != nil {
 		cfg.Metrics.MustRegister(p.metrics)
 	}
