@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,44 +23,40 @@ const (
 	minBatchLen = 12
 )
 
-// A batch is an atomic batch of JetStream: its messages are stored all
-// together or not at all. The broker answers the first message when it has
-// prepared the batch, which costs its disk about as much as the rest, and the
-// last one when the batch is committed. A batch that is abandoned leaves
+// A batch is an atomic batch of JetStream: its messages are stored all together or
+// not at all. It is sent, then prepared, then committed: the broker answers the first
+// message when it has prepared the batch, which costs its disk about as much as the
+// rest, and the last one when the batch is committed. A batch that is abandoned leaves
 // nothing in the stream: the broker forgets it after 10 seconds.
 //
-// A batch belongs to the goroutine that commits it.
+// A batch belongs to the goroutine of its commit, and so do the messages of its
+// entries.
 type batch struct {
 	c       *committer
 	id      string
-	entries []*entry // in the order in which they are sent
-
-	inbox   string
-	answers chan *nats.Msg // to the first message, and to the last
+	entries []*entry           // in the order in which they are sent
+	answers *nats.Subscription // to the first message and to the last
 }
 
-// commitBatch stores entries in one batch, together with those that arrive
-// while the broker prepares it, and finishes all of them.
+// commitBatch stores entries in one batch, together with those that arrive while the
+// broker prepares it, and finishes all of them.
 func (c *committer) commitBatch(entries []*entry) {
-	b := &batch{c: c, id: nuid.Next(), inbox: c.p.nc.NewRespInbox(), answers: make(chan *nats.Msg, 2)}
-	sub, err := c.p.nc.ChanSubscribe(b.inbox, b.answers)
+	answers, err := c.p.nc.ChanSubscribe(c.p.nc.NewRespInbox(), make(chan *nats.Msg, 2))
 	if err != nil {
 		c.publishEach(entries)
 		return
 	}
-	defer func() { _ = sub.Unsubscribe() }() // an error means that it has ended
+	defer func() { _ = answers.Unsubscribe() }() // an error means that it has ended
+	b := &batch{c: c, id: nuid.Next(), answers: answers}
 
 	err = b.fill(entries)
-	size := len(b.entries)
-	if size == 0 {
-		return
-	}
-	filled := err == nil
+	committing := err == nil && len(b.entries) > 0
 	var last uint64
-	if filled {
+	if committing {
 		last, err = b.commit()
 	}
-	switch {
+	switch size := len(b.entries); {
+	case size == 0: // all callers have gone
 	case err == nil:
 		c.p.metrics.commits.Observe(float64(size))
 		c.lastCommit.Store(int64(size))
@@ -67,95 +64,76 @@ func (c *committer) commitBatch(entries []*entry) {
 		for i, e := range b.entries {
 			c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first + uint64(i)}, nil)
 		}
-	case isRejection(err):
-		// Nothing is stored, and the broker does not name the culprit. Publishing
-		// the messages again stores none of them twice.
+	case committing && !isRejection(err): // it may be stored
+		for _, e := range b.entries {
+			c.finish(e, schema.Receipt{}, err)
+		}
+	default:
+		// Nothing is stored, and one message may be the cause; the broker does not name
+		// it. Publishing the messages again stores none of them twice.
 		rest := c.resolveDuplicates(b.entries, err)
 		if len(rest) < size && len(rest) >= minBatchLen {
 			c.commitBatch(rest)
 		} else {
 			c.publishEach(rest)
 		}
-	case !filled: // one message may be the cause; nothing is stored
-		c.publishEach(b.entries)
-	default: // it may be stored
-		for _, e := range b.entries {
-			c.finish(e, schema.Receipt{}, err)
-		}
 	}
 }
 
-// fill sends entries and, once the broker has prepared the batch, those that
-// have arrived meanwhile.
+// fill sends entries and, once the broker has prepared the batch, those that have
+// arrived meanwhile.
 func (b *batch) fill(entries []*entry) error {
 	if err := b.send(entries); err != nil || len(b.entries) == 0 {
 		return err
 	}
-	select {
-	case answer := <-b.answers:
-		if _, err := readAnswer(answer); err != nil {
-			return err
-		}
-		return b.send(b.c.take(maxBatchLen - len(b.entries)))
-	case <-b.entries[0].ctx.Done():
-		return b.entries[0].ctx.Err()
+	if _, err := b.answer(b.entries[0].ctx); err != nil {
+		return err
 	}
+	return b.send(b.c.take(maxBatchLen - len(b.entries)))
 }
 
-// send adds entries to the batch, except those whose callers have gone. After
-// an error the remaining ones are in b.entries too, but were not sent.
+// send adds entries to the batch, except those whose callers have gone. After an error
+// the remaining ones are in b.entries too, but were not sent.
 func (b *batch) send(entries []*entry) (err error) {
 	for _, e := range entries {
 		if e.isDone() {
 			continue
 		}
-		b.entries = append(b.entries, e)
-		if err == nil {
-			b.c.remember(e)
-			err = b.sendOne(e.msg)
+		if b.entries = append(b.entries, e); err != nil {
+			continue
 		}
+		b.c.remember(e)
+		b.number(e.msg.Header, len(b.entries))
+		if len(b.entries) == 1 {
+			e.msg.Reply = b.answers.Subject
+		}
+		err = b.c.p.nc.PublishMsg(e.msg)
+		// It may yet be published by itself.
+		e.msg.Reply = ""
+		e.msg.Header.Del(jetstreamext.BatchIDHeader)
+		e.msg.Header.Del(jetstreamext.BatchSeqHeader)
 	}
 	return err
 }
 
-func (b *batch) sendOne(msg *nats.Msg) error {
-	b.number(msg.Header, len(b.entries))
-	if len(b.entries) == 1 {
-		msg.Reply = b.inbox
-	}
-	err := b.c.p.nc.PublishMsg(msg)
-	// It may yet be published by itself.
-	msg.Reply = ""
-	msg.Header.Del(jetstreamext.BatchIDHeader)
-	msg.Header.Del(jetstreamext.BatchSeqHeader)
-	return err
-}
-
-// commit ends the batch with a message that is not stored. It returns the
-// sequence of the last one that is.
+// commit ends the batch with a message that is not stored. It returns the sequence of
+// the last one that is.
 func (b *batch) commit() (last uint64, err error) {
-	youngest := b.entries[len(b.entries)-1]
-	header := nats.Header{jetstreamext.BatchCommitHeader: {"eob"}}
-	b.number(header, len(b.entries)+1)
-	if err := b.c.p.nc.PublishMsg(&nats.Msg{Subject: youngest.msg.Subject, Reply: b.inbox, Header: header}); err != nil {
+	size, youngest := len(b.entries), b.entries[len(b.entries)-1]
+	end := &nats.Msg{Subject: youngest.msg.Subject, Reply: b.answers.Subject, Header: nats.Header{jetstreamext.BatchCommitHeader: {"eob"}}}
+	b.number(end.Header, size+1)
+	if err := b.c.p.nc.PublishMsg(end); err != nil {
 		return 0, err
 	}
-	var ack *jetstreamext.BatchAck
-	select {
-	case answer := <-b.answers:
-		ack, err = readAnswer(answer)
-	case <-youngest.ctx.Done():
-		err = youngest.ctx.Err()
-	}
+	ack, err := b.answer(youngest.ctx)
 	if err != nil {
 		return 0, err
 	}
 	if err := b.c.p.checkAck(b.c.stream(), ack.Stream, ack.Domain); err != nil {
 		return 0, fmt.Errorf("%w: %w", jetstreamext.ErrInvalidBatchAck, err)
 	}
-	if ack.BatchID != b.id || ack.BatchSize != uint64(len(b.entries)) {
-		return 0, fmt.Errorf("%w: %d messages of %s, want %d of %s", jetstreamext.ErrInvalidBatchAck,
-			ack.BatchSize, ack.BatchID, len(b.entries), b.id)
+	if ack.BatchID != b.id || ack.BatchSize != uint64(size) {
+		return 0, fmt.Errorf("%w: %d messages of %s, want %d of %s", jetstreamext.ErrInvalidBatchAck, ack.BatchSize, ack.BatchID, size, b.id)
 	}
 	return ack.Sequence, nil
 }
@@ -166,20 +144,17 @@ func (b *batch) number(header nats.Header, n int) {
 	header.Set(jetstreamext.BatchSeqHeader, strconv.Itoa(n))
 }
 
-// readAnswer reads the broker's answer to a message of a batch. For all but
-// the last message it is empty.
-func readAnswer(answer *nats.Msg) (*jetstreamext.BatchAck, error) {
+// answer waits for the next answer. For all but the last message it is empty.
+func (b *batch) answer(ctx context.Context) (*jetstreamext.BatchAck, error) {
 	var ack struct {
 		jetstreamext.BatchAck
 		Error *jetstream.APIError `json:"error"`
 	}
-	switch {
-	case answer.Header.Get("Status") == noResponders:
-		return nil, nats.ErrNoResponders
-	case len(answer.Data) == 0:
-		return &ack.BatchAck, nil
+	msg, err := b.answers.NextMsgWithContext(ctx)
+	if err != nil || len(msg.Data) == 0 {
+		return &ack.BatchAck, err
 	}
-	if err := json.Unmarshal(answer.Data, &ack); err != nil {
+	if err := json.Unmarshal(msg.Data, &ack); err != nil {
 		return nil, fmt.Errorf("%w: %w", jetstreamext.ErrInvalidBatchAck, err)
 	}
 	if ack.Error != nil {
@@ -188,12 +163,8 @@ func readAnswer(answer *nats.Msg) (*jetstreamext.BatchAck, error) {
 	return &ack.BatchAck, nil
 }
 
-// noResponders is the status that a broker answers with in place of a stream
-// that is not there.
-const noResponders = "503"
-
-// isRejection reports whether the broker has answered a batch with anything
-// but its acknowledgement.
+// isRejection reports whether the broker has answered a batch with anything but its
+// acknowledgement.
 func isRejection(err error) bool {
 	_, ok := errors.AsType[*jetstream.APIError](err)
 	return ok || errors.Is(err, jetstreamext.ErrInvalidBatchAck)

@@ -214,3 +214,7 @@ func writable(info *jetstream.StreamInfo) error {
 	}
 	return nil
 }
+
+// noResponders is the status that a broker answers with in place of a stream
+// that is not there.
+const noResponders = "503"
