@@ -22,14 +22,12 @@ const (
 	// publishing does. After that, the next webhook tries again.
 	failureHold = 10 * time.Second
 
-	// leaderlessTimeout is how long a server may report no leader before the publisher
-	// connects to another server of the cluster. Leaving a server during an election
-	// does no harm.
+	// leaderlessTimeout is how long a server may not answer or report no leader before
+	// the publisher reconnects, to another server of a cluster. Leaving a server during
+	// an election does no harm. The only server may have removed the subscription that
+	// all requests share for their replies: it does so when the user loses the
+	// permission for it, and restores it only for a new connection.
 	leaderlessTimeout = 5 * time.Second
-
-	// replyTimeout is how long the broker may not answer before the publisher checks
-	// its reply subscription; see hasLostReplies.
-	replyTimeout = checkTimeout
 
 	// smallEvent is the space, in bytes, that a limited stream must have left to be
 	// writable.
@@ -81,7 +79,7 @@ func (p *Publisher) Ready() error {
 func (p *Publisher) monitor(ctx context.Context) {
 	ticker := time.NewTicker(checkInterval)
 	defer ticker.Stop()
-	var unknownSince time.Time // since when the server knows no leader; zero while it does
+	var unknownSince time.Time // since when the leader is unknown; zero while it is known
 	for {
 		select {
 		case <-ctx.Done():
@@ -99,49 +97,16 @@ func (p *Publisher) monitor(ctx context.Context) {
 			unknownSince = time.Time{}
 		case unknownSince.IsZero():
 			unknownSince = time.Now()
-		case time.Since(unknownSince) > leaderlessTimeout && len(p.nc.Servers()) > 1:
-			p.cfg.Logger.Warn("broker knows no leader for the streams; connecting to another server", "error", err)
+		case time.Since(unknownSince) > leaderlessTimeout:
+			p.cfg.Logger.Warn("broker does not answer or knows no leader for the streams; reconnecting", "error", err)
 			_ = p.nc.ForceReconnect() // fails if the connection is closed; see Closed
-			unknownSince = time.Time{}
-		case time.Since(unknownSince) > replyTimeout && p.hasLostReplies(ctx):
-			p.cfg.Logger.Warn("broker has removed the reply subscription; reconnecting", "error", err)
-			_ = p.nc.ForceReconnect()
 			unknownSince = time.Time{}
 		}
 	}
 }
 
-// hasLostReplies reports whether the broker has removed the subscription that all
-// requests share for their replies. A server does so when the user loses the
-// permission for it, and neither restores the subscription nor notifies the client
-// when the permission is granted again, so that the client must reconnect.
-//
-// It is so if the broker answers a request that has its own reply subscription, but
-// not the next one that uses the shared subscription. While the permission is
-// missing, the new subscription is denied as well, so hasLostReplies is false.
-func (p *Publisher) hasLostReplies(ctx context.Context) bool {
-	ownCtx, cancel := context.WithTimeout(ctx, checkTimeout)
-	defer cancel()
-	inbox := p.nc.NewInbox()
-	sub, err := p.nc.SubscribeSync(inbox)
-	if err != nil {
-		return false
-	}
-	defer func() { _ = sub.Unsubscribe() }() // an error means that it has ended
-	if err := p.nc.PublishRequest(jetstream.DefaultAPIPrefix+"STREAM.INFO."+p.cfg.Stream, inbox, nil); err != nil {
-		return false
-	}
-	if answer, err := sub.NextMsgWithContext(ownCtx); err != nil || answer.Header.Get("Status") == noResponders {
-		return false
-	}
-	sharedCtx, cancel := context.WithTimeout(ctx, checkTimeout/2)
-	defer cancel()
-	_, err = p.js.Stream(sharedCtx, p.cfg.Stream)
-	return errors.Is(err, context.DeadlineExceeded)
-}
-
-// leaderUnknown reports whether the connected server knows no leader for the streams.
-// It may be partitioned from a cluster that has one.
+// leaderUnknown reports whether the connected server does not answer or knows no leader
+// for the streams. It may be partitioned from a cluster that has one.
 func leaderUnknown(err error) bool {
 	if err == nil {
 		return false
@@ -214,7 +179,3 @@ func writable(info *jetstream.StreamInfo) error {
 	}
 	return nil
 }
-
-// noResponders is the status that a broker answers with in place of a stream
-// that is not there.
-const noResponders = "503"
