@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -101,6 +102,28 @@ func (p *Publisher) monitor(ctx context.Context) {
 			p.cfg.Logger.Warn("broker does not answer or knows no leader for the streams; reconnecting", "error", err)
 			_ = p.nc.ForceReconnect() // fails if the connection is closed; see Closed
 			unknownSince = time.Time{}
+		}
+	}
+}
+
+// maxPause is the longest time between two attempts of repeat.
+const maxPause = time.Minute
+
+// repeat calls task every second until ctx is done. After an error, which it logs, it
+// waits longer each time: the broker may deny the request, and logs every denial.
+func (p *Publisher) repeat(ctx context.Context, level slog.Level, failed string, task func() error) {
+	for pause := checkInterval; ; {
+		err := task()
+		if err == nil {
+			pause = checkInterval
+		} else if ctx.Err() == nil {
+			pause = min(2*pause, maxPause)
+			p.cfg.Logger.Log(ctx, level, failed, "error", err, "wait", pause)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
 		}
 	}
 }

@@ -84,7 +84,11 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.stopped.Go(func() { p.monitor(runCtx) })
-	p.stopped.Go(func() { p.watchBacklogs(runCtx) })
+	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
+		p.stopped.Go(func() {
+			p.repeat(runCtx, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" was not updated", func() error { return p.updateBacklog(runCtx, kind) })
+		})
+	}
 	p.stopped.Go(func() { p.watchMarks(runCtx) })
 	for _, c := range p.committers {
 		if c.batching {
