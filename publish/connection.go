@@ -123,9 +123,7 @@ func (p *Publisher) Close() {
 	if p.stop != nil {
 		p.stop()
 		p.stopped.Wait()
-		if p.nc.IsConnected() {
-			p.checkMarks(context.Background())
-		}
+		_ = p.check(context.Background())
 	}
 	if p.nc != nil {
 		p.nc.Close()

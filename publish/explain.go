@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -12,64 +13,45 @@ import (
 	"versive-ingress/schema"
 )
 
-const (
-	// explainTimeout bounds a search for the tombstones of deleted messages;
-	// explainWait is the time between a failed search and the next.
-	explainTimeout, explainWait = 5 * time.Minute, time.Minute
-	// recentChecks is how many checks of the marks an erasure may take from its
-	// tombstone to the deletion of the copy. If it takes longer, all headers are read
-	// to find the tombstone.
-	recentChecks = 60
-)
+// explainRecent is how long an erasure may take from its tombstone to the deletion of
+// the copy. If it takes longer, all later headers are read to find the tombstone.
+const explainRecent = time.Minute
 
 // explainDeletions searches for the tombstones of messages that were deleted from
 // the event stream, and reports the messages that have none.
-func (p *Publisher) explainDeletions(ctx context.Context) {
+func (p *Publisher) explainDeletions(ctx context.Context) error {
 	m, name := p.marks, schema.KindEvent.Stream(p.cfg.Stream)
 	m.mu.Lock()
 	suspects := m.mark(name).Suspects
 	m.mu.Unlock()
-	if suspects.Len() == 0 || time.Now().Before(m.explainAt) {
-		return
+	if suspects.Len() == 0 {
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, explainTimeout)
-	defer cancel()
-	rest, err := p.withoutTombstone(ctx, name, suspects)
-	if err != nil {
-		if m.explainAt = time.Now().Add(explainWait); ctx.Err() == nil {
-			m.log.Warn("cannot determine whether deleted messages were erased; retrying later", "stream", name, "sequences", suspects.String(), "error", err, "wait", explainWait)
-		}
-		return
-	}
-	m.mu.Lock()
-	m.mark(name).Suspects = schema.Sequences{}
-	if rest.Len() > 0 {
-		m.report(name, Removed, rest)
-	}
-	m.mu.Unlock()
-	m.save()
-}
-
-// withoutTombstone returns the deleted sequences of the event stream that have no
-// tombstone.
-func (p *Publisher) withoutTombstone(ctx context.Context, name string, deleted schema.Sequences) (schema.Sequences, error) {
 	stream, err := p.js.Stream(ctx, name)
 	if err != nil {
-		return deleted, err
+		return err
 	}
-	rest := deleted
-	search := func(from, to uint64) error {
-		return readHeaders(ctx, stream, from, func(sequence uint64, header nats.Header) bool {
+	info, rest := stream.CachedInfo(), suspects
+	for _, start := range [...]jetstream.ConsumerConfig{startAtTime(brokerTime(info).Add(-explainRecent)), startAt(suspects.First() + 1)} {
+		err := readHeaders(ctx, stream, start, func(sequence uint64, header nats.Header) bool {
 			rest = rest.Minus(schema.SequencesOf(ErasedCopies(header)))
-			return sequence < to && rest.Len() > 0
+			return sequence < info.State.LastSeq && rest.Len() > 0
 		})
+		if err != nil {
+			return fmt.Errorf("sequences %v: %w", suspects, err)
+		}
+		if rest.Len() == 0 {
+			break
+		}
 	}
-	oldest := p.marks.recent[schema.KindEvent][0]
-	err = search(oldest+1, stream.CachedInfo().State.LastSeq)
-	if err == nil && rest.Len() > 0 && deleted.First() < oldest {
-		err = search(deleted.First()+1, oldest)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	of := m.mark(name)
+	rest = rest.Minus(rest.Minus(of.Suspects)) // the stream may have lost the others meanwhile
+	if of.Suspects = of.Suspects.Minus(suspects); rest.Len() > 0 {
+		m.report(name, Removed, rest)
 	}
-	return rest, err
+	return nil
 }
 
 // ErasedCopies returns the sequences of the copies that a tombstone replaces, given

@@ -17,19 +17,23 @@ const (
 	headerWait = time.Second
 )
 
+// startAt and startAtTime determine where readHeaders begins.
+func startAt(sequence uint64) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: sequence}
+}
+
+func startAtTime(t time.Time) jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{DeliverPolicy: jetstream.DeliverByStartTimePolicy, OptStartTime: &t}
+}
+
 // readHeaders calls each for the headers of a stream's messages, in order, from a
-// sequence to the end of the stream or until each returns false. It skips messages
+// start to the end of the stream or until each returns false. It skips messages
 // that the stream counts but cannot return.
-func readHeaders(ctx context.Context, stream jetstream.Stream, from uint64, each func(sequence uint64, header nats.Header) bool) error {
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       from,
-		AckPolicy:         jetstream.AckNonePolicy,
-		HeadersOnly:       true,
-		MemoryStorage:     true,
-		Replicas:          1,
-		InactiveThreshold: 10 * time.Second, // in case deleting it fails
-	})
+func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.ConsumerConfig, each func(sequence uint64, header nats.Header) bool) error {
+	start.AckPolicy = jetstream.AckNonePolicy
+	start.HeadersOnly, start.MemoryStorage, start.Replicas = true, true, 1
+	start.InactiveThreshold = 10 * time.Second // in case deleting it fails
+	consumer, err := stream.CreateConsumer(ctx, start)
 	if err != nil {
 		return fmt.Errorf("reading headers of stream %s: %w", stream.CachedInfo().Config.Name, err)
 	}

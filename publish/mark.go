@@ -32,23 +32,23 @@ type mark struct {
 // An observation is the state of a stream at a check.
 type observation struct {
 	kind  schema.Kind
-	info  *jetstream.StreamInfo
-	acked uint64 // highest sequence acknowledged before info was requested
+	name  string
+	info  *jetstream.StreamInfo // zero for a stream that was deleted and is not recreated
+	acked uint64                // highest sequence acknowledged before info was requested
 	// reused are acknowledged sequences that are lost and may have been reused.
-	reused   schema.Sequences
-	quiet    bool // nothing is being stored, so info.State.LastSeq is durable
-	detailed bool // info lists the deleted sequences
+	reused schema.Sequences
+	quiet  bool // nothing is being stored, so info.State.LastSeq is durable
 }
 
 // needsDetails reports whether the list of deleted sequences is needed to find
 // losses, because it differs from that of the mark.
-func (m *mark) needsDetails(kind schema.Kind, info *jetstream.StreamInfo) bool {
-	s := info.State
-	if m == nil || !m.Created.Equal(info.Created) {
+func (m *mark) needsDetails(seen observation) bool {
+	s := seen.info.State
+	if m == nil || !m.Created.Equal(seen.info.Created) {
 		return s.NumDeleted > 0
 	}
 	return uint64(s.NumDeleted) != m.Deleted.Within(s.FirstSeq, s.LastSeq).Len() ||
-		kind != schema.KindEvent && s.FirstSeq > m.First
+		seen.kind != schema.KindEvent && s.FirstSeq > m.First
 }
 
 // compare updates the mark from an observation and returns the lost sequences by
@@ -84,7 +84,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 		gone = schema.SequenceRange(max(m.First, 1), state.FirstSeq-1)
 	}
 	m.Deleted = m.Deleted.Within(state.FirstSeq, state.LastSeq)
-	if seen.detailed {
+	if len(state.Deleted) == state.NumDeleted { // the state has the list
 		m.Deleted = schema.SequencesOf(state.Deleted)
 		gone = gone.Union(m.Deleted)
 	}
@@ -127,9 +127,13 @@ func (m *mark) start(seen observation) {
 
 // aged reports whether the stream's first message has reached the maximum age.
 func (m *mark) aged(info *jetstream.StreamInfo) bool {
-	now := info.TimeStamp // by the broker's clock
-	if now.IsZero() {     // an old broker does not set it
-		now = time.Now()
+	return info.Config.MaxAge > 0 && !brokerTime(info).Before(m.FirstTime.Add(info.Config.MaxAge))
+}
+
+// brokerTime returns the time of info by the broker's clock.
+func brokerTime(info *jetstream.StreamInfo) time.Time {
+	if info.TimeStamp.IsZero() { // an old broker does not set it
+		return time.Now()
 	}
-	return info.Config.MaxAge > 0 && !now.Before(m.FirstTime.Add(info.Config.MaxAge))
+	return info.TimeStamp
 }

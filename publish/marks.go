@@ -18,9 +18,6 @@ import (
 	"versive-ingress/schema"
 )
 
-// markTimeout bounds the check of a stream.
-const markTimeout = 2 * time.Second
-
 // marks has the high-water marks of the streams and reports losses. No webhook waits
 // for its checks.
 type marks struct {
@@ -35,12 +32,11 @@ type marks struct {
 	content      marksContent        // guarded by mu
 	acknowledged acknowledged        // guarded by mu
 
-	// The goroutine of watchMarks owns the following. Open uses it before, and Close
-	// after that goroutine runs.
-	recent    [3][]uint64 // by Kind, the last sequences at the last checks, oldest first
-	explainAt time.Time   // after a failed search for tombstones, when to retry
-	written   []byte      // content of marksFile
-	problem   string      // last logged problem with the files
+	// The goroutine of monitor owns the following. Open uses it before, and Close after
+	// that goroutine runs.
+	last    [3]uint64 // by Kind, the last sequence of the stream at the last check
+	written []byte    // content of marksFile
+	problem string    // last logged problem with the files
 }
 
 // marksContent is the content of marksFile.
@@ -103,71 +99,26 @@ func (m *marks) ack(kind schema.Kind, r schema.Receipt, began ackState) {
 	}
 }
 
-// watchMarks checks the streams until ctx is done.
-func (p *Publisher) watchMarks(ctx context.Context) {
-	ticker := time.NewTicker(checkInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		p.checkMarks(ctx)
-		p.explainDeletions(ctx)
-	}
-}
-
-// checkMarks compares all streams with their marks and saves the marks.
-func (p *Publisher) checkMarks(ctx context.Context) {
-	p.marks.readAcknowledged()
-	for kind := range schema.KindDead + 1 {
-		if err := p.checkMark(ctx, kind); err != nil && ctx.Err() == nil {
-			p.cfg.Logger.Debug("high-water mark was not updated", "stream", kind.Stream(p.cfg.Stream), "error", err)
-		}
-	}
-	p.marks.save()
-}
-
-func (p *Publisher) checkMark(ctx context.Context, kind schema.Kind) error {
-	name := kind.Stream(p.cfg.Stream)
-	if kind == schema.KindDead && p.metrics.streams[kind].Load() == nil && !p.marks.has(name) {
-		return nil // no consumer has dead-lettered anything, or this user cannot see the stream
-	}
-	infoCtx, cancel := context.WithTimeout(ctx, markTimeout)
-	defer cancel()
-	seen := observation{kind: kind, acked: p.marks.acked[kind].Load()}
-	stream, err := p.js.Stream(infoCtx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) && kind == schema.KindDead {
-		p.marks.streamDeleted(name)
-	}
-	if err != nil { // check recreates the other streams
-		return err
-	}
-	seen.info = stream.CachedInfo()
+// compareMark compares a stream with its mark. acked is the highest sequence that was
+// acknowledged before the state of the stream was requested.
+func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream jetstream.Stream, acked uint64) error {
+	seen := observation{kind: kind, name: kind.Stream(p.cfg.Stream), info: stream.CachedInfo(), acked: acked}
 	if !hasMajority(seen.info.Cluster) {
 		return errors.New("its leader may be partitioned from the other replicas")
 	}
-	if p.marks.needsDetails(kind, seen.info) {
-		if seen.info, err = stream.Info(infoCtx, jetstream.WithDeletedDetails(true)); err != nil {
+	if p.marks.needsDetails(seen) {
+		var err error
+		if seen.info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
 		}
-		seen.detailed = true
 	}
-	seen.quiet = p.isQuiet(kind, seen.info.State.LastSeq)
+	// The last sequence is durable even if it was not acknowledged to this publisher, if
+	// it has not changed since the last check and no commit of this publisher is running
+	// or may have failed halfway.
+	seen.quiet = seen.info.State.LastSeq == p.marks.last[kind] && p.lastFailure.Load() == nil &&
+		(kind == schema.KindDead || p.committers[kind].hasSettled())
 	p.marks.compare(seen)
 	return nil
-}
-
-// isQuiet reports whether the last sequence of a stream is durable even if it was not
-// acknowledged to this publisher: it has not changed since the last check, and no
-// commit of this publisher is running or may have failed halfway.
-func (p *Publisher) isQuiet(kind schema.Kind, last uint64) bool {
-	recent := p.marks.recent[kind]
-	if len(recent) == 0 || recent[len(recent)-1] != last || p.lastFailure.Load() != nil {
-		return false
-	}
-	return kind == schema.KindDead || p.committers[kind].hasSettled()
 }
 
 // hasMajority reports whether most replicas of a stream are current. A leader that is
@@ -191,36 +142,28 @@ func (m *marks) has(name string) bool {
 	return m.content.Streams[name] != nil
 }
 
-func (m *marks) needsDetails(kind schema.Kind, info *jetstream.StreamInfo) bool {
+func (m *marks) needsDetails(seen observation) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.content.Streams[info.Config.Name].needsDetails(kind, info)
+	return m.content.Streams[seen.name].needsDetails(seen)
 }
 
 // compare reports the losses of a stream since the last check.
 func (m *marks) compare(seen observation) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	name := seen.info.Config.Name
-	was := m.mark(name)
-	recent := &m.recent[seen.kind]
-	if len(*recent) == 0 && !was.Created.IsZero() {
-		*recent = append(*recent, was.Last) // of the previous run
-	}
 	seen.reused, m.reused[seen.kind] = m.reused[seen.kind], schema.Sequences{}
-	lost := was.compare(seen)
+	lost := m.mark(seen.name).compare(seen)
 	for _, problem := range [...]Problem{Recreated, WentBack, Removed} {
 		if sequences, ok := lost[problem]; ok {
-			m.report(name, problem, sequences)
+			m.report(seen.name, problem, sequences)
 		}
 	}
 	if len(lost) > 0 {
 		m.acked[seen.kind].Store(0)
 		m.epoch[seen.kind].Add(1)
-		*recent = nil
 	}
-	*recent = append(*recent, seen.info.State.LastSeq)
-	*recent = (*recent)[max(0, len(*recent)-recentChecks):]
+	m.last[seen.kind] = seen.info.State.LastSeq
 }
 
 // mark must be called with m.mu held.
@@ -229,16 +172,6 @@ func (m *marks) mark(name string) *mark {
 		m.content.Streams[name] = &mark{}
 	}
 	return m.content.Streams[name]
-}
-
-// streamDeleted reports the deletion of a stream that the publisher does not recreate.
-func (m *marks) streamDeleted(name string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if was := m.content.Streams[name]; was != nil && !was.Created.IsZero() {
-		m.report(name, Recreated, was.held())
-		*was = mark{Lost: was.Lost, Recreations: was.Recreations}
-	}
 }
 
 // report must be called with m.mu held.

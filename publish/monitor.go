@@ -159,33 +159,57 @@ func (p *Publisher) setReady(err error) {
 	}
 }
 
-// check returns an error if a stream has no leader or no space, or if an operator has
-// edited it so that it cannot hold the promise. It recreates a stream that was
-// deleted, because rejecting events indefinitely would not restore the old ones.
-func (p *Publisher) check(ctx context.Context) error {
+// check looks at all streams and saves their marks. It returns why events or quarantined
+// webhooks cannot be stored, or nil.
+func (p *Publisher) check(ctx context.Context) (problem error) {
+	p.marks.readAcknowledged()
+	defer p.marks.save()
 	if !p.nc.IsConnected() {
 		return errors.New("no connection to the broker")
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	for kind := range p.streams {
-		name := schema.Kind(kind).Stream(p.cfg.Stream)
-		stream, err := p.js.Stream(ctx, name)
-		if errors.Is(err, jetstream.ErrStreamNotFound) {
-			if stream, err = p.ensure(ctx, schema.Kind(kind)); err == nil {
-				p.cfg.Logger.Error("stream had been deleted; it was recreated", "stream", name)
-			}
+	for kind := range schema.KindDead + 1 {
+		if err := p.checkStream(ctx, kind); err != nil && problem == nil && kind != schema.KindDead {
+			problem = err
 		}
-		if err != nil {
-			return fmt.Errorf("stream %s: %w", name, err)
+	}
+	return problem
+}
+
+// checkStream compares a stream with its mark. It returns an error if the stream has no
+// leader or no space, or if an operator has edited it so that it cannot hold the
+// promise. It recreates a stream that was deleted, because rejecting events
+// indefinitely would not restore the old ones.
+func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
+	name, latest := kind.Stream(p.cfg.Stream), &p.metrics.streams[kind]
+	if kind == schema.KindDead && latest.Load() == nil && !p.marks.has(name) {
+		return nil // no consumer has dead-lettered anything, or this user cannot see the stream
+	}
+	acked := p.marks.acked[kind].Load() // before the stream's state is requested
+	stream, err := p.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		if kind == schema.KindDead {
+			p.marks.compare(observation{kind: kind, name: name, info: &jetstream.StreamInfo{}})
+			return nil
 		}
-		p.metrics.streams[kind].Store(stream.CachedInfo())
-		if err := conflictIn(name, p.cfg.Inspect(schema.Kind(kind), stream.CachedInfo().Config)); err != nil {
-			return err
+		if stream, err = p.ensure(ctx, kind); err == nil {
+			p.cfg.Logger.Error("stream had been deleted; it was recreated", "stream", name)
 		}
-		if err := writable(stream.CachedInfo()); err != nil {
-			return fmt.Errorf("stream %s: %w", name, err)
-		}
+	}
+	if err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
+	}
+	info := stream.CachedInfo()
+	latest.Store(info)
+	if err := p.compareMark(ctx, kind, stream, acked); err != nil && ctx.Err() == nil {
+		p.cfg.Logger.Debug("high-water mark was not updated", "stream", name, "error", err)
+	}
+	if err := conflictIn(name, p.cfg.Inspect(kind, info.Config)); err != nil {
+		return err
+	}
+	if err := writable(info); err != nil {
+		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	return nil
 }

@@ -80,7 +80,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 		case <-time.After(retryWait):
 		}
 	}
-	p.checkMarks(ctx) // before anything is stored, because lost sequences are reused
+	_ = p.check(ctx) // compares the marks before anything is stored, because lost sequences are reused
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.stopped.Go(func() { p.monitor(runCtx) })
@@ -89,7 +89,9 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 			p.repeat(runCtx, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" was not updated", func() error { return p.updateBacklog(runCtx, kind) })
 		})
 	}
-	p.stopped.Go(func() { p.watchMarks(runCtx) })
+	p.stopped.Go(func() {
+		p.repeat(runCtx, slog.LevelWarn, "cannot determine whether deleted messages were erased", func() error { return p.explainDeletions(runCtx) })
+	})
 	for _, c := range p.committers {
 		if c.batching {
 			p.stopped.Go(func() { c.run(runCtx) })
