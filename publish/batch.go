@@ -16,8 +16,7 @@ import (
 )
 
 const (
-	// maxBatchLen bounds a batch, in messages. Larger ones gain nothing, and the
-	// request that resolves a rejected one must fit into a message.
+	// maxBatchLen bounds a batch, in messages. Larger ones gain nothing.
 	maxBatchLen = 256
 	// minBatchLen is the break-even: a batch costs as much as so many singles.
 	minBatchLen = 12

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"hash/maphash"
+	"slices"
+	"sync"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -12,9 +14,9 @@ import (
 	"versive-ingress/schema"
 )
 
-// Resends: the broker rejects a whole batch for one duplicate in it and does
-// not name the offender. So ids that were sent lately stay out of batches, and
-// a batch that was rejected all the same is searched for what is stored.
+// Resends: the broker rejects a whole batch for one duplicate in it and does not name
+// the offender. So ids that were sent lately stay out of batches, and after a rejection
+// the broker is asked for each id.
 
 // maxRecent is how many ids a generation of recent holds. Two of them cover
 // the sender's first resend, 5 seconds after the first attempt, at any rate
@@ -79,37 +81,16 @@ func (c *committer) resolveFromDedupeWindow(e *entry) bool {
 	return true
 }
 
-// resolveDuplicates finishes those entries of a rejected batch that are stored
-// already, and returns the others.
+// resolveDuplicates finishes those entries of a rejected batch that the duplicate
+// window knows, and returns the others.
 func (c *committer) resolveDuplicates(entries []*entry, rejection error) (rest []*entry) {
-	api, ok := errors.AsType[*jetstream.APIError](rejection)
-	if !ok || api.ErrorCode != jetstreamext.JSErrCodeBatchPublishDuplicateMsgID && api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence {
+	if api, ok := errors.AsType[*jetstream.APIError](rejection); !ok || api.ErrorCode != jetstreamext.JSErrCodeBatchPublishDuplicateMsgID {
 		return entries
 	}
-	subjects := make([]string, len(entries))
-	for i, e := range entries {
-		subjects[i] = e.msg.Subject
-	}
-	name, youngest := c.stream(), entries[len(entries)-1]
-	ctx, cancel := context.WithTimeout(youngest.ctx, commitStallTimeout) // leaves time to publish the rest
-	defer cancel()
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, c.p.js, name, subjects)
-	if err != nil {
-		return entries
-	}
-	stored := make(map[string]uint64)
-	for m, err := range messages {
-		if err != nil { // there are none, or no more
-			break
-		}
-		stored[m.Subject] = m.Sequence
-	}
+	var wg sync.WaitGroup
 	for _, e := range entries {
-		if sequence, ok := stored[e.msg.Subject]; ok {
-			c.finish(e, schema.Receipt{Stream: name, Sequence: sequence, Duplicate: true}, nil)
-		} else {
-			rest = append(rest, e)
-		}
+		wg.Go(func() { c.resolveFromDedupeWindow(e) })
 	}
-	return rest
+	wg.Wait()
+	return slices.DeleteFunc(entries, (*entry).isDone)
 }
