@@ -9,14 +9,14 @@ import (
 	"strings"
 )
 
-// A testCase is one row of the report.
+// A testCase is a row of the report.
 type testCase struct {
-	Target      string  `json:"target"`      // see parseTarget
-	Other       bool    `json:"other_build"` // the second of bench.ingress
+	Target      string  `json:"target"`      // see targetNames
+	Other       bool    `json:"other_build"` // measures the second binary of bench.ingress
 	Size        int     `json:"size"`        // of a body, in bytes
 	Connections int     `json:"connections"`
 	Duplicates  float64 `json:"duplicates"` // share of the requests that are resends
-	Rate        int     `json:"rate"`       // requests a second; 0 is a closed loop
+	Rate        int     `json:"rate"`       // requests a second; 0: a closed loop
 	Stored      int     `json:"stored"`     // events that the stream holds beforehand
 	Forged      int     `json:"forged"`     // forged requests beside each signed one
 }
@@ -44,10 +44,34 @@ var presets = map[string]map[string]string{
 	"overload":   {"targets": "ingress/embedded", "connections": "64", "forged": "0,9"},
 }
 
+// A target names what is measured: a handler, and after a slash the broker that
+// it stores events in.
+const targetNames = "ingress/embedded, {ingress,naive,singles,batches-N}/{always,lazy,cluster}, plain"
+
+var targetForm = regexp.MustCompile(`^(plain|ingress/embedded|(ingress|naive|singles|batches-[1-9]\d{1,2})/(always|lazy|cluster))$`)
+
+// parts returns the parts of the target's name. broker is empty for plain, and
+// batch is the number of events in one publish.
+func (c testCase) parts() (handler, broker string, batch int) {
+	handler, broker, _ = strings.Cut(c.Target, "/")
+	handler, size, _ := strings.Cut(handler, "-")
+	batch, _ = strconv.Atoi(size) // digits, or empty
+	return handler, broker, max(batch, 1)
+}
+
 // cases returns the combinations in the order in which they are measured. Those
-// that are compared with each other are next to each other, so that a busy moment
-// of the machine affects all of them.
+// that are compared with each other are adjacent, so that noise of the machine
+// affects all of them.
 func (m matrix) cases(withOther bool) ([]testCase, error) {
+	if err := errors.Join(
+		within("sizes", 2, 8192, m.sizes...),
+		within("connections", 1, 4096, m.connections...),
+		within("duplicates", 0, 0.9, m.duplicates...),
+		within("stored", 0, 5_000_000, m.stored...),
+		within("forged", 0, 100, m.forged...),
+		within("rate", 0, 200_000, m.rate)); err != nil {
+		return nil, err
+	}
 	all := []testCase{{Rate: m.rate}}
 	all = combine(all, m.sizes, func(c *testCase, kib int) { c.Size = kib << 10 })
 	all = combine(all, m.connections, func(c *testCase, n int) { c.Connections = n })
@@ -58,18 +82,26 @@ func (m matrix) cases(withOther bool) ([]testCase, error) {
 
 	var distinct []testCase
 	for _, c := range all {
-		t, err := parseTarget(c.Target)
-		if err = errors.Join(err, c.check(t)); err != nil {
-			return nil, err
+		handler, _, batch := c.parts()
+		switch {
+		case !targetForm.MatchString(c.Target):
+			return nil, fmt.Errorf("--targets %s: want %s, N from 10 to 999", c.Target, targetNames)
+		case c.Duplicates > 0 && (handler == "singles" || handler == "batches"):
+			return nil, fmt.Errorf("--duplicates: target %s cannot resend", c.Target)
+		case c.Stored > 0 && c.Target != "ingress/embedded":
+			return nil, fmt.Errorf("--stored requires --targets ingress/embedded, not %s", c.Target)
+		case c.Forged > 0 && handler != "ingress":
+			return nil, fmt.Errorf("--forged requires --targets ingress/..., not %s", c.Target)
 		}
-		if t.batch > 1 {
+		if batch > 1 {
 			c.Connections = 1 // several publishers of batches on one stream are not faster
 		}
 		if slices.Contains(distinct, c) {
 			continue
 		}
 		distinct = append(distinct, c)
-		if c.Other = true; withOther && t.handler == "ingress" {
+		if withOther && handler == "ingress" {
+			c.Other = true
 			distinct = append(distinct, c)
 		}
 	}
@@ -86,25 +118,6 @@ func combine[T any](cases []testCase, values []T, set func(*testCase, T)) []test
 		}
 	}
 	return all
-}
-
-func (c testCase) check(t target) error {
-	switch {
-	case c.Duplicates > 0 && (t.handler == "singles" || t.handler == "batches"):
-		return fmt.Errorf("--duplicates: target %s cannot resend", c.Target)
-	case c.Stored > 0 && c.Target != "ingress/embedded":
-		return fmt.Errorf("--stored: want --targets ingress/embedded, not %s", c.Target)
-	case c.Forged > 0 && t.handler != "ingress":
-		return fmt.Errorf("--forged: want only ingress/... in --targets, not %s", c.Target)
-	}
-	return errors.Join(
-		within("sizes", c.Size>>10, 2, 8192),
-		within("connections", c.Connections, 1, 4096),
-		within("duplicates", c.Duplicates, 0, 0.9),
-		within("rate", c.Rate, 0, 200_000),
-		within("stored", c.Stored, 0, 5_000_000),
-		within("forged", c.Forged, 0, 100),
-	)
 }
 
 // label describes a case apart from its size and connections.
@@ -128,26 +141,4 @@ func (c testCase) label() string {
 // String describes a case in full.
 func (c testCase) String() string {
 	return fmt.Sprintf("%s, %d KiB, connections=%d", c.label(), c.Size>>10, c.Connections)
-}
-
-// A target names what is measured: a handler, and after a slash the broker that
-// it stores events in.
-type target struct {
-	handler string // ingress, naive, plain, singles or batches
-	broker  string // embedded, always, lazy, cluster or cluster-lazy; "" for plain
-	batch   int    // events in one publish
-}
-
-const targetNames = "ingress/embedded, {ingress,naive,singles,batches-N}/{always,lazy,cluster,cluster-lazy}, plain"
-
-var targetForm = regexp.MustCompile(`^(plain|ingress/embedded|(ingress|naive|singles|batches-[1-9]\d{1,2})/(always|lazy|cluster|cluster-lazy))$`)
-
-func parseTarget(name string) (target, error) {
-	if !targetForm.MatchString(name) {
-		return target{}, fmt.Errorf("--targets: there is no target %q; want %s, N from 10 to 999", name, targetNames)
-	}
-	handler, broker, _ := strings.Cut(name, "/")
-	handler, size, _ := strings.Cut(handler, "-")
-	batch, _ := strconv.Atoi(size) // digits, or nothing
-	return target{handler, broker, max(batch, 1)}, nil
 }

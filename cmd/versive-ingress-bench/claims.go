@@ -22,76 +22,67 @@ var (
 // compared are the figures that ratios and plot show.
 var compared = []figure{rate, p99, cpu}
 
-// A baseline maps a case to the one that it is compared with, which differs in one
-// thing, and to itself where there is none.
-type baseline struct {
-	name string
-	of   func(testCase) testCase
+// baselines name the cases that others are compared with, in the order of the table.
+var baselines = []string{
+	"naive/always", "naive/lazy", "naive/cluster", "batches-256/always",
+	"no resends", "none forged", "empty stream", "other build",
 }
 
-var (
-	naiveAlways  = targetBaseline("naive/always")
-	naiveLazy    = targetBaseline("naive/lazy")
-	naiveCluster = targetBaseline("naive/cluster")
-	noResends    = baseline{"no resends", func(c testCase) testCase { c.Duplicates = 0; return c }}
-	noneForged   = baseline{"none forged", func(c testCase) testCase { c.Forged = 0; return c }}
-)
-
-// baselines are in the order of the table.
-var baselines = []baseline{
-	naiveAlways, naiveLazy, naiveCluster, targetBaseline("naive/cluster-lazy"),
-	{"batches-256/always", func(c testCase) testCase { // the most that the broker can do
+// baseline returns the case that c is compared with, which differs in one thing, or c
+// itself if there is none.
+func (c testCase) baseline(name string) testCase {
+	switch name {
+	case "no resends":
+		c.Duplicates = 0
+	case "none forged":
+		c.Forged = 0
+	case "empty stream":
+		c.Stored = 0
+	case "other build":
+		c.Other = true
+	case "batches-256/always": // the most that the broker can do
 		if c.Target == "ingress/embedded" {
-			c.Target, c.Connections, c.Other = "batches-256/always", 1, false
+			c.Target, c.Connections, c.Other = name, 1, false
 		}
-		return c
-	}},
-	noResends,
-	noneForged,
-	{"empty stream", func(c testCase) testCase { c.Stored = 0; return c }},
-	{"other build", func(c testCase) testCase { c.Other = true; return c }},
-}
-
-func targetBaseline(name string) baseline {
-	return baseline{name, func(c testCase) testCase {
+	default:
 		if !strings.HasPrefix(c.Target, "batches-") { // whose one connection is not comparable
 			c.Target, c.Other = name, false
 		}
-		return c
-	}}
+	}
+	return c
 }
 
-// A claim is a goal of the project for bodies of 8 KiB: the least requests a
-// second, or the most of another figure, as a ratio to the baseline if it has one.
+// A claim is a goal of the project for bodies of 8 KiB: the least requests a second,
+// or the most of another figure, as a ratio to the baseline if it has one.
 type claim struct {
 	testCase
 	figure
-	*baseline
+	base  string // baseline, or ""
 	bound float64
 }
 
 var claims = []claim{
-	{testCase{Target: "ingress/embedded", Connections: 1}, rate, &naiveAlways, 1.3},
-	{testCase{Target: "ingress/embedded", Connections: 64}, rate, &naiveAlways, 2.4},
-	{testCase{Target: "ingress/embedded", Connections: 256}, rate, &naiveAlways, 3},
-	{testCase{Target: "ingress/embedded", Connections: 64}, p99, &naiveAlways, 0.5},
-	{testCase{Target: "ingress/embedded", Connections: 256}, p99, &naiveAlways, 0.5},
-	{testCase{Target: "ingress/embedded", Connections: 64}, cpu, &naiveLazy, 1},
-	{testCase{Target: "ingress/embedded", Connections: 256}, cpu, &naiveLazy, 1},
-	{testCase{Target: "ingress/lazy", Connections: 64}, rate, &naiveLazy, 1},
-	{testCase{Target: "ingress/lazy", Connections: 256}, rate, &naiveLazy, 1},
-	{testCase{Target: "ingress/lazy", Connections: 64}, cpu, &naiveLazy, 1},
-	{testCase{Target: "ingress/lazy", Connections: 256}, cpu, &naiveLazy, 1},
-	{testCase{Target: "ingress/cluster", Connections: 256}, rate, &naiveCluster, 1},
-	{testCase{Target: "ingress/embedded", Connections: 64, Duplicates: 0.1}, rate, &noResends, 0.7},
-	{testCase{Target: "ingress/embedded", Connections: 256, Duplicates: 0.1}, rate, &noResends, 0.7},
-	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, rate, &noneForged, 0.8},
-	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, memory, nil, 600},
-	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, memory, nil, 1000},
-	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, ready, nil, 7},
+	{testCase{Target: "ingress/embedded", Connections: 1}, rate, "naive/always", 1.3},
+	{testCase{Target: "ingress/embedded", Connections: 64}, rate, "naive/always", 2.4},
+	{testCase{Target: "ingress/embedded", Connections: 256}, rate, "naive/always", 3},
+	{testCase{Target: "ingress/embedded", Connections: 64}, p99, "naive/always", 0.5},
+	{testCase{Target: "ingress/embedded", Connections: 256}, p99, "naive/always", 0.5},
+	{testCase{Target: "ingress/embedded", Connections: 64}, cpu, "naive/lazy", 1},
+	{testCase{Target: "ingress/embedded", Connections: 256}, cpu, "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 64}, rate, "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 256}, rate, "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 64}, cpu, "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 256}, cpu, "naive/lazy", 1},
+	{testCase{Target: "ingress/cluster", Connections: 256}, rate, "naive/cluster", 1},
+	{testCase{Target: "ingress/embedded", Connections: 64, Duplicates: 0.1}, rate, "no resends", 0.7},
+	{testCase{Target: "ingress/embedded", Connections: 256, Duplicates: 0.1}, rate, "no resends", 0.7},
+	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, rate, "none forged", 0.8},
+	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, memory, "", 600},
+	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, memory, "", 1000},
+	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, ready, "", 7},
 }
 
-// verdicts reports whether the claims hold, of those whose rows were measured.
+// verdicts reports whether the claims hold whose rows were measured.
 func (r *report) verdicts() []string {
 	var lines []string
 	for _, claim := range claims {
@@ -100,19 +91,22 @@ func (r *report) verdicts() []string {
 		if row == nil {
 			continue
 		}
-		got, unit := claim.figure.of(row.Median), ""
-		if claim.baseline != nil {
-			base := r.compare(row, *claim.baseline)
+		got, unit := claim.of(row.Median), ""
+		if claim.base != "" {
+			base := r.find(claim.baseline(claim.base))
 			if base == nil {
 				continue
 			}
-			got, unit = got/claim.figure.of(base.Median), " × "+claim.baseline.name
+			got, unit = got/claim.of(base.Median), " × "+claim.base
 		}
 		want, holds := "at most", got <= claim.bound
 		if claim.title == rate.title {
 			want, holds = "at least", got >= claim.bound
 		}
-		verdict := map[bool]string{true: "holds", false: "DOES NOT HOLD"}[holds]
+		verdict := "holds"
+		if !holds {
+			verdict = "DOES NOT HOLD"
+		}
 		lines = append(lines, fmt.Sprintf("%s, connections=%d: %s %.2f%s, want %s %g: %s",
 			row.label(), row.Connections, claim.title, got, unit, want, claim.bound, verdict))
 	}

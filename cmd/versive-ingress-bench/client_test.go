@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"sync/atomic"
 	"testing"
 )
@@ -22,6 +23,8 @@ func TestClient(t *testing.T) {
 		case "chunked":
 			_ = http.NewResponseController(w).Flush()
 			_, _ = io.WriteString(w, "more")
+		case "refused":
+			w.WriteHeader(http.StatusServiceUnavailable)
 		case "empty":
 			w.WriteHeader(http.StatusNoContent)
 		case "close":
@@ -44,28 +47,28 @@ func TestClient(t *testing.T) {
 	}
 	server.Start()
 	defer server.Close()
-	c := &client{address: server.Listener.Addr().String()}
-	defer c.close()
+	c := &client{ctx: t.Context(), address: server.Listener.Addr().String()}
 	s := newSource(newSecret(), 2<<10)
 	for _, step := range []struct {
-		body   string
-		status int   // 0: an error
-		conns  int64 // so far
+		body  string
+		err   string // none if empty
+		conns int64  // so far
 	}{
-		{"stored", 200, 1},
-		{"chunked", 200, 1},
-		{"empty", 204, 1},
-		{"close", 401, 1},
-		{"stored", 200, 2},
-		{"garbage", 0, 2},
-		{"stored", 200, 3},
+		{"stored", "", 1},
+		{"chunked", "", 1},
+		{"refused", "503", 1},
+		{"empty", "", 1},
+		{"close", "401", 1},
+		{"stored", "", 2},
+		{"garbage", "malformed", 2},
+		{"stored", "", 3},
 	} {
 		e := s.next(1)[0]
 		e.body = []byte(step.body)
-		s.sign(c.address, []*event{e})
-		status, err := c.post(e)
-		if status != step.status || (err != nil) != (step.status == 0) || opened.Load() != step.conns {
-			t.Errorf("%s: status %d, %v, %d connections; want %d and %d", step.body, status, err, opened.Load(), step.status, step.conns)
+		s.sign([]*event{e})
+		err := c.send([]*event{e})
+		if (err == nil) != (step.err == "") || err != nil && !strings.Contains(err.Error(), step.err) || opened.Load() != step.conns {
+			t.Errorf("%s: %v, %d connections; want an error with %q and %d", step.body, err, opened.Load(), step.err, step.conns)
 		}
 	}
 }
@@ -77,8 +80,8 @@ func TestClientOfNobody(t *testing.T) {
 		t.Fatal(err)
 	}
 	listener.Close()
-	c := &client{address: listener.Addr().String()}
-	if accepted, err := c.send(newSource(newSecret(), 2<<10).next(1)); accepted || err == nil {
-		t.Errorf("accepted: %t, error: %v", accepted, err)
+	c := &client{ctx: t.Context(), address: listener.Addr().String()}
+	if err := c.send(newSource(newSecret(), 2<<10).next(1)); err == nil {
+		t.Error("no error")
 	}
 }

@@ -1,19 +1,17 @@
 package main
 
 import (
+	"bytes"
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
 	mathrand "math/rand/v2"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/nats-io/nuid"
 	svix "github.com/svix/svix-webhooks/go"
 
 	"versive-ingress/schema"
@@ -30,24 +28,19 @@ type event struct {
 }
 
 // A source makes events. They are signed before a load begins, because signing
-// costs as much CPU as verifying.
+// costs as much processor time as verifying.
 type source struct {
 	secret  string
 	webhook *svix.Webhook
-	bodies  [][]byte // taken in turns
+	bodies  [][]byte // used in turns
 	events  []*event // all events that were made
 }
 
-// A few distinct bodies are enough: each event has an id and a signature of its own.
-const (
-	maxBodies      = 16
-	maxBodiesBytes = 16 << 20
-)
+// A source has at most maxBodies different bodies, of about maxBodiesBytes.
+const maxBodies, maxBodiesBytes = 16, 16 << 20
 
 func newSecret() string {
-	key := make([]byte, 24)
-	_, _ = rand.Read(key) // never fails
-	return "whsec_" + base64.StdEncoding.EncodeToString(key)
+	return "whsec_" + base64.StdEncoding.EncodeToString([]byte(rand.Text()))
 }
 
 // newSource returns a source of events with bodies of size bytes.
@@ -59,48 +52,43 @@ func newSource(secret string, size int) *source {
 	return s
 }
 
-// must returns v. It is for calls that only a bug of the bench makes fail.
-func must[T any](v T, err error) T {
-	if err != nil {
-		panic(err)
-	}
-	return v
-}
-
 // next makes n more events, unsigned.
 func (s *source) next(n int) []*event {
 	first := len(s.events)
 	for i := range n {
-		s.events = append(s.events, &event{id: "msg_" + nuid.Next(), body: s.bodies[i%len(s.bodies)]})
+		s.events = append(s.events, &event{id: "msg_" + rand.Text(), body: s.bodies[i%len(s.bodies)]})
 	}
 	return s.events[first:]
 }
 
-// sign makes events ready to be posted to host within the next five minutes.
-func (s *source) sign(host string, events []*event) {
+// sign makes events ready to be posted within the next five minutes.
+func (s *source) sign(events []*event) {
 	now := time.Now()
-	var workers sync.WaitGroup
-	for part := range slices.Chunk(events, len(events)/runtime.GOMAXPROCS(0)+1) {
-		workers.Go(func() {
-			for _, e := range part {
-				e.head = fmt.Appendf(nil, "POST /webhooks/versive HTTP/1.1\r\nHost: %s\r\nUser-Agent: Svix-Webhooks/1.0\r\n"+
-					"Content-Type: application/json\r\nContent-Length: %d\r\n"+
-					"svix-id: %s\r\nsvix-timestamp: %d\r\nsvix-signature: %s\r\n\r\n",
-					host, len(e.body), e.id, now.Unix(), must(s.webhook.Sign(e.id, now, e.body)))
-			}
-		})
+	for _, e := range events {
+		e.head = fmt.Appendf(nil, "POST /webhooks/versive HTTP/1.1\r\nHost: ingress.example\r\nUser-Agent: Svix-Webhooks/1.0\r\n"+
+			"Content-Type: application/json\r\nContent-Length: %d\r\n"+
+			"svix-id: %s\r\nsvix-timestamp: %d\r\nsvix-signature: %s\r\n\r\n",
+			len(e.body), e.id, now.Unix(), must(s.webhook.Sign(e.id, now, e.body)))
 	}
-	workers.Wait()
 }
 
-// maxEarly is the largest distance, in events, between an event and its early
-// resend. With many connections the first request may still be in flight.
-const maxEarly = 256
+// newForged returns requests that a handler must reject: half of them with a
+// stranger's signature, half without one.
+func newForged(size int) []*event {
+	stranger := newSource(newSecret(), size)
+	events := stranger.next(1024)
+	stranger.sign(events)
+	for i := 0; i < len(events); i += 2 {
+		events[i].head = bytes.ReplaceAll(events[i].head, []byte("\r\nsvix-"), []byte("\r\nunsigned-"))
+	}
+	return events
+}
 
 // withResends returns the order in which events are sent. The given share of all
-// sends are resends: half of them soon after the first send, half at any later
-// time.
+// sends are resends: half of them soon after the first send, which may still be in
+// flight, half at any later time.
 func withResends(events []*event, share float64) []*event {
+	const soon = 256                              // events
 	random := mathrand.New(mathrand.NewPCG(1, 2)) // the same in all rounds
 	order := make([]*event, 0, int(float64(len(events))/(1-share))+1)
 	for n := 0; n < len(events); {
@@ -109,7 +97,7 @@ func withResends(events []*event, share float64) []*event {
 			order = append(order, events[n])
 			n++
 		case random.IntN(2) == 0:
-			order = append(order, events[n-1-random.IntN(min(n, maxEarly))])
+			order = append(order, events[n-1-random.IntN(min(n, soon))])
 		default:
 			order = append(order, events[random.IntN(n)])
 		}
@@ -117,52 +105,30 @@ func withResends(events []*event, share float64) []*event {
 	return order
 }
 
-// sentences hold characters that JSON escapes and characters outside ASCII.
-var sentences = [...]string{
-	"Could you walk me through the last time you did that?",
-	"Sure. I opened the app on the train, and it had logged me out again.",
-	"How did that make you feel?",
-	"Annoyed, to be honest – I had to ask a colleague for the \"shared\" login.",
-	"What would you change?",
-	"The café next door has better Wi-Fi than our office, so: an offline mode.",
-}
-
-// newBody returns the body of a webhook of exactly size bytes, at least 2 KiB. A
-// real body grows with its conversation, which it holds twice: as turns and as a
-// transcript. Bodies of different n differ.
+// newBody returns the body of a webhook of exactly size bytes, at least 2 KiB. As
+// real bodies do, it grows with its conversation, which it holds twice: as turns and
+// as a transcript. Bodies of different n differ.
 func newBody(size, n int) []byte {
-	id := fmt.Sprintf("3fa85f64-5717-4562-b3fc-%012x", n)
 	start := time.Date(2026, 1, 15, 9, 0, 0, 0, time.UTC)
 	e := schema.InterviewCompleted{
 		Type: "interview.completed",
 		Interview: schema.Interview{
-			ID: id, Title: "Commuting with our app/study_123/" + id, Status: "closed", Type: "VERSIVE", VID: fmt.Sprint("vid_", n),
+			ID: fmt.Sprintf("3fa85f64-5717-4562-b3fc-%012x", n), Title: "Commuting with our app/study_123", Status: "closed", Type: "VERSIVE",
 			CreatedAt: start, StartedAt: start.Add(12 * time.Second), EndedAt: start.Add(581 * time.Second), ActiveTime: "569",
-			Metadata: jsontext.Value(`{"panel":"commuters"}`), RecordingURL: "https://recordings.example/" + id,
+			Metadata: jsontext.Value(`{"panel":"commuters"}`), RecordingURL: "https://recordings.example/3fa85f64", VID: "vid_1",
 		},
 		Study: schema.Study{
 			ID: "study_123", Title: "Commuting with our app", Type: "VERSIVE_STUDY", Mode: "TEXT_AND_VOICE",
 			CreatedAt: start, Metadata: jsontext.Value(`{}`),
 		},
 	}
-	// A turn takes at most turnBytes beside its sentence, which is there twice. A
-	// filler in the transcript then makes up the exact size.
-	const restBytes, turnBytes = 1200, 60
-	var transcript strings.Builder
-	for turn, used := 0, restBytes; ; turn++ {
-		content := sentences[(n+turn)%len(sentences)]
-		if used += 2*len(content) + turnBytes; used > size {
-			break
-		}
-		role, name := "assistant", "Interviewer: "
-		if turn%2 == 1 {
-			role, name = "user", "Participant: "
-		}
-		e.Interview.Conversation = append(e.Interview.Conversation, schema.Turn{Role: role, Content: content})
-		transcript.WriteString(name + content + "\n")
-	}
-	e.Interview.Transcript = transcript.String()
-	missing := size - len(must(json.Marshal(&e)))
-	e.Interview.Transcript += strings.Repeat(".", missing)
+	// Characters that JSON escapes, and characters outside ASCII.
+	turn := schema.Turn{Role: "user", Content: "Annoyed – I had to ask a colleague at the café for the \"shared\" login."}
+	line := "Participant: " + turn.Content + "\n"
+	length := func(v any) int { return len(must(json.Marshal(v))) }
+	turns := (size - length(&e)) / (length(turn) + length(line))
+	e.Interview.Conversation = slices.Repeat([]schema.Turn{turn}, turns)
+	e.Interview.Transcript = strings.Repeat(line, turns)
+	e.Interview.Transcript += strings.Repeat(".", size-length(&e))
 	return must(json.Marshal(&e))
 }

@@ -34,7 +34,7 @@ func TestEventsAreSigned(t *testing.T) {
 	t.Parallel()
 	s := newSource(newSecret(), 2<<10)
 	events := s.next(50)
-	s.sign("ingress.example", events)
+	s.sign(events)
 	webhook, err := svix.NewWebhook(s.secret)
 	if err != nil {
 		t.Fatal(err)

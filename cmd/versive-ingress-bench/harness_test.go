@@ -65,9 +65,3 @@ func newStream(t *testing.T, duplicateWindow time.Duration) jetstream.JetStream 
 	}
 	return js
 }
-
-// A senderFunc is a sender without a connection.
-type senderFunc func([]*event) (bool, error)
-
-func (f senderFunc) send(batch []*event) (bool, error) { return f(batch) }
-func (f senderFunc) close()                            {}

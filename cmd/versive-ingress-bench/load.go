@@ -1,28 +1,21 @@
 package main
 
 import (
-	"bytes"
+	"bufio"
 	"context"
-	"math"
+	"errors"
+	"io"
+	"net"
+	"net/http"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// A sender sends events over one connection.
-type sender interface {
-	// send sends a batch, awaits the response, and reports whether the events were
-	// accepted. An error means that there was no response.
-	send(batch []*event) (accepted bool, err error)
-	close()
-}
-
-func closeAll(senders []sender) {
-	for _, s := range senders {
-		s.close()
-	}
-}
+// A sender sends events over one connection and awaits the response. It returns an
+// error unless the events were accepted.
+type sender func(batch []*event) error
 
 // A load describes how events are sent.
 type load struct {
@@ -35,19 +28,19 @@ type load struct {
 
 // A result is the outcome of a load.
 type result struct {
-	latencies []time.Duration // of each accepted send, sorted
-	failures  int             // sends that were answered otherwise, or not at all
-	lastErr   error           // of the last send without a response
+	latencies []time.Duration // of each accepted event, sorted
+	failures  int             // events that were not accepted
+	lastErr   error           // of the last of them
 	elapsed   time.Duration
 }
 
 // run sends events in their order until none are left, the duration has passed or
-// ctx ends.
+// ctx is done.
 //
-// With a rate, event n is due n/rate after the start, even if those before it are
-// still in flight, and its latency counts from then. An event that waited for a free
-// connection because the handler stalled therefore shows the stall; counted from
-// the actual send, it would not (coordinated omission).
+// With a rate, event n is due n/rate after the start, even if earlier ones are still
+// in flight, and its latency counts from then. An event that waits for a connection
+// because the handler stalls therefore shows the stall; counted from the actual send,
+// it would not (coordinated omission).
 func (l load) run(ctx context.Context, events []*event) result {
 	var (
 		workers sync.WaitGroup
@@ -56,7 +49,7 @@ func (l load) run(ctx context.Context, events []*event) result {
 		r       = result{latencies: make([]time.Duration, 0, len(events))}
 		start   = time.Now()
 	)
-	for _, s := range l.senders {
+	for _, send := range l.senders {
 		workers.Go(func() {
 			for {
 				first := int(next.Add(int64(l.batch))) - l.batch
@@ -67,24 +60,23 @@ func (l load) run(ctx context.Context, events []*event) result {
 				if l.repeat {
 					first %= len(events)
 				}
-				if first+l.batch > len(events) || due.Sub(start) >= l.duration || !sleepUntil(ctx, due) {
+				if first+l.batch > len(events) || due.Sub(start) >= l.duration || !sleep(ctx, time.Until(due)) {
 					return
 				}
 				batch := events[first : first+l.batch]
-				accepted, err := s.send(batch)
+				err := send(batch)
 				latency := time.Since(due)
 
 				mu.Lock()
 				for _, e := range batch {
-					e.sent, e.accepted = true, e.accepted || accepted
-					if accepted {
+					e.sent = true
+					if err == nil {
+						e.accepted = true
 						r.latencies = append(r.latencies, latency)
 					} else {
 						r.failures++
+						r.lastErr = err
 					}
-				}
-				if err != nil {
-					r.lastErr = err
 				}
 				mu.Unlock()
 			}
@@ -96,59 +88,69 @@ func (l load) run(ctx context.Context, events []*event) result {
 	return r
 }
 
-// startForged sends c.Forged times the load of c as forged requests: on as many
-// times its connections, and at as many times its rate. Half of them have a
-// stranger's signature, half have none. stop ends that; it may be called twice.
-func startForged(ctx context.Context, address string, c testCase) (stop func() result) {
-	const distinct = 1024
-	if c.Forged == 0 {
-		return func() result { return result{} }
-	}
-	stranger := newSource(newSecret(), c.Size)
-	events := stranger.next(distinct)
-	stranger.sign(address, events)
-	for i := 0; i < distinct; i += 2 {
-		events[i].head = bytes.ReplaceAll(events[i].head, []byte("\r\nsvix-"), []byte("\r\nunsigned-"))
-	}
-
-	ctx, cancel := context.WithCancel(ctx)
-	senders := posts(address, c.Forged*c.Connections)
-	l := load{senders: senders, batch: 1, rate: c.Forged * c.Rate, duration: math.MaxInt64, repeat: true}
-	var r result
-	done := make(chan struct{})
-	go func() {
-		r = l.run(ctx, events)
-		closeAll(senders)
-		close(done)
-	}()
-	return func() result {
-		cancel()
-		<-done
-		return r
-	}
-}
-
-// sleepUntil returns true at the given time, or false as soon as ctx has ended.
-func sleepUntil(ctx context.Context, at time.Time) bool {
-	wait := time.Until(at)
-	if wait <= 0 {
+// sleep returns true after d, or false as soon as ctx is done.
+func sleep(ctx context.Context, d time.Duration) bool {
+	if d <= 0 {
 		return ctx.Err() == nil
 	}
 	select {
 	case <-ctx.Done():
 		return false
-	case <-time.After(wait):
+	case <-time.After(d):
 		return true
 	}
 }
 
-// percentile returns the smallest of the sorted values that at least p percent of
-// them do not exceed (nearest rank), or 0 if there are none.
-func percentile(sorted []time.Duration, p float64) time.Duration {
-	if len(sorted) == 0 {
-		return 0
+// quantile returns the smallest of the sorted values that at least perMille
+// thousandths of them do not exceed (nearest rank).
+func quantile(sorted []time.Duration, perMille int) time.Duration {
+	return sorted[(perMille*len(sorted)+999)/1000-1]
+}
+
+// A client posts events over one keep-alive connection, which is closed when ctx is
+// done. It takes a fraction of the processor time of http.Client, because the load
+// shares the machine with the system that it measures.
+type client struct {
+	ctx     context.Context
+	address string
+	conn    net.Conn // nil: not connected
+	in      *bufio.Reader
+}
+
+// send is a sender of single events.
+func (c *client) send(batch []*event) error {
+	response, err := c.post(batch[0])
+	if c.conn != nil && (err != nil || response.Close) {
+		c.conn.Close()
+		c.conn = nil // the next send opens another
 	}
-	// Integer arithmetic: 99.9 % of 1000 is 999 and not, by a rounding error, 1000.
-	rank := (int(p*1000+0.5)*len(sorted) + 100_000 - 1) / 100_000
-	return sorted[max(rank, 1)-1]
+	if err == nil && response.StatusCode/100 != 2 {
+		err = errors.New(response.Status)
+	}
+	return err
+}
+
+// post posts e and reads the whole response.
+func (c *client) post(e *event) (*http.Response, error) {
+	if c.conn == nil {
+		conn, err := net.DialTimeout("tcp", c.address, 5*time.Second)
+		if err != nil {
+			return nil, err
+		}
+		context.AfterFunc(c.ctx, func() { conn.Close() })
+		c.conn, c.in = conn, bufio.NewReader(conn)
+	}
+	if err := c.conn.SetDeadline(time.Now().Add(time.Minute)); err != nil {
+		return nil, err
+	}
+	request := net.Buffers{e.head, e.body}
+	if _, err := request.WriteTo(c.conn); err != nil {
+		return nil, err
+	}
+	response, err := http.ReadResponse(c.in, nil)
+	if err != nil {
+		return nil, err
+	}
+	_, err = io.Copy(io.Discard, response.Body)
+	return response, err
 }

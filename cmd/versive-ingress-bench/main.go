@@ -1,15 +1,11 @@
-// Command versive-ingress-bench measures the ingress beside the references that
-// docs/bench.md describes. After every load it reads the whole stream back and
-// checks the promise: each event that was answered 2xx is stored once.
+// Command versive-ingress-bench measures the ingress beside references, as
+// docs/bench.md describes. Every system under test is a set of processes on
+// loopback; this process sends the load, over HTTP. Absolute figures depend on
+// the machine, so read the ratios to references of the same run.
 //
-// Its part of the promise (see package ingest): a run fails if an event that was
-// answered 2xx is missing from the stream, is there twice, or if the stream holds
-// anything else.
-//
-// Every system under test is a set of processes on loopback. This process sends
-// the load, over HTTP, with requests that it has signed beforehand. Absolute
-// figures depend on the machine; the ratios to references of the same run are
-// what to read.
+// Its part of the promise (see package ingest): after every load it reads the
+// whole stream back, and a run fails if an event that was answered 2xx is missing
+// or stored twice, or if the stream holds anything else.
 package main
 
 import (
@@ -17,6 +13,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"maps"
 	"os"
 	"os/exec"
@@ -31,6 +28,9 @@ import (
 )
 
 func main() {
+	if len(os.Args) > 1 && references[os.Args[1]] != nil {
+		log.Fatalln(references[os.Args[1]](os.Args[2:]))
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := command().ExecuteContext(ctx); err != nil {
@@ -45,23 +45,24 @@ func command() *cobra.Command {
 	var preset string
 	cmd := &cobra.Command{
 		Use:   "versive-ingress-bench",
-		Short: "Measure the ingress beside its references",
-		Long: `Measure the ingress beside its references, and verify that every event that was
-answered 2xx is in the stream exactly once. docs/bench.md explains presets,
-targets and figures. Where a flag takes a list, every combination is measured.
+		Short: "Measure the ingress beside references",
+		Long: `Measure the ingress beside references, and verify that the streams hold every
+event that was answered 2xx exactly once. Where a flag takes a list, every
+combination is measured. docs/bench.md explains presets, targets and figures.
 
 Presets: ` + strings.Join(slices.Sorted(maps.Keys(presets)), ", ") + `.
 Targets: ` + targetNames + `.
 
 EXIT STATUS
-  0  everything was measured, and every stream holds what was answered 2xx
-  1  a stream does not, or the run failed`,
+  0  everything was measured, and every stream holds each event that was answered
+     2xx once and nothing else
+  1  a stream does not, or an error or a signal ended the run`,
 		Args:          cobra.NoArgs,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if presets[preset] == nil {
-				return fmt.Errorf("--preset: there is no preset %q; see --help", preset)
+				return fmt.Errorf("--preset %s does not exist; see --help", preset)
 			}
 			for flag, value := range presets[preset] {
 				if cmd.Flags().Changed(flag) {
@@ -73,24 +74,27 @@ EXIT STATUS
 			}
 			cases, err := m.cases(len(b.ingress) > 1)
 			if err = errors.Join(err,
-				within("duration", b.duration, 100*time.Millisecond, maxDuration),
-				within("warmup", b.warmup, 10*time.Millisecond, maxDuration),
-				within("rounds", b.rounds, 1, 100),
-				within("ingress", len(b.ingress), 0, 2)); err != nil {
+				within("duration", 100*time.Millisecond, maxDuration, b.duration),
+				within("warmup", 10*time.Millisecond, maxDuration, b.warmup),
+				within("rounds", 1, 100, b.rounds),
+				within("ingress", 0, 2, len(b.ingress))); err != nil {
 				return err
 			}
 			b.progress = cmd.ErrOrStderr()
 			if err := b.prepare(cmd.Context()); err != nil {
 				return err
 			}
-			r, runErr := b.run(cmd.Context(), cases)
-			return errors.Join(runErr, r.writeText(cmd.OutOrStdout()), r.save(filepath.Join(b.out, preset)))
+			r, err := b.run(cmd.Context(), cases)
+			if len(r.Rows) == 0 {
+				return err
+			}
+			return errors.Join(err, r.writeText(cmd.OutOrStdout()), r.save(filepath.Join(b.out, preset)))
 		},
 	}
 	f := cmd.Flags()
 	f.StringVar(&preset, "preset", "default", "values for the flags that are not given")
 	f.StringSliceVar(&m.targets, "targets", nil, "targets to measure")
-	f.IntSliceVar(&m.sizes, "sizes", []int{8}, "sizes of a body, in KiB")
+	f.IntSliceVar(&m.sizes, "sizes", []int{8}, "body sizes in KiB")
 	f.IntSliceVar(&m.connections, "connections", []int{64, 256}, "numbers of concurrent connections")
 	f.Float64SliceVar(&m.duplicates, "duplicates", []float64{0}, "shares of the requests that are resends, such as 0.1")
 	f.IntSliceVar(&m.stored, "stored", []int{0}, "numbers of events that the stream holds beforehand")
@@ -98,35 +102,38 @@ EXIT STATUS
 	f.IntVar(&m.rate, "rate", 0, "requests a second, each sent when it is due; 0: each connection sends as soon as it has its response")
 	f.DurationVar(&b.duration, "duration", 4*time.Second, "duration of each load")
 	f.DurationVar(&b.warmup, "warmup", time.Second, "duration of the unmeasured load before it")
-	f.IntVar(&b.rounds, "rounds", 3, "how often everything is measured; the medians are reported")
-	f.StringVar(&b.out, "out", filepath.Join("dist", "bench"), "folder for the reports and, during the run, the data; it must be on a real disk")
-	f.StringSliceVar(&b.ingress, "ingress", nil, "binary of the ingress; after a comma another one to measure in turns with it (default: built from this module)")
-	for name, run := range references {
-		cmd.AddCommand(&cobra.Command{
-			Use: name, Hidden: true,
-			RunE: func(cmd *cobra.Command, args []string) error { return run(cmd.Context(), args) },
-		})
-	}
+	f.IntVar(&b.rounds, "rounds", 3, "number of times that everything is measured; medians are reported")
+	f.StringVar(&b.out, "out", filepath.Join("dist", "bench"), "directory for reports and, during the run, data; it must be on a real disk")
+	f.StringSliceVar(&b.ingress, "ingress", nil, "binary of the ingress; after a comma, another build to measure in turns with it (default: built from this module)")
 	return cmd
 }
 
-// maxDuration keeps signatures valid: they are made before the load begins, and
-// the handlers accept them for five minutes.
+// maxDuration keeps signatures valid: requests are signed before the load begins,
+// and the handlers accept them for five minutes.
 const maxDuration = 2 * time.Minute
 
-func within[T cmp.Ordered](flag string, v, least, most T) error {
-	if v < least || v > most {
-		return fmt.Errorf("--%s %v: want %v to %v", flag, v, least, most)
+// within returns an error if a value of a flag is out of range.
+func within[T cmp.Ordered](flag string, least, most T, values ...T) error {
+	for _, v := range values {
+		if v < least || v > most {
+			return fmt.Errorf("--%s %v: want %v to %v", flag, v, least, most)
+		}
 	}
 	return nil
 }
 
-// prepare creates the output folder, and builds the ingress there if none was
-// named.
+// must returns v. It is for calls that fail only because of a bug in the bench.
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
+// prepare creates the output directory, and builds the ingress there unless
+// --ingress is given.
 func (b *bench) prepare(ctx context.Context) error {
-	var err error
-	b.self, err = os.Executable()
-	if err := errors.Join(err, os.MkdirAll(b.out, 0o755)); err != nil || len(b.ingress) > 0 {
+	if err := os.MkdirAll(b.out, 0o755); err != nil || len(b.ingress) > 0 {
 		return err
 	}
 	b.ingress = []string{filepath.Join(b.out, "versive-ingress")}

@@ -1,17 +1,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -20,65 +17,46 @@ import (
 
 // A process is a child of the bench with a log file of its own.
 type process struct {
-	name string
 	pid  int
-	cmd  *exec.Cmd
-	log  string        // file
-	done chan struct{} // closed when the process has ended
+	log  string // file
+	stop func() // sends SIGTERM, and returns when the process has ended
 }
 
-// self stands for the bench where its usage is measured.
-var self = &process{pid: os.Getpid(), log: os.DevNull}
+// own stands for the bench where its usage is measured.
+var own = &process{pid: os.Getpid(), log: os.DevNull}
 
-// startProcess starts a program in a process group of its own: Ctrl-C in a
-// terminal then reaches the bench alone, which stops its children in order. The
-// log file is in dir.
-func startProcess(dir, name string, env []string, program string, args ...string) (*process, error) {
+// startProcess starts a program with a log file in dir. When ctx is done, the
+// process is sent SIGTERM, and is killed if it has not ended after 15 s. When it has
+// ended, onEnd is called with an error that holds the end of the log.
+func startProcess(ctx context.Context, onEnd func(error), dir, name string, env []string, program string, args ...string) (*process, error) {
 	log, err := os.Create(filepath.Join(dir, name+".log"))
 	if err != nil {
 		return nil, err
 	}
 	defer log.Close() // the child has it
-	cmd := exec.Command(program, args...)
+	ctx, cancel := context.WithCancel(ctx)
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = 15 * time.Second
 	isSetting := func(entry string) bool { return strings.HasPrefix(entry, "INGRESS_") }
 	cmd.Env = append(slices.DeleteFunc(os.Environ(), isSetting), env...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal reaches the bench alone
 	if err := cmd.Start(); err != nil {
+		cancel()
 		return nil, fmt.Errorf("starting %s: %w", name, err)
 	}
-	p := &process{name: name, pid: cmd.Process.Pid, cmd: cmd, log: log.Name(), done: make(chan struct{})}
+	ended := make(chan struct{})
 	go func() {
-		_ = cmd.Wait() // failed reports it
-		close(p.done)
+		_ = cmd.Wait()
+		text, _ := os.ReadFile(log.Name())
+		onEnd(fmt.Errorf("%s has ended: %v\n%s", name, cmd.ProcessState, text[max(0, len(text)-2000):]))
+		close(ended)
 	}()
-	return p, nil
+	return &process{pid: cmd.Process.Pid, log: log.Name(), stop: func() { cancel(); <-ended }}, nil
 }
 
-// stop ends the process, by force after 15 s, and waits for its end. It may be
-// called concurrently.
-func (p *process) stop() {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // an error means that it has ended
-	select {
-	case <-p.done:
-	case <-time.After(15 * time.Second):
-		_ = p.cmd.Process.Kill()
-		<-p.done
-	}
-}
-
-// failed returns an error with the end of the log if the process has ended.
-func (p *process) failed() error {
-	select {
-	case <-p.done:
-		text, _ := os.ReadFile(p.log)
-		return fmt.Errorf("%s has ended: %v\n%s", p.name, p.cmd.ProcessState, text[max(0, len(text)-2000):])
-	default:
-		return nil
-	}
-}
-
-// A usage holds what processes have used so far.
+// A usage holds the resources that processes have used so far.
 type usage struct {
 	cpu    float64 // seconds of processor time
 	memory float64 // peak of resident memory, in MiB
@@ -92,37 +70,11 @@ func usageOf(processes ...*process) (sum usage, err error) {
 		status, err3 := proc.NewStatus()
 		log, err4 := os.Stat(p.log)
 		if err := errors.Join(err1, err2, err3, err4); err != nil {
-			return sum, fmt.Errorf("reading /proc, which only Linux has: %w", err)
+			return sum, fmt.Errorf("reading /proc, which requires Linux: %w", err)
 		}
 		sum.cpu += stat.CPUTime()
 		sum.memory += float64(status.VmHWM) / (1 << 20)
 		sum.log += float64(log.Size()) / (1 << 10)
 	}
 	return sum, nil
-}
-
-// The ports of the children. They are below those that the system gives to
-// outgoing connections, one of which could otherwise take a port before the child
-// does.
-const firstPort, portCount = 32_000, 768
-
-var nextPort atomic.Uint32
-
-func init() { nextPort.Store(rand.Uint32N(portCount)) }
-
-// freeAddresses returns n distinct loopback addresses that nothing listens on,
-// different ones each time.
-func freeAddresses(n int) (addresses []string, err error) {
-	for range portCount {
-		address := net.JoinHostPort("127.0.0.1", strconv.Itoa(firstPort+int(nextPort.Add(1)%portCount)))
-		var listener net.Listener
-		if listener, err = net.Listen("tcp", address); err != nil {
-			continue
-		}
-		listener.Close()
-		if addresses = append(addresses, address); len(addresses) == n {
-			return addresses, nil
-		}
-	}
-	return nil, fmt.Errorf("no free ports: %w", err)
 }

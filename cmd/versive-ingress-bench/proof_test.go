@@ -12,7 +12,7 @@ import (
 )
 
 // Each kind of error is planted in a real stream, and found.
-func TestProve(t *testing.T) {
+func TestCompare(t *testing.T) {
 	t.Parallel()
 	js := newStream(t, 100*time.Millisecond) // the least that the server accepts
 	publish := func(id string) bool {
@@ -28,7 +28,7 @@ func TestProve(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := prove(events, stored); got != want {
+		if got := compare(events, stored); got != want {
 			t.Errorf("got %+v, want %+v", got, want)
 		}
 	}
@@ -101,14 +101,12 @@ func TestSettleAndProve(t *testing.T) {
 				w.WriteHeader(status)
 			}))
 			defer server.Close()
-			sys := &system{address: server.Listener.Addr().String(), js: js, stream: "BENCH"}
+			sys := &system{ctx: t.Context(), address: server.Listener.Addr().String(), js: js, stream: "BENCH"}
 			s := newSource(newSecret(), 2<<10)
-			senders := sys.senders(4, 1)
-			defer closeAll(senders)
-			if _, err := sys.send(t.Context(), load{senders: senders, batch: 1, duration: testTimeout}, s, 1000, 0); err != nil {
+			if _, err := sys.send(load{senders: sys.senders(4), batch: 1, duration: testTimeout}, s, 1000, 0); err != nil {
 				t.Fatal(err)
 			}
-			accepted, err := sys.prove(t.Context(), s)
+			accepted, err := sys.prove(s)
 			if (err == nil) != (c.err == "") || err != nil && !strings.Contains(err.Error(), c.err) || err == nil && accepted != 1000 {
 				t.Errorf("%v accepted, %v; want 1000 or an error with %q", accepted, err, c.err)
 			}

@@ -6,7 +6,6 @@ import (
 	"io"
 	"math"
 	"os"
-	"path/filepath"
 	"reflect"
 	"runtime"
 	"slices"
@@ -26,11 +25,10 @@ type report struct {
 	Ingress  []string  `json:"ingress"` // binaries
 	Rounds   int       `json:"rounds"`
 	Duration float64   `json:"duration_s"` // of the load, in each round
-	Fsync    []float64 `json:"fsync_ms"`   // see fsyncTime, in each round
 	Rows     []row     `json:"rows"`
 }
 
-// A row is a case with its measurements: none if the run ended before.
+// A row is a case with the figures of at least one round.
 type row struct {
 	testCase
 	Median figures   `json:"median"`
@@ -41,9 +39,9 @@ type row struct {
 func median(rounds []figures) (f figures) {
 	medians := reflect.ValueOf(&f).Elem()
 	for i := range medians.NumField() {
-		values := make([]float64, len(rounds))
-		for n, round := range rounds {
-			values[n] = reflect.ValueOf(round).Field(i).Float()
+		var values []float64
+		for _, round := range rounds {
+			values = append(values, reflect.ValueOf(round).Field(i).Float())
 		}
 		slices.Sort(values)
 		n := len(values)
@@ -52,51 +50,41 @@ func median(rounds []figures) (f figures) {
 	return f
 }
 
-// find returns the row of a case, or nil if it was not measured.
+// find returns the row of a case, or nil.
 func (r *report) find(c testCase) *row {
 	for i := range r.Rows {
-		if r.Rows[i].testCase == c && len(r.Rows[i].Rounds) > 0 {
+		if r.Rows[i].testCase == c {
 			return &r.Rows[i]
 		}
 	}
 	return nil
 }
 
-// compare returns the row that a row is compared with, or nil.
-func (r *report) compare(of *row, b baseline) *row {
-	if c := b.of(of.testCase); c != of.testCase {
-		return r.find(c)
-	}
-	return nil
-}
-
-// columns returns the columns of the table, each with its title and a cell for
-// each measured row. It leaves out those without any value.
+// columns returns the columns of the table, each with its title and a cell for each
+// row. It leaves out those without any value.
 func (r *report) columns() [][]string {
 	var columns [][]string
-	add := func(title string, cell func(*row) string) {
+	add := func(title string, cell func(row) string) {
 		column := []string{title}
-		for i := range r.Rows {
-			if len(r.Rows[i].Rounds) > 0 {
-				column = append(column, cell(&r.Rows[i]))
-			}
+		for _, row := range r.Rows {
+			column = append(column, cell(row))
 		}
-		if len(column) == 1 || strings.Join(column[1:], "") != "" {
+		if strings.Join(column[1:], "") != "" {
 			columns = append(columns, column)
 		}
 	}
-	add("target", func(row *row) string { return row.label() })
-	add("KiB", func(row *row) string { return fmt.Sprint(row.Size >> 10) })
-	add("connections", func(row *row) string { return fmt.Sprint(row.Connections) })
+	add("target", func(row row) string { return row.label() })
+	add("KiB", func(row row) string { return fmt.Sprint(row.Size >> 10) })
+	add("connections", func(row row) string { return fmt.Sprint(row.Connections) })
 	for _, field := range reflect.VisibleFields(reflect.TypeFor[figures]()) {
 		if title := field.Tag.Get("title"); title != "" {
-			add(title, func(row *row) string { return number(reflect.ValueOf(row.Median).FieldByIndex(field.Index).Float()) })
+			add(title, func(row row) string { return number(reflect.ValueOf(row.Median).FieldByIndex(field.Index).Float()) })
 		}
 	}
-	for _, b := range baselines {
-		add("÷ "+b.name, func(row *row) string {
-			base := r.compare(row, b)
-			if base == nil {
+	for _, baseline := range baselines {
+		add("÷ "+baseline, func(row row) string {
+			base := r.find(row.baseline(baseline))
+			if base == nil || base.testCase == row.testCase {
 				return ""
 			}
 			var ratios []string
@@ -109,7 +97,7 @@ func (r *report) columns() [][]string {
 	return columns
 }
 
-// number formats v with at least three significant digits, and zero as nothing.
+// number formats v with at least three significant digits, and zero as "".
 func number(v float64) string {
 	if v == 0 {
 		return ""
@@ -119,8 +107,8 @@ func number(v float64) string {
 
 // writeText writes the report for people.
 func (r *report) writeText(w io.Writer) error {
-	fmt.Fprintf(w, "%s; %s\nmedians of %d rounds of %g s, interleaved; an append of 8 KiB with fsync took %s ms\n÷: ratios of requests/s, p99 and CPU a request\n\n",
-		r.Started.Format(time.DateTime), r.Machine, r.Rounds, r.Duration, strings.Trim(fmt.Sprintf("%.2f", r.Fsync), "[]"))
+	fmt.Fprintf(w, "%s; %s\nmedians of %d rounds of %g s, interleaved\n÷: ratios of requests/s, p99 and CPU a request\n\n",
+		r.Started.Format(time.DateTime), r.Machine, r.Rounds, r.Duration)
 	columns := r.columns()
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	for line := range columns[0] {
@@ -129,14 +117,7 @@ func (r *report) writeText(w io.Writer) error {
 		}
 		fmt.Fprintln(table)
 	}
-	err := table.Flush()
-	_, printErr := fmt.Fprintf(w, "\n%s\n", strings.Join(append(r.verdicts(), r.proven()), "\n"))
-	return errors.Join(err, printErr)
-}
-
-// proven reports how much was read back. A stream that is not as promised ends the
-// run with an error instead.
-func (r *report) proven() string {
+	table.Flush()
 	streams, events := 0, 0.0
 	for _, row := range r.Rows {
 		for _, round := range row.Rounds {
@@ -144,11 +125,13 @@ func (r *report) proven() string {
 			events += round.Proven
 		}
 	}
-	return fmt.Sprintf("read back %d streams: each of the %.0f events that were answered 2xx is there once, and nothing else", streams, events)
+	_, err := fmt.Fprintf(w, "\n%s\nread back %d streams: each of the %.0f events that were answered 2xx is stored once, and nothing else\n",
+		strings.Join(r.verdicts(), "\n"), streams, events)
+	return err
 }
 
-// save writes the report as JSON and as a plot. name is the files' without an
-// extension.
+// save writes the report as JSON and as a plot, to files of the given name without
+// its extension.
 func (r *report) save(name string) error {
 	text, err := json.Marshal(r, jsontext.WithIndent("  "))
 	return errors.Join(err,
@@ -164,27 +147,4 @@ func thisMachine() string {
 	model, _, _ = strings.Cut(model, "\n")
 	return fmt.Sprintf("%d × %s %s, Linux %s, %s, nats-server %s",
 		runtime.NumCPU(), runtime.GOARCH, model, strings.TrimSpace(string(kernel)), runtime.Version(), server.VERSION)
-}
-
-// fsyncTime returns how long an append of 8 KiB with an fsync takes in dir, in
-// milliseconds: the median of a hundred. It shows a noisy disk, and a file system
-// in memory.
-func fsyncTime(dir string) (float64, error) {
-	f, err := os.Create(filepath.Join(dir, "fsync"))
-	if err != nil {
-		return 0, err
-	}
-	defer os.Remove(f.Name())
-	defer f.Close()
-	var times []float64
-	for range 100 {
-		start := time.Now()
-		_, err := f.Write(make([]byte, 8<<10))
-		if err = errors.Join(err, f.Sync()); err != nil {
-			return 0, fmt.Errorf("measuring the disk: %w", err)
-		}
-		times = append(times, time.Since(start).Seconds()*1e3)
-	}
-	slices.Sort(times)
-	return times[len(times)/2], nil
 }

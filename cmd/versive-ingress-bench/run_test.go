@@ -81,13 +81,13 @@ func TestInterrupted(t *testing.T) {
 	cmd.SetOut(&stdout)
 	cmd.SetErr(cancelOn{"round 1 of 1", cancel})
 	cmd.SetArgs([]string{
-		"--targets", "singles/lazy,batches-16/lazy,naive/cluster-lazy", "--connections", "1", "--sizes", "2",
+		"--targets", "singles/lazy,batches-16/lazy,naive/cluster", "--connections", "1", "--sizes", "2",
 		"--rounds", "1", "--duration", "100ms", "--warmup", "50ms", "--out", out, "--ingress", "unused",
 	})
 	if err := cmd.ExecuteContext(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want %v", err, context.Canceled)
 	}
-	if !strings.Contains(stdout.String(), "singles/lazy") || strings.Contains(stdout.String(), "naive/cluster-lazy") {
+	if !strings.Contains(stdout.String(), "singles/lazy") || strings.Contains(stdout.String(), "naive/cluster") {
 		t.Errorf("want a report of the first target alone:\n%s", stdout.String())
 	}
 	requireNothingLeft(t, out)

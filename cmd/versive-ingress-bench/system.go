@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -12,65 +13,123 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 )
 
-// A system is what is measured: a service that takes webhooks, if there is one,
-// and the brokers that it stores them in, if they are processes of their own.
-type system struct {
-	target   target
-	dir      string
-	services []*process // one; none if the bench itself publishes
-	brokers  []*process
+// self is this program, which runs the references as well.
+const self = "/proc/self/exe"
 
-	address string // of the service; "" if the bench itself publishes
+// A system is measured: a service that takes webhooks, and brokers that it stores
+// them in. Without a service, the bench publishes itself.
+type system struct {
+	ctx  context.Context // done after fail, or when the measurement is interrupted
+	fail context.CancelCauseFunc
+	dir  string
+	host string // for the addresses of all processes
+
+	services []*process // at most one
+	brokers  []*process // none if the service has an embedded one
+
+	address string // of the service, or ""
 	nats    string // URLs of the brokers; "" if nothing is stored
 	js      jetstream.JetStream
 	stream  string        // of the events; "" if nothing is stored
-	ready   time.Duration // from the service's start until it was ready
+	ready   time.Duration // from the start of the service until it was ready
 }
 
 // start starts the system of a case with its data in dir, which may hold data
-// already, and returns when it is ready for events that secret signs.
-func (b *bench) start(ctx context.Context, c testCase, dir, secret string) (_ *system, err error) {
-	sys := &system{target: must(parseTarget(c.Target)), dir: dir}
-	defer func() {
-		if err != nil {
-			sys.stop()
+// already. It returns when the system is ready for events that secret signs.
+func (b *bench) start(ctx context.Context, c testCase, dir, secret string) (*system, error) {
+	// A loopback address of its own makes the ports free. They are below those that
+	// the kernel gives to outgoing connections.
+	host := fmt.Sprintf("127.%d.%d.%d", 1+rand.IntN(254), rand.IntN(255), 1+rand.IntN(254))
+	sys := &system{dir: dir, host: host}
+	sys.ctx, sys.fail = context.WithCancelCause(ctx)
+	handler, broker, batch := c.parts()
+	var err error
+	if broker != "" && broker != "embedded" {
+		err = sys.startBrokers(broker, batch)
+	}
+	if err == nil && handler != "singles" && handler != "batches" {
+		program := self
+		if handler == "ingress" {
+			program = b.ingress[0]
+			if c.Other {
+				program = b.ingress[1]
+			}
 		}
-	}()
-	if err := sys.startBrokers(ctx, b.self); err != nil {
-		return nil, err
+		err = sys.startService(handler, program, secret)
 	}
-	switch sys.target.handler {
-	case "singles", "batches":
-		return sys, nil
-	case "ingress":
-		sys.stream = "VERSIVE"
+	if err == nil && sys.js == nil && sys.nats != "" {
+		sys.js, err = connect(sys.nats)
 	}
-	ingress := b.ingress[0]
-	if c.Other {
-		ingress = b.ingress[1]
+	if err != nil {
+		sys.stop()
 	}
-	return sys, sys.startService(ctx, b.self, ingress, secret)
+	return sys, err
 }
 
-// startService starts the HTTP service and awaits that it is ready.
-func (sys *system) startService(ctx context.Context, bench, ingress, secret string) error {
-	addresses, err := freeAddresses(3)
-	if err != nil {
-		return err
+// startBrokers starts one broker, or three as a cluster, and awaits that they have
+// created the stream of the references: with the defaults, stored on all of them.
+func (sys *system) startBrokers(kind string, batch int) error {
+	const port, routePort = 24_222, 26_222 // of the first
+	count, syncInterval := 1, "always"
+	switch kind {
+	case "cluster":
+		count = 3
+	case "lazy":
+		syncInterval = "2m" // the server's default
 	}
-	admin, broker := addresses[1], addresses[2]
-	sys.address = addresses[0]
-	program, args, probe := bench, []string{sys.target.handler, sys.address, secret, sys.nats}, "http://"+sys.address
+	var urls, routes []string
+	for n := range count {
+		urls = append(urls, fmt.Sprintf("nats://%s:%d", sys.host, port+n))
+		routes = append(routes, fmt.Sprintf("nats://%s:%d", sys.host, routePort+n))
+	}
+	for n := range count {
+		name := "broker-" + strconv.Itoa(n+1)
+		// max_payload is that of deploy/nats: room for a body of 8 MiB.
+		config := fmt.Sprintf("server_name: %s\nlisten: %q\nmax_payload: 9MB\njetstream { store_dir: %q, sync_interval: %q }\n",
+			name, strings.TrimPrefix(urls[n], "nats://"), filepath.Join(sys.dir, name), syncInterval)
+		if count > 1 {
+			config += fmt.Sprintf("cluster { name: bench, listen: %q, routes: [%s] }\n", strings.TrimPrefix(routes[n], "nats://"), strings.Join(routes, ", "))
+		}
+		file := filepath.Join(sys.dir, name+".conf")
+		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
+			return err
+		}
+		p, err := startProcess(sys.ctx, sys.fail, sys.dir, name, nil, self, "broker", file)
+		if err != nil {
+			return err
+		}
+		sys.brokers = append(sys.brokers, p)
+	}
+	sys.nats = strings.Join(urls, ",")
+	sys.stream = "BENCH"
+	return sys.await(func() (err error) {
+		if sys.js == nil {
+			if sys.js, err = connect(sys.nats); err != nil {
+				return err
+			}
+		}
+		_, err = sys.js.CreateOrUpdateStream(sys.ctx, jetstream.StreamConfig{
+			Name: sys.stream, Subjects: []string{"bench.>"}, Replicas: count, AllowAtomicPublish: batch > 1,
+		})
+		return err
+	})
+}
+
+// startService starts a service and awaits that it is ready.
+func (sys *system) startService(handler, program, secret string) error {
+	sys.address = sys.host + ":28080"
+	args, probe := []string{handler, sys.address, secret, sys.nats}, "http://"+sys.address
 	var env []string
-	if sys.target.handler == "ingress" {
-		program, args, probe = ingress, []string{"serve"}, "http://"+admin+"/readyz"
+	if handler == "ingress" {
+		admin := sys.host + ":29090"
+		args, probe = []string{"serve"}, "http://"+admin+"/readyz"
 		env = []string{"INGRESS_LISTEN=" + sys.address, "INGRESS_ADMIN_LISTEN=" + admin, "INGRESS_SECRETS=" + secret}
-		if sys.target.broker == "embedded" {
+		sys.stream = "VERSIVE"
+		if len(sys.brokers) == 0 {
+			broker := sys.host + ":24222"
 			sys.nats = "nats://" + broker
 			env = append(env, "INGRESS_NATS_LISTEN="+broker, "INGRESS_DATA_DIR="+filepath.Join(sys.dir, "embedded"))
 		} else {
@@ -78,146 +137,62 @@ func (sys *system) startService(ctx context.Context, bench, ingress, secret stri
 		}
 	}
 	started := time.Now()
-	p, err := startProcess(sys.dir, sys.target.handler, env, program, args...)
+	p, err := startProcess(sys.ctx, sys.fail, sys.dir, handler, env, program, args...)
 	if err != nil {
 		return err
 	}
 	sys.services = []*process{p}
-	err = await(ctx, p, func() error {
+	err = sys.await(func() error {
 		response, err := http.Get(probe)
 		if err != nil {
 			return err
 		}
 		defer response.Body.Close()
-		if response.StatusCode >= 500 { // a reference refuses a GET, which shows that it serves
+		if response.StatusCode >= 500 { // a reference may refuse a GET, which shows that it serves
 			return errors.New(response.Status)
 		}
 		return nil
 	})
 	sys.ready = time.Since(started)
-	if err == nil && sys.js == nil && sys.nats != "" {
-		sys.js, err = connect(sys.nats)
-	}
 	return err
 }
 
-// startBrokers starts one broker, or three as a cluster, and awaits that they have
-// created the stream of the references: the defaults, on file, on all of them.
-func (sys *system) startBrokers(ctx context.Context, bench string) error {
-	kind := sys.target.broker
-	if kind == "" || kind == "embedded" {
-		return nil
-	}
-	count, sync := 1, "always"
-	if strings.HasPrefix(kind, "cluster") {
-		count = 3
-	}
-	if strings.HasSuffix(kind, "lazy") {
-		sync = "2m" // the server's default
-	}
-	addresses, err := freeAddresses(2 * count)
-	if err != nil {
-		return err
-	}
-	clients, routes := addresses[:count], addresses[count:]
-	for n := range count {
-		name := "broker-" + strconv.Itoa(n+1)
-		// max_payload is that of deploy/nats: room for a body of 8 MiB.
-		config := fmt.Sprintf("server_name: %s\nlisten: %q\nmax_payload: 9MB\njetstream { store_dir: %q, sync_interval: %q }\n",
-			name, clients[n], filepath.Join(sys.dir, name), sync)
-		if count > 1 {
-			config += fmt.Sprintf("cluster { name: bench, listen: %q, routes: [nats://%s] }\n", routes[n], strings.Join(routes, ", nats://"))
-		}
-		file := filepath.Join(sys.dir, name+".conf")
-		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
-			return err
-		}
-		p, err := startProcess(sys.dir, name, nil, bench, "broker", file)
-		if err != nil {
-			return err
-		}
-		sys.brokers = append(sys.brokers, p)
-	}
-	sys.nats = "nats://" + strings.Join(clients, ",nats://")
-	sys.stream = "BENCH"
-	return await(ctx, sys.brokers[0], func() (err error) {
-		if sys.js == nil {
-			if sys.js, err = connect(sys.nats); err != nil {
-				return err
-			}
-		}
-		_, err = sys.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-			Name: sys.stream, Subjects: []string{"bench.>"}, Replicas: count, AllowAtomicPublish: sys.target.batch > 1,
-		})
-		return err
-	})
-}
-
-// await retries do until it succeeds, p has ended, or two minutes have passed,
-// which is enough to recover a stream of a million events.
-func await(ctx context.Context, p *process, do func() error) error {
-	deadline := time.Now().Add(2 * time.Minute)
+// await retries do until it succeeds, a process has ended, or two minutes have
+// passed, which is enough to recover a stream of a million events.
+func (sys *system) await(do func() error) error {
+	ctx, cancel := context.WithTimeout(sys.ctx, 2*time.Minute)
+	defer cancel()
 	for {
 		err := do()
 		if err == nil {
 			return nil
 		}
-		if failed := p.failed(); failed != nil {
-			return failed
-		}
-		if time.Now().After(deadline) || !sleepUntil(ctx, time.Now().Add(5*time.Millisecond)) {
-			return fmt.Errorf("%s is not ready: %w", p.name, errors.Join(ctx.Err(), err))
+		if !sleep(ctx, 5*time.Millisecond) {
+			return errors.Join(context.Cause(ctx), err)
 		}
 	}
 }
 
-func (sys *system) processes() []*process { return slices.Concat(sys.services, sys.brokers) }
-
-// failed returns an error if a process has ended.
-func (sys *system) failed() (err error) {
-	for _, p := range sys.processes() {
-		err = errors.Join(err, p.failed())
-	}
-	return err
-}
-
-// stop ends all processes. The data stays. It may be called concurrently.
+// stop ends all processes and connections. The data stays.
 func (sys *system) stop() {
-	for _, p := range sys.processes() {
+	for _, p := range slices.Concat(sys.services, sys.brokers) {
 		p.stop()
 	}
+	sys.fail(nil)
 	if sys.js != nil {
 		sys.js.Conn().Close()
 	}
 }
 
-// senders returns n senders: HTTP connections to the service, or, without one,
-// publishers of batches. They share one connection, as in a service.
-func (sys *system) senders(n, batch int) []sender {
-	if sys.address != "" {
-		return posts(sys.address, n)
+// senders returns n senders: clients of the service, or publishers.
+func (sys *system) senders(n int) []sender {
+	senders := make([]sender, n)
+	for i := range senders {
+		if sys.address == "" {
+			senders[i] = sys.publish
+		} else {
+			senders[i] = (&client{ctx: sys.ctx, address: sys.address}).send
+		}
 	}
-	return slices.Repeat([]sender{publisher{sys.js, batch}}, n)
+	return senders
 }
-
-// A publisher publishes events without a service.
-type publisher struct {
-	js    jetstream.JetStream
-	batch int // 1: no atomic batches
-}
-
-func (p publisher) send(events []*event) (accepted bool, err error) {
-	messages := make([]*nats.Msg, len(events))
-	for i, e := range events {
-		messages[i] = &nats.Msg{Subject: "bench." + e.id, Header: nats.Header{jetstream.MsgIDHeader: {e.id}}, Data: e.body}
-	}
-	if p.batch == 1 {
-		_, err = p.js.PublishMsg(context.Background(), messages[0]) // awaits the acknowledgement for 5 s
-	} else { // awaits the commit's acknowledgement; by default the first message's as well
-		flow := jetstreamext.BatchFlowControl{AckTimeout: 10 * time.Second}
-		_, err = jetstreamext.PublishMsgBatch(context.Background(), p.js, messages, flow)
-	}
-	return err == nil, err
-}
-
-func (p publisher) close() {} // the connection is the system's
