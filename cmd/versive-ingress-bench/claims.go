@@ -5,23 +5,6 @@ import (
 	"strings"
 )
 
-// A figure selects one of the figures.
-type figure struct {
-	title string
-	of    func(figures) float64
-}
-
-var (
-	rate   = figure{"requests/s", func(f figures) float64 { return f.Rate }}
-	p99    = figure{"p99 ms", func(f figures) float64 { return f.P99 }}
-	cpu    = figure{"CPU µs a request", func(f figures) float64 { return f.CPU }}
-	memory = figure{"service MiB", func(f figures) float64 { return f.ServiceMemory }}
-	ready  = figure{"ready s", func(f figures) float64 { return f.Ready }}
-)
-
-// compared are the figures that ratios and plot show.
-var compared = []figure{rate, p99, cpu}
-
 // baselines name the cases that others are compared with, in the order of the table.
 var baselines = []string{
 	"naive/always", "naive/lazy", "naive/cluster", "batches-256/always",
@@ -56,30 +39,30 @@ func (c testCase) baseline(name string) testCase {
 // or the most of another figure, as a ratio to the baseline if it has one.
 type claim struct {
 	testCase
-	figure
+	title string // of the figure
 	base  string // baseline, or ""
 	bound float64
 }
 
 var claims = []claim{
-	{testCase{Target: "ingress/embedded", Connections: 1}, rate, "naive/always", 1.3},
-	{testCase{Target: "ingress/embedded", Connections: 64}, rate, "naive/always", 2.4},
-	{testCase{Target: "ingress/embedded", Connections: 256}, rate, "naive/always", 3},
-	{testCase{Target: "ingress/embedded", Connections: 64}, p99, "naive/always", 0.5},
-	{testCase{Target: "ingress/embedded", Connections: 256}, p99, "naive/always", 0.5},
-	{testCase{Target: "ingress/embedded", Connections: 64}, cpu, "naive/lazy", 1},
-	{testCase{Target: "ingress/embedded", Connections: 256}, cpu, "naive/lazy", 1},
-	{testCase{Target: "ingress/lazy", Connections: 64}, rate, "naive/lazy", 1},
-	{testCase{Target: "ingress/lazy", Connections: 256}, rate, "naive/lazy", 1},
-	{testCase{Target: "ingress/lazy", Connections: 64}, cpu, "naive/lazy", 1},
-	{testCase{Target: "ingress/lazy", Connections: 256}, cpu, "naive/lazy", 1},
-	{testCase{Target: "ingress/cluster", Connections: 256}, rate, "naive/cluster", 1},
-	{testCase{Target: "ingress/embedded", Connections: 64, Duplicates: 0.1}, rate, "no resends", 0.7},
-	{testCase{Target: "ingress/embedded", Connections: 256, Duplicates: 0.1}, rate, "no resends", 0.7},
-	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, rate, "none forged", 0.8},
-	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, memory, "", 600},
-	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, memory, "", 1000},
-	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, ready, "", 7},
+	{testCase{Target: "ingress/embedded", Connections: 1}, "requests/s", "naive/always", 1.3},
+	{testCase{Target: "ingress/embedded", Connections: 64}, "requests/s", "naive/always", 2.4},
+	{testCase{Target: "ingress/embedded", Connections: 256}, "requests/s", "naive/always", 3},
+	{testCase{Target: "ingress/embedded", Connections: 64}, "p99 ms", "naive/always", 0.5},
+	{testCase{Target: "ingress/embedded", Connections: 256}, "p99 ms", "naive/always", 0.5},
+	{testCase{Target: "ingress/embedded", Connections: 64}, "CPU µs", "naive/lazy", 1},
+	{testCase{Target: "ingress/embedded", Connections: 256}, "CPU µs", "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 64}, "requests/s", "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 256}, "requests/s", "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 64}, "CPU µs", "naive/lazy", 1},
+	{testCase{Target: "ingress/lazy", Connections: 256}, "CPU µs", "naive/lazy", 1},
+	{testCase{Target: "ingress/cluster", Connections: 256}, "requests/s", "naive/cluster", 1},
+	{testCase{Target: "ingress/embedded", Connections: 64, Duplicates: 0.1}, "requests/s", "no resends", 0.7},
+	{testCase{Target: "ingress/embedded", Connections: 256, Duplicates: 0.1}, "requests/s", "no resends", 0.7},
+	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, "requests/s", "none forged", 0.8},
+	{testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, "service MiB", "", 600},
+	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, "service MiB", "", 1000},
+	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, "ready s", "", 7},
 }
 
 // verdicts reports whether the claims hold whose rows were measured.
@@ -91,16 +74,16 @@ func (r *report) verdicts() []string {
 		if row == nil {
 			continue
 		}
-		got, unit := claim.of(row.Median), ""
+		got, unit := row.Median[claim.title], ""
 		if claim.base != "" {
 			base := r.find(claim.baseline(claim.base))
 			if base == nil {
 				continue
 			}
-			got, unit = got/claim.of(base.Median), " × "+claim.base
+			got, unit = got/base.Median[claim.title], " × "+claim.base
 		}
 		want, holds := "at most", got <= claim.bound
-		if claim.title == rate.title {
+		if claim.title == "requests/s" {
 			want, holds = "at least", got >= claim.bound
 		}
 		verdict := "holds"

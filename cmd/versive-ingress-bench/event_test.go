@@ -15,15 +15,13 @@ import (
 
 func TestBody(t *testing.T) {
 	t.Parallel()
-	for _, size := range []int{2 << 10, 8 << 10, 64 << 10, 1 << 20} {
-		for n := range maxBodies {
-			body := newBody(size, n)
-			if len(body) != size {
-				t.Errorf("%d bytes, want %d", len(body), size)
-			}
-			if _, err := schema.Normalize("msg_1", body); err != nil {
-				t.Errorf("%d bytes: %v", size, err)
-			}
+	for _, size := range []int{2 << 10, 3000, 8 << 10, 64 << 10, 1 << 20} {
+		body := newBody(size)
+		if len(body) != size {
+			t.Errorf("%d bytes, want %d", len(body), size)
+		}
+		if _, err := schema.Normalize("msg_1", body); err != nil {
+			t.Errorf("%d bytes: %v", size, err)
 		}
 	}
 }

@@ -19,20 +19,20 @@ func (r *report) svg() []byte {
 	for i, row := range r.Rows {
 		add(`<text x="%d" y="%d" text-anchor="end">%s</text>`, labelWidth-10, top+i*lineHeight+13, row)
 	}
-	for p, figure := range compared {
+	for p, title := range compared {
 		left := labelWidth + p*panelWidth
-		add(`<text x="%d" y="%d" font-weight="bold">%s</text>`, left, top-15, figure.title)
+		add(`<text x="%d" y="%d" font-weight="bold">%s</text>`, left, top-15, title)
 		values := make([][]float64, len(r.Rows)) // of the rounds
 		largest := 1e-9
 		for i, row := range r.Rows {
 			for _, round := range row.Rounds {
-				values[i] = append(values[i], figure.of(round))
+				values[i] = append(values[i], round[title])
 			}
 			largest = max(largest, slices.Max(values[i]))
 		}
 		width := func(v float64) float64 { return v / largest * (panelWidth - valueWidth) }
 		for i, row := range r.Rows {
-			y, v := top+i*lineHeight, figure.of(row.Median)
+			y, v := top+i*lineHeight, row.Median[title]
 			low, high := float64(left)+width(slices.Min(values[i])), float64(left)+width(slices.Max(values[i]))
 			add(`<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/>`, left, y, width(v), barHeight, colors[p])
 			add(`<path d="M%.1f %dH%.1f" stroke="black"/>`, low, y+barHeight/2, high)

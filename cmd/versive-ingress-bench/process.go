@@ -15,26 +15,26 @@ import (
 	"github.com/prometheus/procfs"
 )
 
-// A process is a child of the bench with a log file of its own.
+// A process is a part of a system, or the bench itself.
 type process struct {
+	role string // service, broker or load
 	pid  int
 	log  string // file
 	stop func() // sends SIGTERM, and returns when the process has ended
 }
 
-// own stands for the bench where its usage is measured.
-var own = &process{pid: os.Getpid(), log: os.DevNull}
+var own = &process{role: "load", pid: os.Getpid(), log: os.DevNull}
 
-// startProcess starts a program with a log file in dir. When ctx is done, the
+// startProcess adds a process to the system. When the system's context is done, the
 // process is sent SIGTERM, and is killed if it has not ended after 15 s. When it has
-// ended, onEnd is called with an error that holds the end of the log.
-func startProcess(ctx context.Context, onEnd func(error), dir, name string, env []string, program string, args ...string) (*process, error) {
-	log, err := os.Create(filepath.Join(dir, name+".log"))
+// ended, the system fails with an error that holds the end of its log.
+func (sys *system) startProcess(role, name string, env []string, program string, args ...string) error {
+	log, err := os.Create(filepath.Join(sys.dir, name+".log"))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer log.Close() // the child has it
-	ctx, cancel := context.WithCancel(ctx)
+	ctx, cancel := context.WithCancel(sys.ctx)
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 	cmd.WaitDelay = 15 * time.Second
@@ -44,16 +44,21 @@ func startProcess(ctx context.Context, onEnd func(error), dir, name string, env 
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal reaches the bench alone
 	if err := cmd.Start(); err != nil {
 		cancel()
-		return nil, fmt.Errorf("starting %s: %w", name, err)
+		return fmt.Errorf("starting %s: %w", name, err)
 	}
 	ended := make(chan struct{})
 	go func() {
 		_ = cmd.Wait()
 		text, _ := os.ReadFile(log.Name())
-		onEnd(fmt.Errorf("%s has ended: %v\n%s", name, cmd.ProcessState, text[max(0, len(text)-2000):]))
+		sys.fail(fmt.Errorf("%s has ended: %v\n%s", name, cmd.ProcessState, text[max(0, len(text)-2000):]))
 		close(ended)
 	}()
-	return &process{pid: cmd.Process.Pid, log: log.Name(), stop: func() { cancel(); <-ended }}, nil
+	stop := func() {
+		cancel()
+		<-ended
+	}
+	sys.processes = append(sys.processes, &process{role, cmd.Process.Pid, log.Name(), stop})
+	return nil
 }
 
 // A usage holds the resources that processes have used so far.
@@ -63,18 +68,22 @@ type usage struct {
 	log    float64 // KiB of log
 }
 
-func usageOf(processes ...*process) (sum usage, err error) {
-	for _, p := range processes {
+// usage returns the sums for each role.
+func (sys *system) usage() (map[string]usage, error) {
+	sums := make(map[string]usage)
+	for _, p := range slices.Concat(sys.processes, []*process{own}) {
 		proc, err1 := procfs.NewProc(p.pid)
 		stat, err2 := proc.Stat()
 		status, err3 := proc.NewStatus()
 		log, err4 := os.Stat(p.log)
 		if err := errors.Join(err1, err2, err3, err4); err != nil {
-			return sum, fmt.Errorf("reading /proc, which requires Linux: %w", err)
+			return nil, fmt.Errorf("reading /proc, which requires Linux: %w", err)
 		}
+		sum := sums[p.role]
 		sum.cpu += stat.CPUTime()
 		sum.memory += float64(status.VmHWM) / (1 << 20)
 		sum.log += float64(log.Size()) / (1 << 10)
+		sums[p.role] = sum
 	}
-	return sum, nil
+	return sums, nil
 }

@@ -9,40 +9,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A proof compares the events that were answered 2xx with those in the stream.
-type proof struct {
-	accepted int // events that were answered 2xx
-	stored   int // messages in the stream
-	missing  int // events that were accepted but are not stored
-	doubled  int // events that are stored more than once
-	foreign  int // ids that are stored but were never accepted
-}
-
-// compare compares events with the ids in the stream and how often each is there.
-func compare(events []*event, stored map[string]int) proof {
-	var p proof
-	for _, e := range events {
-		if e.accepted {
-			p.accepted++
-			if stored[e.id] == 0 {
-				p.missing++
-			}
-		}
-	}
-	for _, times := range stored {
-		p.stored += times
-		if times > 1 {
-			p.doubled++
-		}
-	}
-	p.foreign = len(stored) - (p.accepted - p.missing)
-	return p
-}
-
 // prove settles the events, reads the stream back and compares. It returns how many
 // events were answered 2xx, and an error unless the stream holds each of them once
 // and nothing else.
-func (sys *system) prove(s *source) (float64, error) {
+func (sys *system) prove(s *source) (accepted int, err error) {
 	if err := sys.settle(s); err != nil {
 		return 0, err
 	}
@@ -50,12 +20,31 @@ func (sys *system) prove(s *source) (float64, error) {
 	if err != nil {
 		return 0, fmt.Errorf("reading stream %s: %w", sys.stream, err)
 	}
-	p := compare(s.events, stored)
-	if p.missing+p.doubled+p.foreign > 0 {
-		return 0, fmt.Errorf("the stream breaks the promise: %d events answered 2xx, %d messages stored; missing %d, stored twice %d, stored but never answered 2xx %d",
-			p.accepted, p.stored, p.missing, p.doubled, p.foreign)
+	return compare(s.events, stored)
+}
+
+// compare compares events with the ids in the stream and how often each is there.
+func compare(events []*event, stored map[string]int) (accepted int, err error) {
+	missing, doubled := 0, 0
+	for _, e := range events {
+		if e.accepted {
+			accepted++
+			if stored[e.id] == 0 {
+				missing++
+			}
+		}
 	}
-	return float64(p.accepted), nil
+	for _, times := range stored {
+		if times > 1 {
+			doubled++
+		}
+	}
+	foreign := len(stored) - (accepted - missing)
+	if missing+doubled+foreign > 0 {
+		err = fmt.Errorf("the stream breaks the promise: %d events answered 2xx, %d of them missing; %d stored more than once; %d stored but never answered 2xx",
+			accepted, missing, doubled, foreign)
+	}
+	return accepted, err
 }
 
 // settle resends, as the real sender does, the events that were sent and not

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -8,11 +9,11 @@ import (
 
 func TestMedian(t *testing.T) {
 	t.Parallel()
-	rounds := []figures{{Rate: 3, P99: 10}, {Rate: 1, P99: 30}, {Rate: 2, P99: 20}}
-	if got, want := median(rounds), (figures{Rate: 2, P99: 20}); got != want {
+	rounds := []figures{{"requests/s": 3, "p99 ms": 10}, {"requests/s": 1, "p99 ms": 30}, {"requests/s": 2, "p99 ms": 20}}
+	if got, want := median(rounds), (figures{"requests/s": 2, "p99 ms": 20}); !maps.Equal(got, want) {
 		t.Errorf("of three: got %+v, want %+v", got, want)
 	}
-	if got := median(rounds[:2]).Rate; got != 2 {
+	if got := median(rounds[:2])["requests/s"]; got != 2 {
 		t.Errorf("of 3 and 1: got %v, want 2", got)
 	}
 }
@@ -25,14 +26,14 @@ func TestReport(t *testing.T) {
 		c.Size = 8 << 10
 		r.Rows = append(r.Rows, row{testCase: c, Median: f, Rounds: []figures{f}})
 	}
-	add(testCase{Target: "ingress/embedded", Connections: 64}, figures{Rate: 8000, P99: 15, CPU: 99, Proven: 7})
-	add(testCase{Target: "ingress/embedded", Connections: 64, Other: true}, figures{Rate: 10_000, P99: 30, CPU: 99, Proven: 8})
-	add(testCase{Target: "ingress/embedded", Connections: 64, Duplicates: 0.1}, figures{Rate: 4000, P99: 30, CPU: 198})
-	add(testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, figures{Rate: 6500, P99: 15, CPU: 99, ServiceMemory: 601})
-	add(testCase{Target: "naive/always", Connections: 64}, figures{Rate: 4000, P99: 30, CPU: 198})
-	add(testCase{Target: "naive/always", Connections: 256}, figures{Rate: 1, P99: 1, CPU: 1})
-	add(testCase{Target: "naive/lazy", Connections: 64}, figures{Rate: 16_000, P99: 10, CPU: 90})
-	add(testCase{Target: "batches-256/always", Connections: 1}, figures{Rate: 32_000, P99: 10, CPU: 45})
+	add(testCase{Target: "ingress/embedded", Connections: 64}, figures{"requests/s": 8000, "p99 ms": 15, "CPU µs": 99, "events read back": 7})
+	add(testCase{Target: "ingress/embedded", Connections: 64, Other: true}, figures{"requests/s": 10_000, "p99 ms": 30, "CPU µs": 99, "events read back": 8})
+	add(testCase{Target: "ingress/embedded", Connections: 64, Duplicates: 0.1}, figures{"requests/s": 4000, "p99 ms": 30, "CPU µs": 198})
+	add(testCase{Target: "ingress/embedded", Connections: 64, Forged: 9}, figures{"requests/s": 6500, "p99 ms": 15, "CPU µs": 99, "service MiB": 601})
+	add(testCase{Target: "naive/always", Connections: 64}, figures{"requests/s": 4000, "p99 ms": 30, "CPU µs": 198})
+	add(testCase{Target: "naive/always", Connections: 256}, figures{"requests/s": 1, "p99 ms": 1, "CPU µs": 1})
+	add(testCase{Target: "naive/lazy", Connections: 64}, figures{"requests/s": 16_000, "p99 ms": 10, "CPU µs": 90})
+	add(testCase{Target: "batches-256/always", Connections: 1}, figures{"requests/s": 32_000, "p99 ms": 10, "CPU µs": 45})
 
 	columns := r.columns()
 	column := func(title string) []string {
@@ -66,7 +67,7 @@ func TestReport(t *testing.T) {
 	want := []string{
 		"ingress/embedded, connections=64: requests/s 2.00 × naive/always, want at least 2.4: DOES NOT HOLD",
 		"ingress/embedded, connections=64: p99 ms 0.50 × naive/always, want at most 0.5: holds",
-		"ingress/embedded, connections=64: CPU µs a request 1.10 × naive/lazy, want at most 1: DOES NOT HOLD",
+		"ingress/embedded, connections=64: CPU µs 1.10 × naive/lazy, want at most 1: DOES NOT HOLD",
 		"ingress/embedded, 10 % resends, connections=64: requests/s 0.50 × no resends, want at least 0.7: DOES NOT HOLD",
 		"ingress/embedded, 9× forged, connections=64: requests/s 0.81 × none forged, want at least 0.8: holds",
 		"ingress/embedded, 9× forged, connections=64: service MiB 601.00, want at most 600: DOES NOT HOLD",

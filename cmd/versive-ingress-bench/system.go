@@ -27,14 +27,12 @@ type system struct {
 	dir  string
 	host string // for the addresses of all processes
 
-	services []*process // at most one
-	brokers  []*process // none if the service has an embedded one
-
-	address string // of the service, or ""
-	nats    string // URLs of the brokers; "" if nothing is stored
-	js      jetstream.JetStream
-	stream  string        // of the events; "" if nothing is stored
-	ready   time.Duration // from the start of the service until it was ready
+	processes []*process // brokers, unless the service embeds one, and at most one service
+	address   string     // of the service, or ""
+	nats      string     // URLs of the brokers; "" if nothing is stored
+	js        jetstream.JetStream
+	stream    string        // of the events; "" if nothing is stored
+	ready     time.Duration // from the start of the service until it was ready
 }
 
 // start starts the system of a case with its data in dir, which may hold data
@@ -97,11 +95,9 @@ func (sys *system) startBrokers(kind string, batch int) error {
 		if err := os.WriteFile(file, []byte(config), 0o600); err != nil {
 			return err
 		}
-		p, err := startProcess(sys.ctx, sys.fail, sys.dir, name, nil, self, "broker", file)
-		if err != nil {
+		if err := sys.startProcess("broker", name, nil, self, "broker", file); err != nil {
 			return err
 		}
-		sys.brokers = append(sys.brokers, p)
 	}
 	sys.nats = strings.Join(urls, ",")
 	sys.stream = "BENCH"
@@ -128,21 +124,19 @@ func (sys *system) startService(handler, program, secret string) error {
 		args, probe = []string{"serve"}, "http://"+admin+"/readyz"
 		env = []string{"INGRESS_LISTEN=" + sys.address, "INGRESS_ADMIN_LISTEN=" + admin, "INGRESS_SECRETS=" + secret}
 		sys.stream = "VERSIVE"
-		if len(sys.brokers) == 0 {
+		if len(sys.processes) == 0 {
 			broker := sys.host + ":24222"
 			sys.nats = "nats://" + broker
 			env = append(env, "INGRESS_NATS_LISTEN="+broker, "INGRESS_DATA_DIR="+filepath.Join(sys.dir, "embedded"))
 		} else {
-			env = append(env, "INGRESS_NATS_URL="+sys.nats, "INGRESS_REPLICAS="+strconv.Itoa(len(sys.brokers)))
+			env = append(env, "INGRESS_NATS_URL="+sys.nats, "INGRESS_REPLICAS="+strconv.Itoa(len(sys.processes)))
 		}
 	}
 	started := time.Now()
-	p, err := startProcess(sys.ctx, sys.fail, sys.dir, handler, env, program, args...)
-	if err != nil {
+	if err := sys.startProcess("service", handler, env, program, args...); err != nil {
 		return err
 	}
-	sys.services = []*process{p}
-	err = sys.await(func() error {
+	err := sys.await(func() error {
 		response, err := http.Get(probe)
 		if err != nil {
 			return err
@@ -175,7 +169,7 @@ func (sys *system) await(do func() error) error {
 
 // stop ends all processes and connections. The data stays.
 func (sys *system) stop() {
-	for _, p := range slices.Concat(sys.services, sys.brokers) {
+	for _, p := range slices.Backward(sys.processes) { // the service before its brokers
 		p.stop()
 	}
 	sys.fail(nil)
