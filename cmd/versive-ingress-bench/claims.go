@@ -65,7 +65,7 @@ var claims = []claim{
 	{testCase{Target: "ingress/embedded", Connections: 64, Stored: 1_000_000}, "ready s", "", 7},
 }
 
-// verdicts reports whether the claims hold whose rows were measured.
+// verdicts reports, for each claim whose rows were measured, whether it holds.
 func (r *report) verdicts() []string {
 	var lines []string
 	for _, claim := range claims {

@@ -101,10 +101,10 @@ EXIT STATUS
 	f.IntSliceVar(&m.forged, "forged", []int{0}, "numbers of forged requests beside each signed one")
 	f.IntVar(&m.rate, "rate", 0, "requests a second, each sent when it is due; 0: each connection sends as soon as it has its response")
 	f.DurationVar(&b.duration, "duration", 4*time.Second, "duration of each load")
-	f.DurationVar(&b.warmup, "warmup", time.Second, "duration of the unmeasured load before it")
+	f.DurationVar(&b.warmup, "warmup", time.Second, "duration of the unmeasured load before each of them")
 	f.IntVar(&b.rounds, "rounds", 3, "number of times that everything is measured; medians are reported")
 	f.StringVar(&b.out, "out", filepath.Join("dist", "bench"), "directory for reports and, during the run, data; it must be on a real disk")
-	f.StringSliceVar(&b.ingress, "ingress", nil, "binary of the ingress; after a comma, another build to measure in turns with it (default: built from this module)")
+	f.StringSliceVar(&b.ingress, "ingress", nil, "binaries of the ingress: NEW, or NEW,OLD to measure two builds in turns (default: built from this module)")
 	return cmd
 }
 

@@ -19,8 +19,8 @@ import (
 // self is this program, which runs the references as well.
 const self = "/proc/self/exe"
 
-// A system is measured: a service that takes webhooks, and brokers that it stores
-// them in. Without a service, the bench publishes itself.
+// A system is the subject of a measurement: a service that takes webhooks, and brokers
+// that it stores them in. Without a service, the bench publishes itself.
 type system struct {
 	ctx  context.Context // done after fail, or when the measurement is interrupted
 	fail context.CancelCauseFunc
