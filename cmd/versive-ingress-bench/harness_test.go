@@ -14,7 +14,7 @@ import (
 )
 
 // TestMain makes this binary the bench's references as well: a bench under test
-// starts itself. It fails if a goroutine is left.
+// starts itself. The tests fail if a goroutine is left.
 func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && references[os.Args[1]] != nil {
 		main()
@@ -29,8 +29,8 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// testTimeout is how long anything may take before a test fails: far more than it
-// needs, for a busy machine.
+// testTimeout is the time after which a test fails: far more than anything needs, even
+// on a busy machine.
 const testTimeout = 2 * time.Minute
 
 // leaked returns an error if goroutines are left. On a busy machine they take

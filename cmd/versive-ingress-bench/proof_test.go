@@ -11,7 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Each kind of error is planted in a real stream, and found.
+// Each kind of error is planted in a real stream and reported.
 func TestCompare(t *testing.T) {
 	t.Parallel()
 	js := newStream(t, 100*time.Millisecond) // the least that the server accepts
@@ -56,8 +56,8 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// A service that accepts what it does not store is found out. One that stores
-// without accepting, or fails now and then, gets events again as from the real
+// A service that accepts events without storing them is reported. To one that stores
+// events without accepting them, or fails sometimes, they are resent, as by the real
 // sender, until both sides agree.
 func TestSettleAndProve(t *testing.T) {
 	t.Parallel()

@@ -76,8 +76,8 @@ func TestRun(t *testing.T) {
 	requireNothingLeft(t, out)
 }
 
-// Ctrl-C in the middle of a load ends all children, and what was measured
-// until then is reported.
+// Ctrl-C during a load ends all children, and the measurements until then are
+// reported.
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	out := t.TempDir()
@@ -113,13 +113,13 @@ func (c cancelOn) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// requireNothingLeft requires that a bench has left its reports alone in its
-// folder, and no child: a zombie would count, for nobody else waits for it.
+// requireNothingLeft requires that a bench has left only reports in its output
+// directory, and no child, not even a zombie.
 func requireNothingLeft(t *testing.T, out string) {
 	t.Helper()
 	left, err := filepath.Glob(filepath.Join(out, "data-*"))
 	if err != nil || len(left) > 0 {
-		t.Errorf("left behind: %v, %v", left, err)
+		t.Errorf("left: %v, %v", left, err)
 	}
 	processes, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil || len(processes) == 0 {
@@ -132,8 +132,7 @@ func requireNothingLeft(t *testing.T, out string) {
 	}
 }
 
-// Stored events and forged requests come with the ingress alone, which then serves
-// from a data directory that it takes over.
+// With stored events, the measured ingress starts with the data directory of another.
 func TestRunStoredAndForged(t *testing.T) {
 	t.Parallel()
 	out := t.TempDir()
@@ -157,6 +156,22 @@ func TestRunStoredAndForged(t *testing.T) {
 	}
 	if f := r.Rows[0].Median; f["events read back"] < 2001 || f["requests/s"] == 0 || f["forged/s"] == 0 {
 		t.Errorf("%+v", f)
+	}
+}
+
+// A process that ends is reported with the end of its log.
+func TestServiceEnds(t *testing.T) {
+	t.Parallel()
+	program := filepath.Join(t.TempDir(), "ingress")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho no disk\nexit 3\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	cmd := command()
+	cmd.SetOut(io.Discard)
+	cmd.SetErr(io.Discard)
+	cmd.SetArgs([]string{"--targets", "ingress/embedded", "--ingress", program, "--out", t.TempDir()})
+	if err := cmd.ExecuteContext(t.Context()); err == nil || !strings.Contains(err.Error(), "ingress has ended: exit status 3\nno disk") {
+		t.Errorf("got %v, want an error with the exit status and the log", err)
 	}
 }
 
