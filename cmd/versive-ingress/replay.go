@@ -65,7 +65,7 @@ EXIT STATUS
 	flags := cmd.Flags()
 	flags.StringVar(&f.ToSubject, "to-subject", "", "publish the events to this NATS subject")
 	flags.StringVar(&f.ToURL, "to-url", "", "post the events to this URL")
-	flags.StringVar(&f.Secret, "secret", "", "signing secret for --to-url (default: the first of INGRESS_SECRETS)")
+	flags.StringVar(&f.Secret, "secret", "", "signing secret for --to-url (default: the first of INGRESS_SECRETS and INGRESS_SECRETS_FILE)")
 	flags.BoolVar(&f.KeepID, "keep-id", false, "keep the message ids with --to-subject, so that a stream rejects the events that it has")
 	flags.Float64Var(&f.Rate, "rate", 0, "largest number of events a second (default: unlimited)")
 	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file that records the progress, for resuming")

@@ -50,11 +50,8 @@ EXIT STATUS
   versive-ingress send --secret whsec_… --file body.json --id msg_1 --duplicate`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s := sender.Sender{URL: defaultURL}
-			if len(args) > 0 {
-				s.URL = args[0]
-			}
-			if err := s.SignWith(secret); err != nil {
+			s, err := sender.New(append(args, defaultURL)[0], secret)
+			if err != nil {
 				return err
 			}
 			at, err := parseTimestamp(timestamp)
@@ -97,7 +94,7 @@ EXIT STATUS
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&secret, "secret", "", "signing secret (default: the first of INGRESS_SECRETS)")
+	flags.StringVar(&secret, "secret", "", "signing secret (default: the first of INGRESS_SECRETS and INGRESS_SECRETS_FILE)")
 	flags.StringVar(&file, "file", "", "post the body in this file instead of the sample")
 	flags.IntVar(&count, "count", 1, "number of webhooks to post; more than one are generated interviews")
 	flags.StringVar(&id, "id", "", "svix-id of the webhook (default: a random one)")

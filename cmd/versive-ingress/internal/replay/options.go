@@ -42,7 +42,8 @@ func (o *Options) Check(changed func(flag string) bool) error {
 		if _, err := parseURL(o.ToURL); err != nil {
 			return err
 		}
-		return new(sender.Sender).SignWith(o.Secret)
+		_, err := sender.New(o.ToURL, o.Secret)
+		return err
 	}
 	return nil
 }

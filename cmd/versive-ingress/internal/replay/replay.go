@@ -135,8 +135,8 @@ func (r *replay) open(ctx context.Context, o Options, out io.Writer) (target, er
 		}
 		return t, t.connect()
 	case o.ToURL != "":
-		t := &urlTarget{sender: sender.Sender{URL: o.ToURL}, client: sender.Client, confirm: r.confirm, note: r.progress.Note}
-		return t, t.sender.SignWith(o.Secret)
+		s, err := sender.New(o.ToURL, o.Secret)
+		return &urlTarget{sender: s, confirm: r.confirm, note: r.progress.Note}, err
 	default:
 		t := &lineTarget{out: out, confirm: r.confirm}
 		if r.Done.Sequence > 0 {

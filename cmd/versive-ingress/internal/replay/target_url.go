@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -32,8 +31,7 @@ const (
 // they came with, one after the other. Erasures have no webhook; they are
 // passed over.
 type urlTarget struct {
-	sender  sender.Sender
-	client  *http.Client
+	sender  *sender.Sender
 	confirm func(receipt)
 	note    func(format string, args ...any)
 }
@@ -82,32 +80,21 @@ func (t *urlTarget) deliver(ctx context.Context, m subscribe.Message) error {
 	}
 }
 
-// post posts an event once. After an error, pause tells how long the endpoint
-// wants to be left alone: 0 if it does not say, below 0 for ever.
+// post posts an event once. After an error, pause is how long the endpoint asks to
+// wait: 0 if it does not ask, below 0 if another attempt would not help.
 func (t *urlTarget) post(ctx context.Context, m subscribe.Message) (pause time.Duration, err error) {
-	request, err := t.sender.Request(ctx, m.ID, time.Now(), m.Data)
-	if err != nil {
-		return -1, err
-	}
-	response, err := t.client.Do(request)
-	if err != nil {
+	answer, err := t.sender.Post(ctx, m.ID, time.Now(), m.Data)
+	switch status := answer.Status; {
+	case status == 0:
 		return 0, withoutAnswer(err)
-	}
-	defer response.Body.Close()
-	_, _ = io.CopyN(io.Discard, response.Body, 64<<10) // so that the connection can be used again
-	status := response.StatusCode
-	if status/100 == 2 {
+	case answer.Accepted():
 		return 0, nil
-	}
-	err = fmt.Errorf("the endpoint answered %d %s", status, http.StatusText(status))
-	switch {
 	case status == http.StatusTooManyRequests, status == http.StatusServiceUnavailable:
-		return retryAfter(response.Header.Get("Retry-After"), time.Now()), err
-	case status/100 == 5:
-		return 0, err
-	default:
-		return -1, err
+		pause = answer.RetryAfter
+	case status/100 != 5:
+		pause = -1
 	}
+	return pause, fmt.Errorf("the endpoint answered %d %s", answer.Status, http.StatusText(answer.Status))
 }
 
 // withoutAnswer returns a client's error if it is about the connection. Others
@@ -129,20 +116,9 @@ func withoutAnswer(err error) error {
 	}
 }
 
-// retryAfter returns how long a Retry-After header asks to wait, or 0.
-func retryAfter(value string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(at.Sub(now), 0)
-	}
-	return 0
-}
-
 func (t *urlTarget) flush(context.Context) error { return nil }
 
-func (t *urlTarget) close() { t.client.CloseIdleConnections() }
+func (t *urlTarget) close() { sender.Client.CloseIdleConnections() }
 
 // sleep waits, or returns why ctx has ended.
 func sleep(ctx context.Context, d time.Duration) error {

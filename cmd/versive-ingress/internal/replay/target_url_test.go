@@ -49,12 +49,11 @@ func deliverTo(ctx context.Context, t *testing.T, handler http.HandlerFunc) (too
 	c := *sender.Client // with its timeout, and what it does with redirects
 	c.Transport = &http.Transport{DialContext: listener.dial}
 	target := &urlTarget{
-		sender:  sender.Sender{URL: "http://endpoint/hook?token=hunter2"},
-		client:  &c,
+		sender:  &sender.Sender{URL: "http://endpoint/hook?token=hunter2", HTTP: &c},
 		confirm: func(receipt) { confirmed = true },
 		note:    func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
 	}
-	defer target.close()
+	defer c.CloseIdleConnections()
 	if err := target.sender.SignWith("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"); err != nil {
 		t.Fatal(err)
 	}

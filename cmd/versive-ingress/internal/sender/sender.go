@@ -10,7 +10,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -24,22 +23,36 @@ import (
 // NewID returns a random svix-id.
 func NewID() string { return "msg_" + rand.Text() }
 
-// A Sender posts webhooks to URL. It needs a secret, by SignWith.
+// A Sender posts webhooks to URL. It needs a secret, by New or SignWith.
 type Sender struct {
 	URL     string
 	HTTP    *http.Client // nil is Client
 	webhook *svix.Webhook
 }
 
-// SignWith sets the signing secret. Without one it takes the first of
-// INGRESS_SECRETS.
-func (s *Sender) SignWith(secret string) error {
-	first, _, _ := strings.Cut(os.Getenv("INGRESS_SECRETS"), ",")
-	secret = cmp.Or(secret, strings.TrimSpace(first))
+// New returns a sender that signs with secret, or if that is "" with the first
+// secret of the settings.
+func New(url, secret string) (*Sender, error) {
 	if secret == "" {
-		return errors.New("no signing secret: give --secret, or set INGRESS_SECRETS")
+		settings, err := config.Read()
+		if err != nil {
+			return nil, err
+		}
+		secrets, err := settings.ListSecrets()
+		if err != nil {
+			return nil, err
+		}
+		if len(secrets) == 0 || secrets[0] == "" {
+			return nil, errors.New("no signing secret: give --secret, or set INGRESS_SECRETS or INGRESS_SECRETS_FILE")
+		}
+		secret = secrets[0]
 	}
-	var err error
+	s := &Sender{URL: url}
+	return s, s.SignWith(secret)
+}
+
+// SignWith sets the signing secret.
+func (s *Sender) SignWith(secret string) (err error) {
 	if s.webhook, err = svix.NewWebhook(secret); err != nil {
 		return errors.New(`the signing secret is not "whsec_" and base64`)
 	}
@@ -48,7 +61,9 @@ func (s *Sender) SignWith(secret string) error {
 
 // An Answer is how the ingress answered one webhook.
 type Answer struct {
-	Status   int    `json:"-"`
+	Status     int           `json:"-"`
+	RetryAfter time.Duration `json:"-"` // how long to wait; 0 if the answer does not name a time
+
 	Outcome  string `json:"outcome"`
 	Stream   string `json:"stream"`
 	Sequence uint64 `json:"sequence"`
@@ -96,24 +111,37 @@ func (s *Sender) Request(ctx context.Context, id string, at time.Time, body []by
 	return request, nil
 }
 
-// Post signs body at the given time and posts it.
-func (s *Sender) Post(ctx context.Context, id string, at time.Time, body []byte) (Answer, error) {
+// Post signs body at the given time and posts it. If it returns an error after the
+// status was received, the Answer has the status.
+func (s *Sender) Post(ctx context.Context, id string, at time.Time, body []byte) (a Answer, err error) {
 	request, err := s.Request(ctx, id, at, body)
 	if err != nil {
-		return Answer{}, err
+		return a, err
 	}
 	response, err := cmp.Or(s.HTTP, Client).Do(request)
 	if err != nil {
-		return Answer{}, err
+		return a, err
 	}
 	defer response.Body.Close()
+	a.Status = response.StatusCode
+	a.RetryAfter = retryAfter(response.Header.Get("Retry-After"), time.Now())
 	text, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	if err != nil {
-		return Answer{}, fmt.Errorf("reading the answer: %w", err)
+		return a, fmt.Errorf("reading the answer: %w", err)
 	}
-	a := Answer{Status: response.StatusCode}
 	if err := json.Unmarshal(text, &a); err != nil {
 		a.Detail = http.StatusText(a.Status) // not an ingress
 	}
 	return a, nil
+}
+
+// retryAfter returns how long a Retry-After header asks to wait, or 0.
+func retryAfter(value string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(value); err == nil {
+		return max(at.Sub(now), 0)
+	}
+	return 0
 }
