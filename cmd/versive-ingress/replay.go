@@ -1,8 +1,6 @@
 package main
 
 import (
-	"time"
-
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/replay"
@@ -50,14 +48,10 @@ EXIT STATUS
   versive-ingress replay --first 1000 --to-url https://host/webhooks --secret whsec_… --rate 50 --checkpoint replay.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			sel, err := f.Selection.Resolve(cmd.Flags().Changed, time.Now())
-			if err != nil {
+			if err := checkSet(cmd); err != nil {
 				return err
 			}
-			if err := f.Check(cmd.Flags().Changed); err != nil {
-				return err
-			}
-			return replay.Run(cmd.Context(), f, sel, cmd.OutOrStdout(), cmd.ErrOrStderr())
+			return replay.Run(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	addBounds(cmd, &f.Selection)
@@ -72,7 +66,5 @@ EXIT STATUS
 	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing, and print what would be delivered")
 	flags.BoolVar(&f.Quiet, "quiet", false, "print neither progress nor summary")
 	cmd.MarkFlagsMutuallyExclusive("to-subject", "to-url")
-	cmd.MarkFlagsMutuallyExclusive("first", "since")
-	cmd.MarkFlagsMutuallyExclusive("last", "until")
 	return cmd
 }

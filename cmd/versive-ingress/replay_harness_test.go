@@ -204,9 +204,9 @@ func requireAll(t testing.TB, want, got []string, repeats int) {
 
 // replayState is what a checkpoint file says.
 type replayState struct {
-	Of struct {
+	Spec struct {
 		Created time.Time `json:"created"`
-	} `json:"of"`
+	} `json:"spec"`
 	Done struct {
 		Events     uint64 `json:"events"`
 		Erasures   uint64 `json:"erasures"`

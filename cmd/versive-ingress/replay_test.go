@@ -207,7 +207,7 @@ func replayFull(t *testing.T, l library) {
 func replayStreamAnew(t *testing.T, l library) {
 	file := filepath.Join(t.TempDir(), "checkpoint")
 	succeed(t, command(l.url, "replay", "--checkpoint", file, "--first", "400"))
-	created := readState(file).Of.Created
+	created := readState(file).Spec.Created
 	overwrite(t, file, strings.Replace(readText(t, file), created.Format(time.RFC3339Nano), created.Add(-time.Hour).Format(time.RFC3339Nano), 1))
 	out, err := command(l.url, "replay", "--checkpoint", file, "--first", "400").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "belongs to another replay: its stream's time of creation is ") {

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"versive-ingress/cmd/versive-ingress/internal/replay"
 )
@@ -29,4 +32,20 @@ func addBounds(cmd *cobra.Command, f *replay.Selection) {
 	flags.StringVar(&f.Until, "until", "", "end with the events stored before this time")
 	flags.Uint64Var(&f.First, "first", 0, "begin with this sequence")
 	flags.Uint64Var(&f.Last, "last", 0, "end with this sequence")
+	cmd.MarkFlagsMutuallyExclusive("first", "since")
+	cmd.MarkFlagsMutuallyExclusive("last", "until")
+}
+
+// checkSet refuses a flag that is set to nothing, which may be a script's empty
+// variable, or to 0.
+func checkSet(cmd *cobra.Command) (err error) {
+	cmd.Flags().Visit(func(f *pflag.Flag) {
+		switch value := f.Value.String(); {
+		case value == "":
+			err = fmt.Errorf("--%s: want a value", f.Name)
+		case value == "0" && f.Value.Type() != "string":
+			err = fmt.Errorf("--%s 0: want more than 0", f.Name)
+		}
+	})
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"os/signal"
 	"syscall"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,14 +35,13 @@ EXIT STATUS
   versive-ingress tail --json --study study_123 | jq .data.interview.transcript`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			sel, err := selection.Resolve(cmd.Flags().Changed, time.Now())
-			if err != nil {
+			if err := checkSet(cmd); err != nil {
 				return err
 			}
 			// Once asked for, the signal leaves it to writes to fail.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
 			defer stop()
-			err = replay.Tail(ctx, sel, cmd.OutOrStdout(), asJSON)
+			err := replay.Tail(ctx, selection, cmd.OutOrStdout(), asJSON)
 			if ctx.Err() != nil || errors.Is(err, syscall.EPIPE) {
 				return nil
 			}

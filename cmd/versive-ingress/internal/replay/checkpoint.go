@@ -9,12 +9,15 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"versive-ingress/subscribe"
 )
 
-// A checkpoint says how far a replay has come. It is never ahead of what the
+// A checkpoint records how far a replay has come. It is never ahead of what the
 // target has confirmed.
 type checkpoint struct {
-	Of assignment `json:"of"`
+	Spec spec `json:"spec"`
+	Of   spec `json:"of,omitzero"` // Spec, as earlier versions named it
 
 	// Fixed at the first start.
 	Run   string    `json:"run"` // tells this replay's messages from those of another
@@ -26,15 +29,15 @@ type checkpoint struct {
 	Finished bool  `json:"finished"`
 }
 
-// An assignment is what a replay is to do: to it a checkpoint belongs.
-type assignment struct {
+// A spec is what a replay is to do. A checkpoint belongs to one.
+type spec struct {
 	Stream    string    `json:"stream"`
 	Created   time.Time `json:"created"` // the stream, which may be another of the same name
 	Selection Selection `json:"selection"`
 	Target    string    `json:"target"`
 }
 
-// tally counts what a target has confirmed.
+// A tally counts what a target has confirmed.
 type tally struct {
 	Events     uint64 `json:"events"`
 	Erasures   uint64 `json:"erasures"`
@@ -45,20 +48,20 @@ type tally struct {
 }
 
 // add counts a message that the target has confirmed.
-func (t *tally) add(r receipt) {
-	if r.erased {
+func (t *tally) add(m subscribe.Message, duplicate bool) {
+	if m.Erased() {
 		t.Erasures++
 	} else {
 		t.Events++
 	}
-	if r.duplicate {
+	if duplicate {
 		t.Duplicates++
 	}
 	if t.First == 0 {
-		t.First = r.sequence
+		t.First = m.Sequence
 	}
-	t.Bytes += uint64(r.size)
-	t.Sequence = r.sequence
+	t.Bytes += uint64(m.Size)
+	t.Sequence = m.Sequence
 }
 
 func (t tally) String() string {
@@ -69,56 +72,58 @@ func (t tally) String() string {
 	return s
 }
 
-// readCheckpoint returns nil if there is no such file, and an error if what is
-// in it belongs to another replay.
-func readCheckpoint(file string, of assignment) (*checkpoint, error) {
+// resume replaces c by what is in the file, if there is one. It returns an error if
+// that belongs to another replay.
+func (c *checkpoint) resume(file string) error {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--checkpoint: %w", err)
+		return fmt.Errorf("--checkpoint: %w", err)
 	}
-	var c checkpoint
-	if err := json.Unmarshal(text, &c); err != nil || c.Run == "" {
-		return nil, fmt.Errorf("--checkpoint: %s is not a checkpoint of a replay", file)
+	var earlier checkpoint
+	if err := json.Unmarshal(text, &earlier); err != nil || earlier.Run == "" {
+		return fmt.Errorf("--checkpoint: %s is not a checkpoint of a replay", file)
 	}
-	differ := func(what string, was, is any) (*checkpoint, error) {
-		return nil, fmt.Errorf("--checkpoint: %s belongs to another replay: its %s is %v, not %v; give another file, or remove it", file, what, was, is)
+	if earlier.Of != (spec{}) {
+		earlier.Spec, earlier.Of = earlier.Of, spec{}
 	}
-	switch was := c.Of; {
-	case was.Stream != of.Stream:
-		return differ("stream", was.Stream, of.Stream)
-	case !was.Created.Equal(of.Created):
-		return differ("stream's time of creation", was.Created, of.Created)
-	case was.Target != of.Target:
-		return differ("target", was.Target, of.Target)
-	case was.Selection != of.Selection:
-		return differ("selection", was.Selection, of.Selection)
+	was, is := earlier.Spec, c.Spec
+	for _, member := range []struct {
+		name    string
+		was, is any
+	}{
+		{"stream", was.Stream, is.Stream},
+		{"stream's time of creation", was.Created.UTC(), is.Created.UTC()},
+		{"target", was.Target, is.Target},
+		{"selection", was.Selection, is.Selection},
+	} {
+		if member.was != member.is {
+			return fmt.Errorf("--checkpoint: %s belongs to another replay: its %s is %v, not %v; give another file, or remove it", file, member.name, member.was, member.is)
+		}
 	}
-	return &c, nil
+	*c = earlier
+	return nil
 }
 
-// write replaces the file as a whole: whoever reads it, after a crash too,
-// finds the old checkpoint or the new one.
-func (c *checkpoint) write(file string) (err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("--checkpoint: %w", err)
-		}
-	}()
+// write replaces the file as a whole: after a crash too, it holds the old checkpoint
+// or the new one.
+func (c *checkpoint) write(file string) error {
 	text, err := json.Marshal(c, jsontext.WithIndent("  "))
 	if err != nil {
 		return err
 	}
 	next := file + ".tmp"
 	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.Write(append(text, '\n'))
+		if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
+			err = os.Rename(next, file)
+		}
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("--checkpoint: %w", err)
 	}
-	_, err = f.Write(append(text, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-		err = os.Rename(next, file)
-	}
-	return err
+	return nil
 }

@@ -6,8 +6,11 @@ package replay
 import (
 	"errors"
 	"fmt"
+	"net/url"
+	"regexp"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 // Options are the flags of replay. Without ToSubject and ToURL the target is the
@@ -24,23 +27,24 @@ type Options struct {
 	Quiet      bool
 }
 
-// Check refuses values that are not allowed, and flags without the one that they
-// require. changed reports whether a flag is set.
-func (o *Options) Check(changed func(flag string) bool) error {
+// targetSubject matches literal tokens, of which the last may be ">"; none that
+// are the server's own.
+var targetSubject = regexp.MustCompile(`^[^\s\pC.*>$][^\s\pC.*>]*(\.[^\s\pC.*>]+)*(\.>)?$`)
+
+// check refuses flags that contradict each other, and targets that cannot be.
+func (o *Options) check() error {
 	switch {
-	case changed("secret") && o.ToURL == "":
+	case o.Secret != "" && o.ToURL == "":
 		return errors.New("--secret requires --to-url")
 	case o.KeepID && o.ToSubject == "":
 		return errors.New("--keep-id requires --to-subject")
-	case changed("rate") && !(o.Rate > 0):
+	case o.Rate != 0 && !(o.Rate > 0): // NaN too
 		return fmt.Errorf("--rate %v: want more than 0 events a second", o.Rate)
-	case changed("checkpoint") && o.Checkpoint == "":
-		return errors.New("--checkpoint: want the name of a file")
-	case changed("to-subject"):
-		return checkSubject(o.ToSubject)
-	case changed("to-url"):
-		if _, err := parseURL(o.ToURL); err != nil {
-			return err
+	case o.ToSubject != "" && !targetSubject.MatchString(o.ToSubject):
+		return fmt.Errorf(`--to-subject %q: want a subject without wildcards, or one that ends in ".>"`, o.ToSubject)
+	case o.ToURL != "":
+		if u, err := url.Parse(o.ToURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+			return errors.New("--to-url: want a URL such as https://host/path") // not quoted: it may hold a token
 		}
 		_, err := sender.New(o.ToURL, o.Secret)
 		return err
@@ -56,8 +60,7 @@ func (o *Options) target() string {
 	case o.ToSubject != "":
 		return "subject " + o.ToSubject
 	case o.ToURL != "":
-		u, _ := parseURL(o.ToURL)
-		return shownURL(u)
+		return terminal.URL(o.ToURL)
 	default:
 		return "standard output"
 	}

@@ -19,8 +19,7 @@ import (
 // A replay is the state of the command.
 type replay struct {
 	conn *broker.Connection
-	sel  subscribe.Selection // what is left
-	done subscribe.Selection // what earlier processes have delivered; see deliver
+	sel  subscribe.Selection // the whole of it, whatever is done
 	file string              // for the checkpoint; "" is none
 	checkpoint
 
@@ -30,9 +29,16 @@ type replay struct {
 	saved    time.Time
 }
 
-// Run delivers what sel selects, or what is left of it, to the target. out is
+// Run delivers what the options select, or what is left of it, to the target. out is
 // the standard output; progress and notes are written to log.
-func Run(ctx context.Context, o Options, sel subscribe.Selection, out, log io.Writer) error {
+func Run(ctx context.Context, o Options, out, log io.Writer) error {
+	sel, err := o.Selection.resolve()
+	if err != nil {
+		return err
+	}
+	if err := o.check(); err != nil {
+		return err
+	}
 	// Not closed by Ctrl-C: what was sent is still confirmed then.
 	conn, err := broker.Dial(context.WithoutCancel(ctx), "replay")
 	if err != nil {
@@ -40,22 +46,21 @@ func Run(ctx context.Context, o Options, sel subscribe.Selection, out, log io.Wr
 	}
 	defer conn.Close()
 
-	r := &replay{conn: conn, file: o.Checkpoint}
-	if err := r.begin(ctx, sel, o); err != nil {
+	r := &replay{conn: conn, sel: sel, file: o.Checkpoint}
+	if err := r.begin(ctx, o); err != nil {
 		return err
 	}
 	if o.DryRun {
 		return r.dryRun(ctx, out)
 	}
-	if r.Finished {
-		if !o.Quiet {
-			fmt.Fprintf(log, "finished before: %v; to deliver it again, remove %s\n", r.Done, r.file)
-		}
-		return nil
+	if o.Quiet {
+		log = io.Discard
 	}
-	if !o.Quiet {
-		lines := o.ToSubject == "" && o.ToURL == "" && terminal.IsTerminal(out) // the bar would stand among them
-		r.progress = terminal.NewProgress(log, terminal.IsTerminal(log) && !lines)
+	lines := o.ToSubject == "" && o.ToURL == "" && terminal.IsTerminal(out) // the bar would stand among them
+	r.progress = terminal.NewProgress(log, terminal.IsTerminal(log) && !lines)
+	if r.Finished {
+		fmt.Fprintf(log, "finished before: %v; to deliver it again, remove %s\n", r.Done, r.file)
+		return nil
 	}
 	if r.target, err = r.open(ctx, o, out); err != nil {
 		return err
@@ -71,50 +76,43 @@ func Run(ctx context.Context, o Options, sel subscribe.Selection, out, log io.Wr
 	if err != nil {
 		return err
 	}
-	if !o.Quiet {
-		took := time.Since(start)
-		fmt.Fprintf(log, "replayed %v, to %s in %v (%.0f/s)\n", r.Done, r.Of.Target, took.Round(time.Millisecond), float64(r.Done.Events-before)/took.Seconds())
-		if o.ToURL != "" && r.Done.Erasures > 0 {
-			fmt.Fprintf(log, "not sent: the %d erasures, for which there is no webhook; tell the endpoint's owner\n", r.Done.Erasures)
-		}
-		if o.KeepID && r.Done.Duplicates > 0 {
-			fmt.Fprintf(log, "the target had %d of them before\n", r.Done.Duplicates)
-		}
+	took := time.Since(start)
+	fmt.Fprintf(log, "replayed %v, to %s in %v (%.0f/s)\n", r.Done, r.Spec.Target, took.Round(time.Millisecond), float64(r.Done.Events-before)/took.Seconds())
+	if o.ToURL != "" && r.Done.Erasures > 0 {
+		fmt.Fprintf(log, "not sent: the %d erasures, for which there is no webhook; tell the endpoint's owner\n", r.Done.Erasures)
+	}
+	if o.KeepID && r.Done.Duplicates > 0 {
+		fmt.Fprintf(log, "the target had %d of them before\n", r.Done.Duplicates)
 	}
 	return nil
 }
 
 // begin fixes what is replayed, or takes up where the checkpoint is.
-func (r *replay) begin(ctx context.Context, sel subscribe.Selection, o Options) error {
+func (r *replay) begin(ctx context.Context, o Options) error {
 	name := r.conn.Settings.Stream
-	asking, cancel := context.WithTimeout(ctx, ackTimeout)
+	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
-	stream, err := r.conn.JetStream.Stream(asking, name)
+	stream, err := r.conn.JetStream.Stream(ctx, name)
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	info := stream.CachedInfo()
-	of := assignment{Stream: name, Created: info.Created, Selection: o.Selection, Target: o.target()}
-	r.checkpoint = checkpoint{Of: of, Run: rand.Text(), Since: sel.Since, Until: sel.Until, Last: info.State.LastSeq}
-	if sel.Last > 0 {
-		r.Last = min(r.Last, sel.Last)
+	r.checkpoint = checkpoint{
+		Spec:  spec{Stream: name, Created: info.Created, Selection: o.Selection, Target: o.target()},
+		Run:   rand.Text(),
+		Since: r.sel.Since,
+		Until: r.sel.Until,
+		Last:  info.State.LastSeq,
 	}
-	r.sel = sel
+	if r.sel.Last > 0 {
+		r.Last = min(r.Last, r.sel.Last)
+	}
 	if r.file != "" {
-		earlier, err := readCheckpoint(r.file, of)
-		if err != nil {
+		if err := r.resume(r.file); err != nil {
 			return err
-		}
-		if earlier != nil {
-			r.checkpoint = *earlier
 		}
 	}
 	r.sel.Since, r.sel.Until, r.sel.Last = r.Since, r.Until, r.Last
-	if r.Done.Sequence > 0 {
-		r.done = r.sel
-		r.done.Last, r.done.HeadersOnly = r.Done.Sequence, true
-		r.sel.First = r.Done.Sequence + 1
-	}
 	return nil
 }
 
@@ -122,43 +120,39 @@ func (r *replay) begin(ctx context.Context, sel subscribe.Selection, o Options) 
 func (r *replay) open(ctx context.Context, o Options, out io.Writer) (target, error) {
 	switch {
 	case o.ToSubject != "":
-		streams, domain, err := listeners(ctx, r.conn, o.ToSubject)
+		streams, domain, err := boundStreams(ctx, r.conn, o.ToSubject)
 		if err != nil {
 			return nil, err
 		}
 		if len(streams) == 0 {
 			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", o.ToSubject)
 		}
-		t := &subjectTarget{settings: r.conn.Settings, subject: o.ToSubject, streams: streams, domain: domain, confirm: r.confirm, note: r.progress.Note}
+		t := &natsTarget{settings: r.conn.Settings, subject: o.ToSubject, streams: streams, domain: domain, delivered: r.delivered, note: r.progress.Note}
 		if !o.KeepID {
 			t.suffix = ":replay:" + r.Run
 		}
 		return t, t.connect()
 	case o.ToURL != "":
 		s, err := sender.New(o.ToURL, o.Secret)
-		return &urlTarget{sender: s, confirm: r.confirm, note: r.progress.Note}, err
-	default:
-		t := &lineTarget{out: out, confirm: r.confirm}
-		if r.Done.Sequence > 0 {
-			t.buffer = append(t.buffer, '\n') // behind a line that was cut short, if the process was killed
+		return &urlTarget{sender: s, delivered: r.delivered, note: r.progress.Note}, err
+	case r.Done.Sequence > 0:
+		if _, err := io.WriteString(out, "\n"); err != nil { // after a line that was cut short, if the process was killed
+			return nil, err
 		}
-		return t, nil
 	}
+	return &lineTarget{out: out, delivered: r.delivered}, nil
 }
 
-func (r *replay) confirm(receipt receipt) {
-	r.Done.add(receipt)
+func (r *replay) delivered(m subscribe.Message, duplicate bool) {
+	r.Done.add(m, duplicate)
 	r.progress.Add()
 }
 
 const (
 	// saveEvery is how often the checkpoint is written.
 	saveEvery = time.Second
-	// lastWords is how long an interrupted replay waits for confirmations.
-	lastWords = 2 * time.Second
-	// shortWait is too short a wait for the rate's sake to hand over first what
-	// is buffered.
-	shortWait = 10 * time.Millisecond
+	// drainTimeout is how long an interrupted replay waits for confirmations.
+	drainTimeout = 2 * time.Second
 )
 
 // run delivers what is left. However it ends, the checkpoint then holds what
@@ -172,9 +166,9 @@ func (r *replay) run(ctx context.Context) error {
 		err = r.target.flush(ctx)
 	}
 	if err != nil {
-		flushing, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWords)
+		draining, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
 		defer cancel()
-		_ = r.target.flush(flushing) // what was sent may still be confirmed
+		_ = r.target.flush(draining) // what was sent may still be confirmed
 	}
 	r.Finished = err == nil
 	if saved := r.save(); err == nil {
@@ -189,18 +183,29 @@ func (r *replay) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	goOn := "the same command"
-	if r.file == "" {
-		goOn = fmt.Sprintf("the same command with --first %d in place of --since or --first", r.Done.Sequence+1)
-	}
 	if r.Done.Sequence == 0 {
 		return fmt.Errorf("nothing was delivered: %w", err)
 	}
-	return fmt.Errorf("delivered %v: %w; to go on: %s", r.Done, err, goOn)
+	next := "the same command"
+	if r.file == "" {
+		next = fmt.Sprintf("the same command with --first %d in place of --since or --first", r.Done.Sequence+1)
+	}
+	return fmt.Errorf("delivered %v: %w; to go on: %s", r.Done, err, next)
+}
+
+// left selects what is not done.
+func (r *replay) left() subscribe.Selection {
+	sel := r.sel
+	if r.Done.Sequence > 0 {
+		sel.First = r.Done.Sequence + 1
+	}
+	return sel
 }
 
 func (r *replay) deliver(ctx context.Context) error {
-	for m, err := range r.conn.Source.Range(ctx, r.sel) {
+	earlier := r.sel
+	earlier.Last, earlier.HeadersOnly = r.Done.Sequence, true
+	for m, err := range r.conn.Source.Range(ctx, r.left()) {
 		if err != nil {
 			return err
 		}
@@ -211,16 +216,13 @@ func (r *replay) deliver(ctx context.Context) error {
 		if err := r.target.deliver(ctx, m); err != nil {
 			return err
 		}
-		if err := r.saveIfDue(ctx); err != nil {
-			return err
-		}
 	}
-	if r.done.Last == 0 {
+	if earlier.Last == 0 {
 		return nil
 	}
 	// A range reports at its end what it could not read. That of an earlier process
 	// did not come to its end, or what it reported must not be forgotten.
-	for _, err := range r.conn.Source.Range(ctx, r.done) {
+	for _, err := range r.conn.Source.Range(ctx, earlier) {
 		if err != nil {
 			return err
 		}
@@ -228,28 +230,18 @@ func (r *replay) deliver(ctx context.Context) error {
 	return nil
 }
 
-// saveIfDue writes the checkpoint, if there is to be one and the last is old.
-func (r *replay) saveIfDue(ctx context.Context) error {
-	if r.file == "" || time.Since(r.saved) < saveEvery {
-		return nil
-	}
-	if err := r.target.flush(ctx); err != nil {
-		return err
-	}
-	return r.save()
-}
-
-// await waits for the turn of the next event.
+// await waits for the turn of the next event. If the checkpoint would by then be
+// older than saveEvery, it is written before.
 func (r *replay) await(ctx context.Context) error {
-	if r.limiter == nil {
-		return nil
+	wait := time.Duration(0)
+	if r.limiter != nil {
+		wait = r.limiter.Reserve().Delay()
 	}
-	wait := r.limiter.Reserve().Delay()
-	if wait > shortWait {
+	if time.Since(r.saved)+wait > saveEvery {
 		if err := r.target.flush(ctx); err != nil {
 			return err
 		}
-		if err := r.saveIfDue(ctx); err != nil { // it may be long until the next one
+		if err := r.save(); err != nil {
 			return err
 		}
 	}
@@ -269,18 +261,19 @@ func (r *replay) save() error {
 func (r *replay) dryRun(ctx context.Context, out io.Writer) error {
 	var found tally
 	var first, last time.Time
-	r.sel.HeadersOnly = true
-	for m, err := range r.conn.Source.Range(ctx, r.sel) {
+	sel := r.left()
+	sel.HeadersOnly = true
+	for m, err := range r.conn.Source.Range(ctx, sel) {
 		if err != nil {
 			return err
 		}
-		found.add(receiptOf(m))
+		found.add(m, false)
 		last = m.Time
 		if first.IsZero() {
 			first = m.Time
 		}
 	}
-	fmt.Fprintf(out, "would replay %v, to %s\n", found, r.Of.Target)
+	fmt.Fprintf(out, "would replay %v, to %s\n", found, r.Spec.Target)
 	if found.First > 0 {
 		fmt.Fprintf(out, "stored from %s to %s\n", first.Format(time.RFC3339Nano), last.Format(time.RFC3339Nano))
 	}

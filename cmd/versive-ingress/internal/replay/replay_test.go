@@ -3,12 +3,14 @@ package replay
 import (
 	"context"
 	"fmt"
+	"io"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -44,8 +46,8 @@ func TestSlowEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := &replay{conn: &broker.Connection{Source: subscribe.Source{JetStream: js}}}
-	r.target = &patientTarget{confirm: r.confirm}
+	r := &replay{conn: &broker.Connection{Source: subscribe.Source{JetStream: js}}, progress: terminal.NewProgress(io.Discard, false)}
+	r.target = &patientTarget{delivered: r.delivered}
 	if err := r.run(t.Context()); err != nil || r.Done.Events != events {
 		t.Errorf("delivered %v: %v", r.Done, err)
 	}
@@ -53,12 +55,12 @@ func TestSlowEnd(t *testing.T) {
 
 // A patientTarget confirms nothing before a deadline.
 type patientTarget struct {
-	waiting []receipt
-	confirm func(receipt)
+	waiting   []subscribe.Message
+	delivered onDelivered
 }
 
 func (t *patientTarget) deliver(_ context.Context, m subscribe.Message) error {
-	t.waiting = append(t.waiting, receiptOf(m))
+	t.waiting = append(t.waiting, m)
 	return nil
 }
 
@@ -66,8 +68,8 @@ func (t *patientTarget) flush(ctx context.Context) error {
 	if _, limited := ctx.Deadline(); limited {
 		return context.DeadlineExceeded
 	}
-	for _, r := range t.waiting {
-		t.confirm(r)
+	for _, m := range t.waiting {
+		t.delivered(m, false)
 	}
 	t.waiting = nil
 	return nil

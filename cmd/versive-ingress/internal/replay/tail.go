@@ -13,10 +13,14 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// Tail prints the events that sel selects, and those that are stored later, until
+// Tail prints the events that s selects, and those that are stored later, until
 // ctx ends or out fails: as CloudEvents in JSON, or in columns. Without a time to
 // begin it prints only those stored later.
-func Tail(ctx context.Context, sel subscribe.Selection, out io.Writer, asJSON bool) error {
+func Tail(ctx context.Context, s Selection, out io.Writer, asJSON bool) error {
+	sel, err := s.resolve()
+	if err != nil {
+		return err
+	}
 	print := newPrinter(out, asJSON)
 	conn, err := broker.Dial(ctx, "tail")
 	if err != nil {
@@ -46,14 +50,7 @@ func Tail(ctx context.Context, sel subscribe.Selection, out io.Writer, asJSON bo
 // newPrinter returns what prints a message as a line.
 func newPrinter(out io.Writer, asJSON bool) func(subscribe.Message) error {
 	if asJSON {
-		return func(m subscribe.Message) error {
-			line, err := schema.AppendStructured(nil, m.Header, m.Data, m.Sequence, m.Time)
-			if err != nil {
-				return undelivered(m, err)
-			}
-			_, err = out.Write(append(line, '\n'))
-			return err
-		}
+		return func(m subscribe.Message) error { return writeLine(out, m) }
 	}
 	t := table{out: out, dim: terminal.IsTerminal(out) && os.Getenv("NO_COLOR") == ""}
 	return t.print

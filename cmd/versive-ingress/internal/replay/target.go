@@ -4,14 +4,15 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"time"
 
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
-// A target takes events in their order. It calls a function, with a receipt
-// for each event in that order, when it is certain to have it; that function
-// runs within deliver and flush only.
+// A target takes events in their order. It calls a function for each event, in that
+// order, when it is certain to have it; that function runs within deliver and flush
+// only.
 type target interface {
 	// deliver hands an event over. An error ends the replay.
 	deliver(ctx context.Context, m subscribe.Message) error
@@ -20,61 +21,60 @@ type target interface {
 	close()
 }
 
-// receipt is what is kept of an event that a target has confirmed.
-type receipt struct {
-	sequence  uint64
-	size      int // of the data, in bytes
-	erased    bool
-	duplicate bool // the target had it before
-}
-
-func receiptOf(m subscribe.Message) receipt {
-	return receipt{sequence: m.Sequence, size: m.Size, erased: m.Erased()}
-}
+// onDelivered is called for an event that a target has. duplicate reports whether
+// the target had it before.
+type onDelivered func(m subscribe.Message, duplicate bool)
 
 // undelivered says which event an error is about.
 func undelivered(m subscribe.Message, err error) error {
 	return fmt.Errorf("event %s (sequence %d): %w", m.ID, m.Sequence, err)
 }
 
+// The pauses between attempts double from the shortest to the longest.
+const shortestPause, longestPause = 500 * time.Millisecond, 30 * time.Second
+
+// pauseAfter returns the pause after a number of attempts.
+func pauseAfter(attempts int) time.Duration {
+	return min(shortestPause<<min(attempts-1, 10), longestPause)
+}
+
+// sleep waits, or returns why ctx has ended.
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// immediate is a target that confirms each event within deliver.
+type immediate struct{}
+
+func (immediate) flush(context.Context) error { return nil }
+func (immediate) close()                      {}
+
 // lineTarget writes events as NDJSON. What was written counts as confirmed.
 type lineTarget struct {
-	out     io.Writer
-	confirm func(receipt)
-
-	buffer  []byte // whole lines
-	waiting []receipt
+	immediate
+	out       io.Writer
+	delivered onDelivered
 }
 
-// lineBuffer is about how much is written at once.
-const lineBuffer = 64 << 10
+func (t *lineTarget) deliver(_ context.Context, m subscribe.Message) error {
+	if err := writeLine(t.out, m); err != nil {
+		return err
+	}
+	t.delivered(m, false)
+	return nil
+}
 
-func (t *lineTarget) deliver(ctx context.Context, m subscribe.Message) error {
-	var err error
-	if t.buffer, err = schema.AppendStructured(t.buffer, m.Header, m.Data, m.Sequence, m.Time); err != nil {
+// writeLine writes an event as a CloudEvent in JSON.
+func writeLine(out io.Writer, m subscribe.Message) error {
+	line, err := schema.AppendStructured(nil, m.Header, m.Data, m.Sequence, m.Time)
+	if err != nil {
 		return undelivered(m, err)
 	}
-	t.buffer = append(t.buffer, '\n')
-	t.waiting = append(t.waiting, receiptOf(m))
-	if len(t.buffer) < lineBuffer {
-		return nil
-	}
-	return t.flush(ctx)
-}
-
-func (t *lineTarget) flush(context.Context) error {
-	if len(t.buffer) == 0 {
-		return nil
-	}
-	_, err := t.out.Write(t.buffer)
-	t.buffer = t.buffer[:0]
-	if err == nil {
-		for _, r := range t.waiting {
-			t.confirm(r)
-		}
-	}
-	t.waiting = t.waiting[:0]
+	_, err = out.Write(append(line, '\n'))
 	return err
 }
-
-func (t *lineTarget) close() {}

@@ -9,7 +9,6 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -20,57 +19,37 @@ import (
 const (
 	// postAttempts is how often an event is posted before the replay ends.
 	postAttempts = 10
-	// The pauses between attempts double from the shortest to the longest.
-	shortestPause, longestPause = 500 * time.Millisecond, 30 * time.Second
 	// longestRetryAfter is the longest Retry-After that is waited for. The replay
-	// ends rather than come too early.
+	// ends rather than post too early.
 	longestRetryAfter = 10 * time.Minute
 )
 
-// urlTarget posts events as the vendor does: signed anew under the id that
-// they came with, one after the other. Erasures have no webhook; they are
-// passed over.
+// urlTarget posts events as the vendor does: signed anew under the id that they
+// came with, one after the other. Erasures have no webhook; they are passed over.
 type urlTarget struct {
-	sender  *sender.Sender
-	confirm func(receipt)
-	note    func(format string, args ...any)
-}
-
-// parseURL refuses what cannot be posted to.
-func parseURL(raw string) (*url.URL, error) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		return nil, errors.New("--to-url: want a URL such as https://host/path") // not quoted: it may hold a token
-	}
-	return u, nil
-}
-
-// shownURL returns what of a URL is no secret.
-func shownURL(u *url.URL) string {
-	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	immediate
+	sender    *sender.Sender
+	delivered onDelivered
+	note      func(format string, args ...any)
 }
 
 func (t *urlTarget) deliver(ctx context.Context, m subscribe.Message) error {
-	if m.Erased() {
-		t.confirm(receiptOf(m))
-		return nil
-	}
-	for attempt := 1; ; attempt++ {
+	for attempt := 1; !m.Erased(); attempt++ {
 		pause, err := t.post(ctx, m)
+		if err == nil {
+			break
+		}
 		switch {
-		case err == nil:
-			t.confirm(receiptOf(m))
-			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		case pause < 0:
 			return undelivered(m, err)
 		case pause > longestRetryAfter:
-			return undelivered(m, fmt.Errorf("%w and asks to wait %v; go on then", err, pause.Round(time.Second)))
+			return undelivered(m, fmt.Errorf("%w and asks to wait %v; rerun after that", err, pause.Round(time.Second)))
 		case attempt == postAttempts:
-			return undelivered(m, fmt.Errorf("%w, and so the %d times before", err, attempt-1))
+			return undelivered(m, fmt.Errorf("%w; giving up after %d attempts", err, attempt))
 		case pause == 0:
-			pause = min(shortestPause<<(attempt-1), longestPause)
+			pause = pauseAfter(attempt)
 			pause = pause/2 + rand.N(pause)/2
 		}
 		t.note("%v; trying again in %v", undelivered(m, err), pause.Round(100*time.Millisecond))
@@ -78,6 +57,8 @@ func (t *urlTarget) deliver(ctx context.Context, m subscribe.Message) error {
 			return err
 		}
 	}
+	t.delivered(m, false)
+	return nil
 }
 
 // post posts an event once. After an error, pause is how long the endpoint asks to
@@ -100,32 +81,19 @@ func (t *urlTarget) post(ctx context.Context, m subscribe.Message) (pause time.D
 // withoutAnswer returns a client's error if it is about the connection. Others
 // quote what the endpoint has answered, which may be what it was sent.
 func withoutAnswer(err error) error {
-	var certificate *tls.CertificateVerificationError
-	var network *net.OpError
-	switch timeout := net.Error(nil); {
-	case errors.As(err, &certificate):
+	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return certificate
-	case errors.As(err, &network):
+	}
+	if network, ok := errors.AsType[*net.OpError](err); ok {
 		return network
-	case errors.As(err, &timeout) && timeout.Timeout():
+	}
+	timeout, ok := errors.AsType[net.Error](err)
+	switch {
+	case ok && timeout.Timeout():
 		return fmt.Errorf("the endpoint did not answer within %v", config.SenderTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return errors.New("the endpoint closed the connection")
 	default:
 		return errors.New("the endpoint answered something that is not HTTP")
-	}
-}
-
-func (t *urlTarget) flush(context.Context) error { return nil }
-
-func (t *urlTarget) close() { sender.Client.CloseIdleConnections() }
-
-// sleep waits, or returns why ctx has ended.
-func sleep(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-time.After(d):
-		return nil
 	}
 }

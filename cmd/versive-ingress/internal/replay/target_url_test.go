@@ -49,9 +49,9 @@ func deliverTo(ctx context.Context, t *testing.T, handler http.HandlerFunc) (too
 	c := *sender.Client // with its timeout, and what it does with redirects
 	c.Transport = &http.Transport{DialContext: listener.dial}
 	target := &urlTarget{
-		sender:  &sender.Sender{URL: "http://endpoint/hook?token=hunter2", HTTP: &c},
-		confirm: func(receipt) { confirmed = true },
-		note:    func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
+		sender:    &sender.Sender{URL: "http://endpoint/hook?token=hunter2", HTTP: &c},
+		delivered: func(subscribe.Message, bool) { confirmed = true },
+		note:      func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) },
 	}
 	defer c.CloseIdleConnections()
 	if err := target.sender.SignWith("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"); err != nil {
@@ -110,11 +110,11 @@ func TestReplayToURL(t *testing.T) {
 		"429, seconds":      {[]http.HandlerFunc{answer(429, "7"), answer(200, "")}, 2, 7 * time.Second, 7 * time.Second, ""},
 		"503, date":         {[]http.HandlerFunc{inTwoMinutes, answer(200, "")}, 2, 2 * time.Minute, 2 * time.Minute, ""},
 		"503, silent":       {[]http.HandlerFunc{answer(503, ""), answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},
-		"503, long":         {[]http.HandlerFunc{answer(503, "3600")}, 1, 0, 0, "answered 503 Service Unavailable and asks to wait 1h0m0s; go on then"},
+		"503, long":         {[]http.HandlerFunc{answer(503, "3600")}, 1, 0, 0, "answered 503 Service Unavailable and asks to wait 1h0m0s; rerun after that"},
 		"500, thrice":       {[]http.HandlerFunc{answer(500, ""), answer(502, ""), answer(504, ""), answer(201, "")}, 4, 1750 * time.Millisecond, 3500 * time.Millisecond, ""},
 		"500, 7 asked":      {[]http.HandlerFunc{answer(500, "7"), answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},
-		"500, for ever":     {[]http.HandlerFunc{answer(500, "")}, postAttempts, 60 * time.Second, 122 * time.Second, "answered 500 Internal Server Error, and so the 9 times before"},
-		"429, for ever":     {[]http.HandlerFunc{answer(429, "1")}, postAttempts, 9 * time.Second, 9 * time.Second, "answered 429 Too Many Requests, and so the 9 times before"},
+		"500, for ever":     {[]http.HandlerFunc{answer(500, "")}, postAttempts, 60 * time.Second, 122 * time.Second, "answered 500 Internal Server Error; giving up after 10 attempts"},
+		"429, for ever":     {[]http.HandlerFunc{answer(429, "1")}, postAttempts, 9 * time.Second, 9 * time.Second, "answered 429 Too Many Requests; giving up after 10 attempts"},
 		"lost connection":   {[]http.HandlerFunc{hangUp, answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},
 		"no answer":         {[]http.HandlerFunc{silent, answer(200, "")}, 2, config.SenderTimeout, config.SenderTimeout + shortestPause, ""},
 		"echo":              {[]http.HandlerFunc{echo, answer(200, "")}, 2, shortestPause / 2, shortestPause, ""},

@@ -14,8 +14,7 @@ const (
 )
 
 // Progress shows how far a command has come: by a bar on a terminal, elsewhere by
-// a line every five seconds. A nil *Progress writes nothing. It is not safe for
-// concurrent use.
+// a line every five seconds. It is not safe for concurrent use.
 type Progress struct {
 	out        io.Writer
 	onTerminal bool
@@ -33,7 +32,7 @@ func NewProgress(out io.Writer, onTerminal bool) *Progress {
 
 // Expect sets how many events there are. It does nothing if that is set.
 func (p *Progress) Expect(total uint64) {
-	if p == nil || p.total > 0 {
+	if p.total > 0 {
 		return
 	}
 	p.total = total
@@ -45,6 +44,7 @@ func (p *Progress) Expect(total uint64) {
 			progressbar.OptionShowIts(),
 			progressbar.OptionSetPredictTime(true),
 			progressbar.OptionSetWidth(30),
+			progressbar.OptionThrottle(barEvery),
 			progressbar.OptionClearOnFinish(),
 		)
 	}
@@ -52,22 +52,16 @@ func (p *Progress) Expect(total uint64) {
 
 // Add counts one event.
 func (p *Progress) Add() {
-	if p == nil {
-		return
-	}
 	p.done++
-	now, every := time.Now(), lineEvery
-	if p.bar != nil {
-		every = barEvery
-	}
-	if now.Sub(p.last) < every {
-		return
-	}
-	p.last = now
 	if p.bar != nil {
 		_ = p.bar.Set64(int64(min(p.done, p.total)))
 		return
 	}
+	now := time.Now()
+	if now.Sub(p.last) < lineEvery {
+		return
+	}
+	p.last = now
 	perSecond := float64(p.done) / now.Sub(p.start).Seconds()
 	left := time.Duration(float64(p.total-min(p.done, p.total)) / perSecond * float64(time.Second))
 	fmt.Fprintf(p.out, "%d of %d events, %.0f/s, %v left\n", p.done, p.total, perSecond, left.Round(time.Second))
@@ -75,16 +69,13 @@ func (p *Progress) Add() {
 
 // Note writes a line, above the bar if there is one.
 func (p *Progress) Note(format string, args ...any) {
-	if p == nil {
-		return
-	}
 	p.Clear()
 	fmt.Fprintf(p.out, format+"\n", args...)
 }
 
 // Clear removes the bar.
 func (p *Progress) Clear() {
-	if p != nil && p.bar != nil {
+	if p.bar != nil {
 		_ = p.bar.Clear()
 	}
 }

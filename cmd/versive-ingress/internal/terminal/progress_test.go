@@ -49,13 +49,3 @@ func TestProgressBar(t *testing.T) {
 		}
 	})
 }
-
-// With --quiet there is none.
-func TestProgressQuiet(t *testing.T) {
-	t.Parallel()
-	var p *Progress
-	p.Expect(1)
-	p.Add()
-	p.Note("nothing")
-	p.Clear()
-}

@@ -5,6 +5,7 @@ package terminal
 import (
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"strings"
 	"text/tabwriter"
@@ -77,4 +78,14 @@ func Printable(text []byte) string {
 		text = text[n:]
 	}
 	return b.String()
+}
+
+// URL returns what of a URL is not secret: neither its user nor its query. It is ""
+// if address is not a URL.
+func URL(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
 }

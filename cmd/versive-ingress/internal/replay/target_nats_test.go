@@ -9,7 +9,7 @@ import (
 // A replayed event is delivered once a stream that listens here has it, not one
 // of the same name across a leaf node connection.
 func TestReplayIsAcknowledgedHere(t *testing.T) {
-	target := &subjectTarget{streams: []string{"COPY"}, domain: "edge"}
+	target := &natsTarget{streams: []string{"COPY"}, domain: "edge"}
 	for _, test := range []struct {
 		ack  jetstream.PubAck
 		good bool
@@ -19,7 +19,7 @@ func TestReplayIsAcknowledgedHere(t *testing.T) {
 		{jetstream.PubAck{Stream: "COPY"}, false},
 		{jetstream.PubAck{Stream: "OTHER", Domain: "edge"}, false},
 	} {
-		if _, err := target.stored(receipt{}, &test.ack); (err == nil) != test.good {
+		if err := target.check(&test.ack); (err == nil) != test.good {
 			t.Errorf("%+v: got error %v, want one: %t", test.ack, err, !test.good)
 		}
 	}
