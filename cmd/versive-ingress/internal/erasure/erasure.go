@@ -7,7 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,48 +65,44 @@ type Match struct {
 // that one of the two is there at every time, and the event is at the end.
 func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 	e.ids, e.overwritten = make(map[string]bool), make(map[schema.Kind][]uint64)
-	var events, others []Match
-	inEvents := subscribe.Selection{Kind: schema.KindEvent, Subject: e.filter().Subject("*"), HeadersOnly: true}
-	for _, selection := range [...]subscribe.Selection{
-		inEvents,
-		{Kind: schema.KindQuarantine, Subject: broker.AnySubject},
-		{Kind: schema.KindDead, Subject: broker.AnySubject},
-		inEvents,
-	} {
-		var found []Match
-		var last uint64  // sequence that was read
-		e.tombstones = 0 // counted in the events, which are the last
-		for m, err := range e.conn.Source.Range(ctx, selection) {
-			if errors.Is(err, jetstream.ErrStreamNotFound) && selection.Kind == schema.KindDead {
-				break // no consumer has given up on anything yet
-			}
-			if err != nil {
-				return nil, err
-			}
-			if t, ok := e.inspect(selection.Kind, m); ok {
-				t.Data = nil
-				found = append(found, t)
-			}
-			if m.Erased() {
-				// The broker took the tombstone on the condition that this was the copy's.
-				if copied, err := strconv.ParseUint(m.Header.Get(jetstream.ExpectedLastSubjSeqHeader), 10, 64); err == nil && copied > 0 {
-					e.overwritten[selection.Kind] = append(e.overwritten[selection.Kind], copied)
-				}
-			}
-			if selection.Kind != schema.KindEvent && last > 0 {
-				for missing := last + 1; missing < m.Sequence; missing++ {
-					e.overwritten[selection.Kind] = append(e.overwritten[selection.Kind], missing)
-				}
-			}
-			last = m.Sequence
-		}
-		if selection.Kind == schema.KindEvent {
-			events = found
-		} else {
-			others = append(others, found...)
-		}
+	if _, err := e.findEvents(ctx); err != nil {
+		return nil, err
 	}
-	return append(events, others...), nil
+	quarantined, err := e.find(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: broker.AnySubject})
+	if err != nil {
+		return nil, err
+	}
+	dead, err := e.find(ctx, subscribe.Selection{Kind: schema.KindDead, Subject: broker.AnySubject})
+	if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) { // no consumer has given up on anything yet
+		return nil, err
+	}
+	events, err := e.findEvents(ctx)
+	return slices.Concat(events, quarantined, dead), err
+}
+
+func (e *Erasure) findEvents(ctx context.Context) ([]Match, error) {
+	e.tombstones = 0
+	return e.find(ctx, subscribe.Selection{Kind: schema.KindEvent, Subject: e.filter().Subject("*"), HeadersOnly: true})
+}
+
+// find looks through one stream, and notes what was overwritten there.
+func (e *Erasure) find(ctx context.Context, selection subscribe.Selection) (found []Match, err error) {
+	kind, last := selection.Kind, uint64(0)
+	for m, err := range e.conn.Source.Range(ctx, selection) {
+		if err != nil {
+			return nil, err
+		}
+		if match, ok := e.inspect(kind, m); ok {
+			match.Data = nil
+			found = append(found, match)
+		}
+		e.overwritten[kind] = append(e.overwritten[kind], publish.ErasedCopies(m.Header)...)
+		for missing := last + 1; kind != schema.KindEvent && last > 0 && missing < m.Sequence; missing++ {
+			e.overwritten[kind] = append(e.overwritten[kind], missing)
+		}
+		last = m.Sequence
+	}
+	return found, nil
 }
 
 // inspect reports whether a message holds something of the interview.

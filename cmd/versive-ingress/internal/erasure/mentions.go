@@ -2,11 +2,13 @@ package erasure
 
 import (
 	"bytes"
-	"strconv"
-	"unicode/utf16"
+	"encoding/json"
+	"regexp"
+	"slices"
 )
 
-// nested is how many layers of JSON in a JSON string are looked into.
+// nested is how many layers of JSON in a JSON string are looked into. More could be
+// a text that was made to take long.
 const nested = 4
 
 // mentions reports whether text, JSON or not, holds id as a word, in whatever
@@ -18,11 +20,10 @@ func mentions(text []byte, id string) bool {
 		if hasWord(text, []byte(id)) {
 			return true
 		}
-		plain := unescape(text)
-		if len(plain) == len(text) {
+		if !bytes.Contains(text, []byte{'\\'}) {
 			return false
 		}
-		text = plain
+		text = escapes.ReplaceAllFunc(text, unescape)
 	}
 	return hasWord(text, []byte(id))
 }
@@ -47,50 +48,15 @@ func isAlphanumeric(c byte) bool {
 	return '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// unescape undoes the escapes of JSON strings wherever they stand.
-func unescape(text []byte) []byte {
-	plain := make([]byte, 0, len(text))
-	for i := 0; i < len(text); i++ {
-		if text[i] != '\\' || i+1 == len(text) {
-			plain = append(plain, text[i])
-			continue
-		}
-		i++
-		switch c := text[i]; c {
-		case 'u':
-			r, n := unescapeRune(text[i+1:])
-			if n == 0 {
-				plain = append(plain, 'u')
-				continue
-			}
-			plain = append(plain, string(r)...)
-			i += n
-		case 'b', 'f', 'n', 'r', 't':
-			plain = append(plain, ' ')
-		default:
-			plain = append(plain, c)
-		}
-	}
-	return plain
-}
+// escapes matches the escapes of JSON strings, the halves of a surrogate pair together.
+var escapes = regexp.MustCompile(`(?s)(\\u[0-9A-Fa-f]{4})+|\\.`)
 
-// unescapeRune reads what stands behind a \u, and how long it is.
-func unescapeRune(text []byte) (r rune, n int) {
-	hex := func(text []byte) (rune, bool) {
-		if len(text) < 4 {
-			return 0, false
-		}
-		u, err := strconv.ParseUint(string(text[:4]), 16, 16)
-		return rune(u), err == nil
+// unescape returns what an escape stands for; if JSON has no such escape, what is
+// escaped.
+func unescape(escape []byte) []byte {
+	var plain string
+	if json.Unmarshal(slices.Concat([]byte{'"'}, escape, []byte{'"'}), &plain) != nil {
+		return escape[1:]
 	}
-	r, ok := hex(text)
-	if !ok {
-		return 0, 0
-	}
-	if utf16.IsSurrogate(r) && bytes.HasPrefix(text[4:], []byte(`\u`)) {
-		if low, ok := hex(text[6:]); ok {
-			return utf16.DecodeRune(r, low), 10
-		}
-	}
-	return r, 4
+	return []byte(plain)
 }

@@ -31,6 +31,7 @@ func TestMentions(t *testing.T) {
 		{"int-1", wide(`{"id":"int-1"}`), true},
 		{"int-1", `"My Study\/s\/int-1"`, true},
 		{"int-1", `"line\nint-1"`, true},
+		{"int-1", `"int\-1"`, true}, // no escape of JSON
 		{"int-1", `"int-12 print-1"`, false},
 		{"int-1", `"int-12 int-1"`, true},
 		{"aa", `aaa`, false},

@@ -17,13 +17,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// A caveat says what is not guaranteed of messages that the broker has
-// overwritten.
-type caveat string
-
-func (c caveat) Error() string { return string(c) }
-
-const notEmbedded caveat = `not verified: erase can only look into the files of an embedded broker's stream with
+const notEmbedded = `not verified: erase can only look into the files of an embedded broker's stream with
 one replica. Each server overwrites its copies, unless its store is encrypted, but
 a power cut within the next seconds may undo that, and erase would not find it.`
 
@@ -31,22 +25,22 @@ a power cut within the next seconds may undo that, and erase would not find it.`
 // sequences in each stream, and returns an error if the content of any is left.
 // It writes the outcome to w, caveats included. A caveat is no error.
 func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
-	var caveats []caveat
+	var caveats []string
 	looked, left := false, 0
-	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
+	for kind := range schema.KindDead + 1 {
 		if len(overwritten[kind]) == 0 {
 			continue
 		}
-		looked = true
-		n, err := settleStream(ctx, c, kind, overwritten[kind])
-		left += n
-		if caveat, ok := errors.AsType[caveat](err); ok {
-			caveats = append(caveats, caveat)
-		} else if err != nil {
+		n, caveat, err := settleStream(ctx, c, kind, overwritten[kind])
+		if err != nil {
 			return fmt.Errorf("making the erasure durable: %w", err)
 		}
+		looked, left = true, left+n
+		if caveat != "" && !slices.Contains(caveats, caveat) {
+			caveats = append(caveats, caveat)
+		}
 	}
-	for _, caveat := range slices.Compact(caveats) {
+	for _, caveat := range caveats {
 		fmt.Fprintln(w, caveat)
 	}
 	switch {
@@ -58,45 +52,46 @@ func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten 
 	return nil
 }
 
-// settleStream settles one stream and returns how many messages are left.
-func settleStream(ctx context.Context, c *broker.Connection, kind schema.Kind, sequences []uint64) (left int, err error) {
+// settleStream settles one stream and returns how many messages are left, and for
+// the operator what is not guaranteed; "" is nothing.
+func settleStream(ctx context.Context, c *broker.Connection, kind schema.Kind, sequences []uint64) (left int, caveat string, err error) {
 	name, dir := kind.Stream(c.Settings.Stream), c.Settings.DataDir
 	if c.Settings.NATSURL != "" {
-		return 0, notEmbedded
+		return 0, notEmbedded, nil
 	}
 	stream, err := c.JetStream.Stream(ctx, name)
 	if err != nil {
-		return 0, fmt.Errorf("stream %s: %w", name, err)
+		return 0, "", fmt.Errorf("stream %s: %w", name, err)
 	}
 	info := stream.CachedInfo()
 	if info.Config.Replicas > 1 {
-		return 0, notEmbedded
+		return 0, notEmbedded, nil
 	}
 	erased := embedded.Erased{Stream: name, Created: info.Created, Sequences: sequences}
 	inBlocks, unsettled := erased.Sync(dir)
 	if erased.Sequences, err = deleted(ctx, stream, inBlocks); err != nil {
-		return 0, err
+		return 0, "", err
 	}
 	if left = len(erased.Sequences); left > 0 {
 		if err := erased.Schedule(dir); err != nil {
-			return left, fmt.Errorf("the content of %s of stream %s is in block files again, and the next start cannot be made to overwrite it: %w; run this as the user of the ingress", terminal.Plural(left, "deleted message", "deleted messages"), name, err)
+			return left, "", fmt.Errorf("the content of %s of stream %s is in block files again, and the next start cannot be made to overwrite it: %w; run this as the user of the ingress", terminal.Plural(left, "deleted message", "deleted messages"), name, err)
 		}
 	}
 	switch {
 	case errors.Is(unsettled, embedded.ErrEncrypted):
-		return left, caveat(fmt.Sprintf(`not overwritten: stream %s is encrypted (jetstream { key }), and the broker deletes from
+		return left, fmt.Sprintf(`not overwritten: stream %s is encrypted (jetstream { key }), and the broker deletes from
 such a stream without overwriting. The content stays in block files, unreadable
-without the key, until the broker compacts them, if ever.`, name))
+without the key, until the broker compacts them, if ever.`, name), nil
 	case errors.Is(unsettled, embedded.ErrCompressed):
-		return left, caveat(fmt.Sprintf(`not verified: stream %s is compressed. The overwriting is durable, but content that
-a power cut has brought back earlier would not be found.`, name))
+		return left, fmt.Sprintf(`not verified: stream %s is compressed. The overwriting is durable, but content that
+a power cut has brought back earlier would not be found.`, name), nil
 	case errors.Is(unsettled, fs.ErrNotExist), errors.Is(unsettled, fs.ErrPermission):
-		return left, caveat(fmt.Sprintf(`not verified: %v.
+		return left, fmt.Sprintf(`not verified: %v.
 The broker has overwritten the copies, but a power cut within the next seconds may
 undo that. Run erase again on the machine of the ingress, as its user and with its
-INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, unsettled))
+INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, unsettled), nil
 	}
-	return left, unsettled
+	return left, "", unsettled
 }
 
 // deleted returns those of the sequences that the broker counts as deleted. The
