@@ -31,8 +31,8 @@ type Credentials struct {
 // An identity is what the files hold. What is not configured is empty.
 type identity struct {
 	user        nkeys.KeyPair // signs the broker's nonce
-	nkey        string        // the public half, for a broker that knows users by it
-	jwt         string        // for a broker that knows them by an operator's word
+	nkey        string        // the public half of user
+	jwt         string        // of user, for a broker that has operators
 	roots       *x509.CertPool
 	certificate tls.Certificate
 }
@@ -43,94 +43,66 @@ func NewCredentials(s config.Settings) *Credentials { return &Credentials{settin
 
 // Load reads the files. If it returns an error, what they held before stays in use.
 func (c *Credentials) Load() error {
-	next, err := readIdentity(c.settings)
-	if err == nil {
-		c.current.Store(next)
-	}
-	return err
-}
-
-// read returns what the files hold, or what they held when they were good.
-func (c *Credentials) read() *identity {
-	_ = c.Load() // the reloader is the one to complain
-	return c.current.Load()
-}
-
-func readIdentity(s config.Settings) (*identity, error) {
-	i := &identity{}
+	s, next := c.settings, &identity{}
 	if s.NATSCreds != "" {
-		if err := i.readCreds(s.NATSCreds); err != nil {
-			return nil, fmt.Errorf("INGRESS_NATS_CREDS: %w", err)
+		if err := next.readUser(s.NATSCreds, true); err != nil {
+			return fmt.Errorf("INGRESS_NATS_CREDS: %w", err)
 		}
 	}
 	if s.NATSNKey != "" {
-		if err := i.readNKey(s.NATSNKey); err != nil {
-			return nil, fmt.Errorf("INGRESS_NATS_NKEY: %w", err)
+		if err := next.readUser(s.NATSNKey, false); err != nil {
+			return fmt.Errorf("INGRESS_NATS_NKEY: %w", err)
 		}
 	}
 	if s.NATSCA != "" {
 		text, err := os.ReadFile(s.NATSCA)
 		if err != nil {
-			return nil, fmt.Errorf("INGRESS_NATS_CA: %w", err)
+			return fmt.Errorf("INGRESS_NATS_CA: %w", err)
 		}
-		i.roots = x509.NewCertPool()
-		if !i.roots.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("INGRESS_NATS_CA: %s has no certificate in PEM", s.NATSCA)
+		next.roots = x509.NewCertPool()
+		if !next.roots.AppendCertsFromPEM(text) {
+			return fmt.Errorf("INGRESS_NATS_CA: %s has no certificate in PEM", s.NATSCA)
 		}
 	}
 	if s.NATSCert != "" {
 		var err error
-		if i.certificate, err = tls.LoadX509KeyPair(s.NATSCert, s.NATSKey); err != nil {
-			return nil, fmt.Errorf("INGRESS_NATS_CERT and INGRESS_NATS_KEY: %w", err)
+		if next.certificate, err = tls.LoadX509KeyPair(s.NATSCert, s.NATSKey); err != nil {
+			return fmt.Errorf("INGRESS_NATS_CERT and INGRESS_NATS_KEY: %w", err)
 		}
 	}
-	return i, nil
+	c.current.Store(next)
+	return nil
 }
 
-// readCreds reads a file of a user's JWT and seed. What the broker would
-// refuse for certain is refused here.
-func (i *identity) readCreds(file string) error {
+// readUser reads the seed of a user, and the user's JWT if the file has one. It
+// returns an error for what the broker would certainly reject.
+func (i *identity) readUser(file string, withJWT bool) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	if i.jwt, err = nkeys.ParseDecoratedJWT(text); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+	if i.user, err = nkeys.ParseDecoratedUserNKey(text); err == nil {
+		i.nkey, err = i.user.PublicKey()
 	}
-	claims, err := jwt.DecodeUserClaims(i.jwt)
 	if err != nil {
+		return fmt.Errorf("%s: reading the seed: %w", file, err)
+	}
+	if !withJWT {
+		return nil
+	}
+	var claims *jwt.UserClaims
+	if i.jwt, err = nkeys.ParseDecoratedJWT(text); err == nil {
+		claims, err = jwt.DecodeUserClaims(i.jwt)
+	}
+	switch {
+	case err != nil:
 		return fmt.Errorf("%s: reading the JWT: %w", file, err)
-	}
-	if claims.Expires != 0 && claims.Expires <= time.Now().Unix() {
+	case claims.Expires != 0 && claims.Expires <= time.Now().Unix():
 		return fmt.Errorf("%s: the JWT has expired, on %s", file, time.Unix(claims.Expires, 0).UTC().Format(time.RFC3339))
-	}
-	if err := i.parseSeed(text); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	if i.nkey != claims.Subject {
+	case i.nkey != claims.Subject:
 		return fmt.Errorf("%s: the seed is not that of the JWT's user", file)
 	}
 	return nil
-}
-
-func (i *identity) readNKey(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	if err := i.parseSeed(text); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return nil
-}
-
-func (i *identity) parseSeed(text []byte) error {
-	var err error
-	if i.user, err = nkeys.ParseDecoratedUserNKey(text); err != nil {
-		return fmt.Errorf("reading the seed: %w", err)
-	}
-	i.nkey, err = i.user.PublicKey()
-	return err
 }
 
 // Option makes a connection present the credentials of the moment, each time
@@ -139,34 +111,36 @@ func (c *Credentials) Option(o *nats.Options) error {
 	if err := c.Load(); err != nil {
 		return err
 	}
+	read := func() *identity {
+		_ = c.Load() // reported where the files are watched
+		return c.current.Load()
+	}
 	s := c.settings
 	if s.NATSCreds != "" {
-		o.UserJWT = func() (string, error) { return c.read().jwt, nil }
+		o.UserJWT = func() (string, error) { return read().jwt, nil }
 		o.SignatureCB = func(nonce []byte) ([]byte, error) { return c.current.Load().user.Sign(nonce) }
 	}
 	if s.NATSNKey != "" {
-		c.presentNKey(o)
+		presentNKey(o, c.current.Load(), read)
 	}
-	if s.NATSCA == "" && s.NATSCert == "" {
-		return nil
+	if s.NATSCA != "" || s.NATSCert != "" {
+		o.Secure = true
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	o.Secure = true
-	o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	if s.NATSCA != "" {
-		o.RootCAsCB = func() (*x509.CertPool, error) { return c.read().roots, nil }
+		o.RootCAsCB = func() (*x509.CertPool, error) { return read().roots, nil }
 	}
 	if s.NATSCert != "" {
-		o.TLSCertCB = func() (tls.Certificate, error) { return c.read().certificate, nil }
+		o.TLSCertCB = func() (tls.Certificate, error) { return read().certificate, nil }
 	}
 	return nil
 }
 
-// presentNKey does so for an NKey. nats.go notes the public half when the
-// connection is first made, and only asks for signatures from then on; it holds
-// the connection's lock while it does, so that its note can be changed. The
-// attempt at hand has used the old one already and has to be given up.
-func (c *Credentials) presentNKey(o *nats.Options) {
-	first := c.current.Load()
+// presentNKey makes a connection present the NKey of the moment. nats.go notes the
+// public half when the connection is first made, and only asks for signatures from
+// then on; it holds the connection's lock while it does, so that its note can be
+// changed. The attempt at hand has used the old one already and has to be given up.
+func presentNKey(o *nats.Options, first *identity, read func() *identity) {
 	var made atomic.Pointer[nats.Conn]
 	o.Nkey = first.nkey
 	o.ConnectedCB = made.Store
@@ -175,7 +149,7 @@ func (c *Credentials) presentNKey(o *nats.Options) {
 		if nc == nil {
 			return first.user.Sign(nonce)
 		}
-		now := c.read()
+		now := read()
 		if nc.Opts.Nkey != now.nkey {
 			nc.Opts.Nkey = now.nkey
 			return nil, errors.New("the NKey has changed; the next attempt presents the new one")
