@@ -39,7 +39,7 @@ func environment(s config.Settings) (env []string) {
 			text = strings.Join(list, ",")
 		}
 		if !value.FieldByIndex(f.Index).IsZero() {
-			env = append(env, f.Tag.Get("envconfig")+"="+text)
+			env = append(env, f.Tag.Get("env")+"="+text)
 		}
 	}
 	return env

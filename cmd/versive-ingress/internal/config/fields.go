@@ -15,7 +15,7 @@ func Fields() []Field {
 		if fallback == "" {
 			fallback = f.Tag.Get("default")
 		}
-		list = append(list, Field{f.Tag.Get("envconfig"), fallback, f.Tag.Get("desc")})
+		list = append(list, Field{f.Tag.Get("env"), fallback, f.Tag.Get("desc")})
 	}
 	return list
 }

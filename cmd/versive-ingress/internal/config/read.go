@@ -1,14 +1,16 @@
 package config
 
 import (
-	"errors"
+	"cmp"
 	"fmt"
+	"log/slog"
 	"os"
+	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
-
-	"github.com/kelseyhightower/envconfig"
+	"time"
 )
 
 // Load reads the settings from the environment and checks them, and the files
@@ -32,48 +34,57 @@ func Read() (Settings, error) {
 		return Settings{}, err
 	}
 	var s Settings
-	if err := envconfig.Process("", &s); err != nil {
-		if parse, ok := errors.AsType[*envconfig.ParseError](err); ok {
-			return Settings{}, fmt.Errorf("%s=%q is not %s", parse.KeyName, parse.Value, allowed(parse.TypeName))
+	values := reflect.ValueOf(&s).Elem()
+	for i, f := range reflect.VisibleFields(values.Type()) {
+		name := f.Tag.Get("env")
+		text := cmp.Or(os.Getenv(name), f.Tag.Get("default"))
+		if text == "" {
+			continue
 		}
-		return Settings{}, err
+		if want, ok := parse(text, values.Field(i).Addr().Interface()); !ok {
+			return Settings{}, fmt.Errorf("%s=%q is not %s", name, text, want)
+		}
 	}
 	return s, nil
+}
+
+// parse sets a setting to what text means. If that is nothing, it returns what is
+// allowed.
+func parse(text string, setting any) (want string, ok bool) {
+	var err error
+	switch setting := setting.(type) {
+	case *string:
+		*setting = text
+	case *[]string:
+		*setting = strings.Split(text, ",")
+	case *int:
+		want = "a whole number"
+		*setting, err = strconv.Atoi(text)
+	case *time.Duration:
+		want = `a duration such as "90s", "5m" or "48h"`
+		*setting, err = time.ParseDuration(text)
+	case *Size:
+		want = `a size such as "65536", "64KiB" or "8MiB"`
+		err = setting.Decode(text)
+	case *slog.Level:
+		want = "debug, info, warn or error"
+		err = setting.UnmarshalText([]byte(text))
+	}
+	return want, err == nil
 }
 
 // serviceLink matches what Kubernetes injects for a service named ingress.
 var serviceLink = regexp.MustCompile(`^INGRESS_(SERVICE_HOST|SERVICE_PORT.*|PORT.*)$`)
 
 // checkNames refuses INGRESS_ variables that are no settings: a misspelt one
-// would be ignored in silence. It removes empty ones from the environment.
+// would be ignored in silence.
 func checkNames() error {
-	var known []string
-	for _, f := range Fields() {
-		known = append(known, f.Name)
-	}
 	for _, entry := range os.Environ() {
-		name, value, _ := strings.Cut(entry, "=")
-		switch {
-		case !strings.HasPrefix(name, "INGRESS_"), serviceLink.MatchString(name):
-		case !slices.Contains(known, name):
+		name, _, _ := strings.Cut(entry, "=")
+		known := slices.ContainsFunc(Fields(), func(f Field) bool { return f.Name == name })
+		if strings.HasPrefix(name, "INGRESS_") && !known && !serviceLink.MatchString(name) {
 			return fmt.Errorf("%s is not a setting; see: versive-ingress serve --help", name)
-		case value == "":
-			os.Unsetenv(name)
 		}
 	}
 	return nil
-}
-
-// allowed says what values a setting of the named type takes.
-func allowed(typeName string) string {
-	switch typeName {
-	case "time.Duration":
-		return `a duration such as "90s", "5m" or "48h"`
-	case "config.Size":
-		return `a size such as "65536", "64KiB" or "8MiB"`
-	case "slog.Level":
-		return "debug, info, warn or error"
-	default:
-		return "a whole number"
-	}
 }

@@ -157,6 +157,17 @@ func TestSettingsDefaults(t *testing.T) {
 	}
 }
 
+// A check does not change the environment of the process, and of those it starts.
+func TestReadKeepsEnvironment(t *testing.T) {
+	setenv(t, map[string]string{"INGRESS_PATH": ""})
+	if _, err := Read(); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := os.LookupEnv("INGRESS_PATH"); !ok {
+		t.Error("INGRESS_PATH was unset")
+	}
+}
+
 func TestUnknownSettings(t *testing.T) {
 	for _, name := range []string{
 		"INGRESS_SECRET", "INGRESS_MAXBODY", "INGRESS_", "INGRESS_PATHS", "INGRESS_NATS_URLS",

@@ -22,7 +22,8 @@ var sizeUnits = []struct {
 	{"", 1},
 }
 
-// Decode implements envconfig.Decoder.
+// Decode sets s to a size as it is written. It returns an error, and leaves s as it
+// is, if value is not one.
 func (s *Size) Decode(value string) error {
 	for _, unit := range sizeUnits {
 		digits, ok := strings.CutSuffix(value, unit.suffix)
