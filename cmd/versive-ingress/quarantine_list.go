@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/held"
 )
 
@@ -23,22 +22,18 @@ EXIT STATUS
   1  the quarantine cannot be read`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := broker.Dial(cmd.Context(), "quarantine")
+			c, err := held.Open(cmd.Context(), held.Choice{All: true})
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			list, _, err := held.Read(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			if len(list) == 0 {
+			if len(c.List) == 0 {
 				fmt.Fprintln(cmd.ErrOrStderr(), "the quarantine is empty")
 			}
 			if asJSON {
-				return held.PrintJSON(cmd.OutOrStdout(), list)
+				return c.PrintJSON(cmd.OutOrStdout())
 			}
-			return held.PrintTable(cmd.OutOrStdout(), list)
+			return c.PrintTable(cmd.OutOrStdout())
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")

@@ -5,7 +5,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/held"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
@@ -30,23 +29,16 @@ EXIT STATUS
   versive-ingress quarantine requeue msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			which.IDs = args
-			if err := which.Check(); err != nil {
-				return err
-			}
-			c, err := broker.Dial(cmd.Context(), "quarantine")
+			c, err := held.Open(cmd.Context(), which)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			list, err := held.Choose(cmd.Context(), c, which)
-			if err != nil {
-				return err
-			}
-			if len(list) == 0 {
+			if len(c.List) == 0 {
 				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to requeue")
 				return nil
 			}
-			return held.Requeue(cmd.Context(), c, list, cmd.OutOrStdout(), dryRun)
+			return c.Requeue(cmd.Context(), cmd.OutOrStdout(), dryRun)
 		},
 	}
 	addChoice(cmd, &which)
@@ -76,32 +68,25 @@ EXIT STATUS
   versive-ingress quarantine discard --all --reason malformed --yes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			which.IDs = args
-			if err := which.Check(); err != nil {
-				return err
-			}
 			ctx := cmd.Context()
-			c, err := broker.Dial(ctx, "quarantine")
+			c, err := held.Open(ctx, which)
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			list, err := held.Choose(ctx, c, which)
-			if err != nil {
-				return err
-			}
-			if len(list) == 0 {
+			if len(c.List) == 0 {
 				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to discard")
 				return nil
 			}
-			if err := held.PrintTable(cmd.OutOrStdout(), list); err != nil {
+			if err := c.PrintTable(cmd.OutOrStdout()); err != nil {
 				return err
 			}
 			if !yes {
-				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s for good?", terminal.Plural(len(list), "webhook", "webhooks"))); err != nil {
+				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s for good?", terminal.Plural(len(c.List), "webhook", "webhooks"))); err != nil {
 					return err
 				}
 			}
-			return held.Discard(ctx, c, list, cmd.ErrOrStderr())
+			return c.Discard(ctx, cmd.ErrOrStderr())
 		},
 	}
 	addChoice(cmd, &which)

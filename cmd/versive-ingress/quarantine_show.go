@@ -3,7 +3,6 @@ package main
 import (
 	"github.com/spf13/cobra"
 
-	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/held"
 )
 
@@ -21,17 +20,13 @@ EXIT STATUS
   1  it is not in the quarantine, or cannot be read`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := broker.Dial(cmd.Context(), "quarantine")
+			c, err := held.Open(cmd.Context(), held.Choice{IDs: args})
 			if err != nil {
 				return err
 			}
 			defer c.Close()
-			list, err := held.Choose(cmd.Context(), c, held.Choice{IDs: args})
-			if err != nil {
-				return err
-			}
-			k := list[0]
-			body, err := held.Body(cmd.Context(), c, k.Sequence)
+			k := c.List[0]
+			body, err := c.Body(cmd.Context(), k)
 			if err != nil {
 				return err
 			}
@@ -39,7 +34,7 @@ EXIT STATUS
 				_, err := cmd.OutOrStdout().Write(body)
 				return err
 			}
-			return held.Show(cmd.OutOrStdout(), c, k, body)
+			return c.Show(cmd.OutOrStdout(), k, body)
 		},
 	}
 	cmd.Flags().BoolVar(&raw, "raw", false, "print only the body, byte for byte")

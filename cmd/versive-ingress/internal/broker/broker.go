@@ -14,7 +14,6 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
-	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
@@ -96,8 +95,3 @@ const Timeout = 10 * time.Second
 // AnySubject reads all that a stream holds. A mistyped INGRESS_SUBJECT, or one
 // that was changed, must not make it look empty.
 const AnySubject = ">"
-
-// CopyOf returns what an Eraser needs to know of a message that was read.
-func CopyOf(kind schema.Kind, m subscribe.Message) publish.Copy {
-	return publish.Copy{Kind: kind, Subject: m.Subject, Sequence: m.Sequence}
-}

@@ -220,5 +220,5 @@ func (e *Erasure) erase(ctx context.Context, t Match) error {
 			return err
 		}
 	}
-	return e.eraser.Erase(ctx, broker.CopyOf(t.kind, t.Message))
+	return e.eraser.Erase(ctx, publish.Copy{Kind: t.kind, Subject: t.Subject, Sequence: t.Sequence})
 }

@@ -17,12 +17,11 @@ import (
 // A Kept webhook is one in the quarantine, without its body.
 type Kept struct {
 	subscribe.Message
-	erased bool // a tombstone is behind it: an erasure that was interrupted
+	erased bool // it has a tombstone: an erasure was interrupted
 }
 
 func (k Kept) reason() string      { return k.Header.Get(schema.HeaderReason) }
 func (k Kept) description() string { return k.Header.Get(schema.HeaderDescription) }
-func (k Kept) copy() publish.Copy  { return broker.CopyOf(schema.KindQuarantine, k.Message) }
 
 // Read returns what the quarantine keeps, the newest last, and the ids of webhooks
 // that were erased from it.
@@ -54,8 +53,8 @@ type Choice struct {
 	Reason string
 }
 
-// Check refuses what chooses nothing, or could be meant otherwise.
-func (w *Choice) Check() error {
+// check refuses a choice of nothing, and one that is ambiguous.
+func (w *Choice) check() error {
 	reasons := []string{"", string(schema.Malformed), string(schema.UnsupportedType), string(schema.Invalid)}
 	switch {
 	case !slices.Contains(reasons, w.Reason):
@@ -68,30 +67,43 @@ func (w *Choice) Check() error {
 	return nil
 }
 
-// Choose returns the chosen webhooks. An id that is not there is an error: it
-// may be misspelt.
-func Choose(ctx context.Context, c *broker.Connection, w Choice) ([]Kept, error) {
-	list, erased, err := Read(ctx, c)
+// Chosen are webhooks of the quarantine, and the connection by which they were read.
+type Chosen struct {
+	*broker.Connection
+	List []Kept
+}
+
+// Open connects to the broker and finds the webhooks of a choice. An id that is not
+// there is an error: it may be misspelt.
+func Open(ctx context.Context, w Choice) (*Chosen, error) {
+	if err := w.check(); err != nil {
+		return nil, err
+	}
+	c, err := broker.Dial(ctx, "quarantine")
 	if err != nil {
 		return nil, err
 	}
-	if w.All {
-		return slices.DeleteFunc(list, func(k Kept) bool { return w.Reason != "" && k.reason() != w.Reason }), nil
-	}
+	list, erased, err := Read(ctx, c)
 	for _, id := range w.IDs {
 		switch {
-		case slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id }):
+		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id }):
 		case erased[id]:
-			return nil, fmt.Errorf("%s was erased", id)
+			err = fmt.Errorf("%s was erased", id)
 		default:
-			return nil, fmt.Errorf("%s is not in the quarantine", id)
+			err = fmt.Errorf("%s is not in the quarantine", id)
 		}
 	}
-	return slices.DeleteFunc(list, func(k Kept) bool { return !slices.Contains(w.IDs, k.ID) }), nil
+	if err != nil {
+		c.Close()
+		return nil, err
+	}
+	return &Chosen{c, slices.DeleteFunc(list, func(k Kept) bool {
+		return !w.All && !slices.Contains(w.IDs, k.ID) || w.Reason != "" && k.reason() != w.Reason
+	})}, nil
 }
 
-// Body reads the body of a kept webhook.
-func Body(ctx context.Context, c *broker.Connection, sequence uint64) ([]byte, error) {
+// Body reads the body of a webhook.
+func (c *Chosen) Body(ctx context.Context, k Kept) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
 	name := schema.KindQuarantine.Stream(c.Settings.Stream)
@@ -100,9 +112,9 @@ func Body(ctx context.Context, c *broker.Connection, sequence uint64) ([]byte, e
 		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
 	publish.ReadFromLeader(stream)
-	msg, err := stream.GetMsg(ctx, sequence)
+	msg, err := stream.GetMsg(ctx, k.Sequence)
 	if err != nil {
-		return nil, fmt.Errorf("reading message %d of stream %s: %w", sequence, name, err)
+		return nil, fmt.Errorf("reading message %d of stream %s: %w", k.Sequence, name, err)
 	}
 	return msg.Data, nil
 }

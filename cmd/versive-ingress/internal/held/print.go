@@ -9,23 +9,22 @@ import (
 	"strings"
 	"time"
 
-	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/schema"
 )
 
 // PrintTable writes a line for each webhook to w: age, reason, size and id.
-func PrintTable(w io.Writer, list []Kept) error {
+func (c *Chosen) PrintTable(w io.Writer) error {
 	table := terminal.NewTable(w)
-	for _, k := range list {
+	for _, k := range c.List {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", terminal.Age(time.Since(k.Time)), k.reason(), terminal.Bytes(k.Size), k.ID)
 	}
 	return table.Flush()
 }
 
 // PrintJSON writes a JSON object for each webhook to w, one a line.
-func PrintJSON(w io.Writer, list []Kept) error {
-	for _, k := range list {
+func (c *Chosen) PrintJSON(w io.Writer) error {
+	for _, k := range c.List {
 		line, err := json.Marshal(struct {
 			Age      int64     `json:"age_seconds"`
 			Reason   string    `json:"reason"`
@@ -47,7 +46,7 @@ func PrintJSON(w io.Writer, list []Kept) error {
 
 // Show writes to w what is known of a webhook, and its body as terminal.Printable
 // returns it.
-func Show(w io.Writer, c *broker.Connection, k Kept, body []byte) error {
+func (c *Chosen) Show(w io.Writer, k Kept, body []byte) error {
 	table := terminal.NewTable(w)
 	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }
 	row("id", k.ID)

@@ -13,34 +13,38 @@ import (
 	"versive-ingress/schema"
 )
 
-// Requeue turns the webhooks of list into events, as far as this version understands
-// them, and writes a line for each to out. It returns an error if one stays. A dry
-// run only writes.
-func Requeue(ctx context.Context, c *broker.Connection, list []Kept, out io.Writer, dryRun bool) (err error) {
-	r := requeuer{Connection: c, out: out}
+// Requeue turns the webhooks into events, as far as this version understands them,
+// and writes a line for each to out. It returns an error if one stays. A dry run
+// only writes.
+func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error {
+	var publisher *publish.Publisher
 	if !dryRun {
-		if r.publisher, err = OpenPublisher(ctx, c); err != nil {
+		var err error
+		if publisher, err = OpenPublisher(ctx, c.Connection); err != nil {
 			return err
 		}
-		defer r.publisher.Close()
+		defer publisher.Close()
 	}
-	err = r.run(ctx, list)
-	return errors.Join(err, erasure.Settle(ctx, c, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: r.deleted}))
+	deleted, err := c.requeue(ctx, publisher, out)
+	return errors.Join(err, erasure.Settle(ctx, c.Connection, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: deleted}))
 }
 
-// Discard overwrites and deletes the webhooks of list, and writes what came of it
-// to out.
-func Discard(ctx context.Context, c *broker.Connection, list []Kept, out io.Writer) error {
-	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}
+// Discard overwrites and deletes the webhooks, and writes what came of it to out.
+func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 	var deleted []uint64
-	for i, k := range list {
-		if err := eraser.Delete(ctx, k.copy()); err != nil {
-			return fmt.Errorf("%d of %d were discarded: %w", i, len(list), err)
+	for i, k := range c.List {
+		if err := c.delete(ctx, k); err != nil {
+			return fmt.Errorf("%d of %d were discarded: %w", i, len(c.List), err)
 		}
 		deleted = append(deleted, k.Sequence)
 	}
-	fmt.Fprintf(out, "discarded: %d\n", len(list))
-	return erasure.Settle(ctx, c, out, map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
+	fmt.Fprintf(out, "discarded: %d\n", len(c.List))
+	return erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
+}
+
+func (c *Chosen) delete(ctx context.Context, k Kept) error {
+	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}
+	return eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
 }
 
 // OpenPublisher opens a publisher that stores what is requeued. It leaves the streams
@@ -55,8 +59,8 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 		if err != nil {
 			return nil, fmt.Errorf("stream %s: %w", name, err)
 		}
-		if !slices.Contains(stream.CachedInfo().Config.Subjects, subject) {
-			return nil, fmt.Errorf("stream %s has the subjects %q, not %s; is INGRESS_SUBJECT that of the ingress?", name, stream.CachedInfo().Config.Subjects, subject)
+		if subjects := stream.CachedInfo().Config.Subjects; !slices.Contains(subjects, subject) {
+			return nil, fmt.Errorf("stream %s has the subjects %q, not %s; is INGRESS_SUBJECT that of the ingress?", name, subjects, subject)
 		}
 	}
 	return publish.Open(ctx, publish.Config{
@@ -69,47 +73,41 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 	})
 }
 
-// A requeuer turns webhooks of the quarantine into events.
-type requeuer struct {
-	*broker.Connection
-	publisher *publish.Publisher // nil for a dry run
-	out       io.Writer
-	deleted   []uint64 // sequences in the quarantine
-}
-
-func (r *requeuer) run(ctx context.Context, list []Kept) error {
+// requeue returns the sequences of the webhooks that it has deleted. publisher is nil
+// for a dry run.
+func (c *Chosen) requeue(ctx context.Context, publisher *publish.Publisher, out io.Writer) (deleted []uint64, err error) {
 	stayed := 0
-	for _, k := range list {
+	for _, k := range c.List {
 		if ctx.Err() != nil {
-			return context.Cause(ctx)
+			return deleted, context.Cause(ctx)
 		}
-		outcome, err := r.requeueOne(ctx, k)
-		var broken *publish.Error
-		switch {
-		case err == nil:
-			fmt.Fprintln(r.out, outcome, k.ID)
+		outcome, err := c.requeueOne(ctx, publisher, k)
+		if broken, ok := errors.AsType[*publish.Error](err); ok && broken.Reason() != "refused" {
+			return deleted, fmt.Errorf("storing %s: %w; run it again when the broker takes events", k.ID, err)
+		}
+		if err != nil {
+			stayed++
+			fmt.Fprintf(out, "stays %s: %v\n", k.ID, err)
 			continue
-		case errors.As(err, &broken) && broken.Reason() != "refused":
-			return fmt.Errorf("storing %s: %w; run it again when the broker takes events", k.ID, err)
 		}
-		stayed++
-		fmt.Fprintf(r.out, "stays %s: %v\n", k.ID, err)
+		fmt.Fprintln(out, outcome, k.ID)
+		if publisher != nil {
+			deleted = append(deleted, k.Sequence)
+		}
 	}
 	if stayed > 0 {
-		return fmt.Errorf("%d of %d stay in the quarantine", stayed, len(list))
+		return deleted, fmt.Errorf("%d of %d stay in the quarantine", stayed, len(c.List))
 	}
-	return nil
+	return deleted, nil
 }
 
-var errBeingErased = errors.New("it is being erased; run erase again")
-
-// requeueOne stores the event that a webhook has become, and only then removes
-// the webhook. It returns what became of it, or why it stays.
-func (r *requeuer) requeueOne(ctx context.Context, k Kept) (outcome string, err error) {
+// requeueOne stores the event that a webhook has become, and only then deletes the
+// webhook. It returns what became of it, or why it stays.
+func (c *Chosen) requeueOne(ctx context.Context, publisher *publish.Publisher, k Kept) (outcome string, err error) {
 	if k.erased {
-		return "", errBeingErased
+		return "", errors.New("it is being erased; run erase again")
 	}
-	body, err := Body(ctx, r.Connection, k.Sequence)
+	body, err := c.Body(ctx, k)
 	if err != nil {
 		return "", err
 	}
@@ -117,18 +115,16 @@ func (r *requeuer) requeueOne(ctx context.Context, k Kept) (outcome string, err 
 	if err != nil {
 		return "", err
 	}
-	if r.publisher == nil {
+	if publisher == nil {
 		return "would be stored", nil
 	}
-	receipt, err := r.publisher.Publish(ctx, event)
+	receipt, err := publisher.Publish(ctx, event)
 	if err != nil {
 		return "", err
 	}
-	eraser := publish.Eraser{JetStream: r.JetStream, Stream: r.Settings.Stream}
-	if err := eraser.Delete(ctx, k.copy()); err != nil {
+	if err := c.delete(ctx, k); err != nil {
 		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
 	}
-	r.deleted = append(r.deleted, k.Sequence)
 	outcome = "stored"
 	if receipt.Duplicate {
 		outcome = "duplicate"
