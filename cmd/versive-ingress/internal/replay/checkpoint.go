@@ -20,7 +20,7 @@ type checkpoint struct {
 	Of   spec `json:"of,omitzero"` // Spec, as earlier versions named it
 
 	// Fixed at the first start.
-	Run   string    `json:"run"` // tells this replay's messages from those of another
+	Run   string    `json:"run"` // distinguishes the message ids of this replay
 	Since time.Time `json:"since,omitzero"`
 	Until time.Time `json:"until,omitzero"`
 	Last  uint64    `json:"last"` // the end, as a sequence

@@ -125,7 +125,7 @@ func (r *replay) open(ctx context.Context, o Options, out io.Writer) (target, er
 			return nil, err
 		}
 		if len(streams) == 0 {
-			r.progress.Note("no stream listens on %s: the events reach who is subscribed now", o.ToSubject)
+			r.progress.Note("no stream listens on %s: the events reach current subscribers only", o.ToSubject)
 		}
 		t := &natsTarget{settings: r.conn.Settings, subject: o.ToSubject, streams: streams, domain: domain, delivered: r.delivered, note: r.progress.Note}
 		if !o.KeepID {
@@ -220,8 +220,8 @@ func (r *replay) deliver(ctx context.Context) error {
 	if earlier.Last == 0 {
 		return nil
 	}
-	// A range reports at its end what it could not read. That of an earlier process
-	// did not come to its end, or what it reported must not be forgotten.
+	// A range reports at its end what it could not read. An earlier process may have
+	// been interrupted before that, and what it has reported is still not delivered.
 	for _, err := range r.conn.Source.Range(ctx, earlier) {
 		if err != nil {
 			return err

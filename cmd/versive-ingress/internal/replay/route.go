@@ -54,16 +54,16 @@ func toStream(nc *nats.Conn, closed <-chan struct{}, check func(*jetstream.PubAc
 	}, nil
 }
 
-// toSubscribers returns the route to a subject on which no stream listens. The
-// server confirms that it has passed the messages on to who is subscribed.
+// toSubscribers returns the route to a subject on which no stream listens. A message
+// is confirmed when the server has passed it on to the subscribers.
 func toSubscribers(nc *nats.Conn) route {
-	sent, passedOn := 0, 0
+	sent, flushed := 0, 0
 	return func(msg *nats.Msg) confirmation {
 		err := nc.PublishMsg(msg)
 		sent++
 		number := sent
 		return func(ctx context.Context) (duplicate bool, _ error) {
-			if err != nil || number <= passedOn {
+			if err != nil || number <= flushed {
 				return false, err
 			}
 			if err := nc.FlushWithContext(ctx); err != nil {
@@ -72,7 +72,7 @@ func toSubscribers(nc *nats.Conn) route {
 			if err := nc.LastError(); err != nil { // it may not publish there
 				return false, err
 			}
-			passedOn = sent
+			flushed = sent
 			return false, nil
 		}
 	}

@@ -25,7 +25,7 @@ type target interface {
 // the target had it before.
 type onDelivered func(m subscribe.Message, duplicate bool)
 
-// undelivered says which event an error is about.
+// undelivered adds to an error the event that was not delivered.
 func undelivered(m subscribe.Message, err error) error {
 	return fmt.Errorf("event %s (sequence %d): %w", m.ID, m.Sequence, err)
 }

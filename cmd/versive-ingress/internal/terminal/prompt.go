@@ -10,7 +10,7 @@ import (
 )
 
 var (
-	errNotAsked  = errors.New("nothing was done: the standard input is no terminal to ask on; say --yes")
+	errNotAsked  = errors.New("nothing was done: stdin is not a terminal; use --yes to skip the prompt")
 	errNotAgreed = errors.New(`nothing was done: the answer was not "yes"`)
 )
 
@@ -24,8 +24,8 @@ func Confirm(ctx context.Context, in io.Reader, out io.Writer, question string) 
 	return ask(ctx, in, out, question)
 }
 
-// ask reads the answer. When ctx ends, it leaves the reading behind: a terminal
-// cannot be told to stop.
+// ask reads the answer. When ctx ends, it abandons the read, which cannot be
+// interrupted.
 func ask(ctx context.Context, in io.Reader, out io.Writer, question string) error {
 	fmt.Fprintf(out, "%s Type yes: ", question)
 	var answer string
