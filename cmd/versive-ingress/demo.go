@@ -40,14 +40,7 @@ EXIT STATUS
 }
 
 func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
-	for _, f := range config.Fields() {
-		os.Unsetenv(f.Name) // of a serve; the demo is the same everywhere
-	}
 	os.Unsetenv("OTEL_TRACES_EXPORTER")
-	settings, err := config.Read()
-	if err != nil {
-		return err
-	}
 	dir, err := os.MkdirTemp("", "versive-ingress-demo-")
 	if err != nil {
 		return err
@@ -55,6 +48,7 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	defer os.RemoveAll(dir)
 
 	secret := config.NewSecret()
+	settings := config.Defaults() // not those of a serve: the demo is the same everywhere
 	settings.Secrets = []string{secret}
 	settings.Listen = freeAddress("127.0.0.1:8080")
 	settings.AdminListen = freeAddress("127.0.0.1:9090")

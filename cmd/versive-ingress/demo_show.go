@@ -18,8 +18,8 @@ import (
 // showOnce posts the sample twice to url and shows what a consumer receives. It
 // returns an error if that is anything but the event, once.
 func showOnce(ctx context.Context, out io.Writer, url, secret string, settings config.Settings) error {
-	s := sender.Sender{URL: url}
-	if err := s.SignWith(secret); err != nil {
+	s, err := sender.New(url, secret)
+	if err != nil {
 		return err
 	}
 	id := sender.NewID()

@@ -33,11 +33,21 @@ func Read() (Settings, error) {
 	if err := checkNames(); err != nil {
 		return Settings{}, err
 	}
+	return read(os.Getenv)
+}
+
+// Defaults returns the settings of an empty environment.
+func Defaults() Settings {
+	s, _ := read(func(string) string { return "" })
+	return s
+}
+
+func read(getenv func(name string) string) (Settings, error) {
 	var s Settings
 	values := reflect.ValueOf(&s).Elem()
 	for i, f := range reflect.VisibleFields(values.Type()) {
 		name := f.Tag.Get("env")
-		text := cmp.Or(os.Getenv(name), f.Tag.Get("default"))
+		text := cmp.Or(getenv(name), f.Tag.Get("default"))
 		if text == "" {
 			continue
 		}

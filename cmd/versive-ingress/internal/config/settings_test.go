@@ -140,6 +140,9 @@ func TestSettingsDefaults(t *testing.T) {
 	for _, f := range Fields() {
 		t.Setenv(strings.TrimPrefix(f.Name, "INGRESS_"), "/not/ours")
 	}
+	if diff := cmp.Diff(want, Defaults()); diff != "" {
+		t.Error(diff)
+	}
 	for name, set := range map[string]func(string){
 		"not set": func(string) {},
 		"empty":   func(name string) { t.Setenv(name, "") },
