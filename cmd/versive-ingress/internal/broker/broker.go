@@ -35,15 +35,12 @@ func Dial(ctx context.Context, name string) (*Connection, error) {
 	if err := s.CheckBroker(); err != nil {
 		return nil, err
 	}
-	if err := s.CheckFiles(); err != nil {
-		return nil, err
-	}
 	return Open(ctx, s, name)
 }
 
-// Open connects to the broker of s, as checked by CheckBroker and CheckFiles, with
-// name as a part of the client's name, and the given options. The connection
-// reconnects without limit and is closed when ctx ends, or by Close.
+// Open connects to the broker of s, as checked by CheckBroker, with name as a part of
+// the client's name, and the given options. The connection reconnects without limit
+// and is closed when ctx ends, or by Close.
 func Open(ctx context.Context, s config.Settings, name string, options ...nats.Option) (*Connection, error) {
 	nc, err := Connect(s, name, append(options,
 		nats.MaxReconnects(-1),
@@ -67,8 +64,12 @@ func (c *Connection) Close() { c.NC.Close() }
 // Connect opens a connection to the broker of s, with the credentials of s and the
 // given options.
 func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn, error) {
-	options = append(options, Options(s)...)
+	credentials := NewCredentials(s)
+	if err := credentials.Load(); err != nil {
+		return nil, err
+	}
 	options = append(options,
+		credentials.Option,
 		nats.Name("versive-ingress "+name),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // callers report what fails
 	)
