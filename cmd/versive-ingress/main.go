@@ -3,7 +3,7 @@
 //
 // It wires the packages together: ingest verifies what comes in, schema makes
 // an event of it, publish stores it, and the embedded broker holds it where no
-// other is configured. What the program promises stands in package ingest.
+// other is configured. The documentation of package ingest states the promise.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends the program at once
+	context.AfterFunc(ctx, stop) // a second signal ends the program immediately
 	err := rootCommand().ExecuteContext(ctx)
 	stop()
 	if err != nil {

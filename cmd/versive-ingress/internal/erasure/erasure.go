@@ -52,7 +52,7 @@ type Match struct {
 	subscribe.Message // without its data
 	kind              schema.Kind
 	// later is the subject in the event stream under which a later schema would
-	// store a quarantined webhook; "" if the webhook does not say enough.
+	// store a quarantined webhook; "" if the webhook does not name its type and ids.
 	later string
 }
 
@@ -129,7 +129,7 @@ func (e *Erasure) inspect(kind schema.Kind, m subscribe.Message) (t Match, ok bo
 		}
 		return t, e.ids[m.ID] || e.mentioned(m)
 	default:
-		// A dead letter says which interview it is of, unless it was no event.
+		// The header of a dead letter names its interview, unless it was not an event.
 		if s, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
 			return t, e.owns(s)
 		}
