@@ -3,22 +3,16 @@ package terminal
 import (
 	"fmt"
 	"io"
+	"strings"
 	"time"
-
-	"github.com/schollz/progressbar/v3"
 )
 
-const (
-	barEvery  = 100 * time.Millisecond
-	lineEvery = 5 * time.Second
-)
-
-// Progress shows how far a command has come: by a bar on a terminal, elsewhere by
-// a line every five seconds. It is not safe for concurrent use.
+// Progress shows how far a command has come: by a line every five seconds, and on a
+// terminal by a bar. It is not safe for concurrent use.
 type Progress struct {
 	out        io.Writer
 	onTerminal bool
-	bar        *progressbar.ProgressBar // nil if it is not on a terminal, or nothing is expected yet
+	every      time.Duration
 
 	total, done uint64
 	start, last time.Time
@@ -27,45 +21,42 @@ type Progress struct {
 // NewProgress returns a progress of no events, which is written to out.
 func NewProgress(out io.Writer, onTerminal bool) *Progress {
 	now := time.Now()
-	return &Progress{out: out, onTerminal: onTerminal, start: now, last: now}
+	p := &Progress{out: out, onTerminal: onTerminal, every: 5 * time.Second, start: now, last: now}
+	if onTerminal {
+		p.every = 100 * time.Millisecond
+	}
+	return p
 }
 
-// Expect sets how many events there are. It does nothing if that is set.
+// Expect sets how many events there are, at least 1. It does nothing if that is set.
 func (p *Progress) Expect(total uint64) {
-	if p.total > 0 {
-		return
-	}
-	p.total = total
-	if p.onTerminal {
-		p.bar = progressbar.NewOptions64(int64(total),
-			progressbar.OptionSetWriter(p.out),
-			progressbar.OptionSetItsString("events"),
-			progressbar.OptionShowCount(),
-			progressbar.OptionShowIts(),
-			progressbar.OptionSetPredictTime(true),
-			progressbar.OptionSetWidth(30),
-			progressbar.OptionThrottle(barEvery),
-			progressbar.OptionClearOnFinish(),
-		)
+	if p.total == 0 {
+		p.total = total
 	}
 }
 
 // Add counts one event.
 func (p *Progress) Add() {
 	p.done++
-	if p.bar != nil {
-		_ = p.bar.Set64(int64(min(p.done, p.total)))
-		return
-	}
 	now := time.Now()
-	if now.Sub(p.last) < lineEvery {
+	if now.Sub(p.last) < p.every {
 		return
 	}
 	p.last = now
+	done := min(p.done, p.total)
 	perSecond := float64(p.done) / now.Sub(p.start).Seconds()
-	left := time.Duration(float64(p.total-min(p.done, p.total)) / perSecond * float64(time.Second))
-	fmt.Fprintf(p.out, "%d of %d events, %.0f/s, %v left\n", p.done, p.total, perSecond, left.Round(time.Second))
+	left := time.Duration(float64(p.total-done) / perSecond * float64(time.Second)).Round(time.Second)
+	line := fmt.Sprintf("%d of %d events, %.0f/s, %v left", p.done, p.total, perSecond, left)
+	if p.onTerminal {
+		const width = 20
+		fmt.Fprintf(p.out, clearLine+"[%-*s] %s", width, strings.Repeat("=", int(width*done/p.total)), line)
+		return
+	}
+	fmt.Fprintln(p.out, line)
 }
+
+// clearLine removes what a terminal shows in the line of the cursor.
+const clearLine = "\r\x1b[K"
 
 // Note writes a line, above the bar if there is one.
 func (p *Progress) Note(format string, args ...any) {
@@ -75,7 +66,7 @@ func (p *Progress) Note(format string, args ...any) {
 
 // Clear removes the bar.
 func (p *Progress) Clear() {
-	if p.bar != nil {
-		_ = p.bar.Clear()
+	if p.onTerminal {
+		fmt.Fprint(p.out, clearLine)
 	}
 }
