@@ -74,8 +74,8 @@ func (c *Credentials) Load() error {
 	return nil
 }
 
-// readUser reads the seed of a user, and the user's JWT if the file has one. It
-// returns an error for what the broker would certainly reject.
+// readUser reads the seed of a user and, withJWT, the user's JWT. It returns an error
+// for what the broker would certainly reject.
 func (i *identity) readUser(file string, withJWT bool) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -156,9 +156,4 @@ func presentNKey(o *nats.Options, first *identity, read func() *identity) {
 		}
 		return now.user.Sign(nonce)
 	}
-}
-
-// Options returns the options of a connection with the credentials that s names.
-func Options(s config.Settings) []nats.Option {
-	return []nats.Option{NewCredentials(s).Option}
 }

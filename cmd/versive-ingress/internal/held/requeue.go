@@ -7,6 +7,8 @@ import (
 	"io"
 	"slices"
 
+	"github.com/nats-io/nats.go"
+
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/erasure"
 	"versive-ingress/publish"
@@ -65,7 +67,7 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 	}
 	return publish.Open(ctx, publish.Config{
 		URL:         broker.URL(c.Settings),
-		Options:     broker.Options(c.Settings),
+		Options:     []nats.Option{broker.NewCredentials(c.Settings).Option},
 		Stream:      c.Settings.Stream,
 		Subject:     c.Settings.Subject,
 		Timeout:     c.Settings.PublishTimeout,
