@@ -55,9 +55,6 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	settings.NATSListen = freeAddress("127.0.0.1:4222")
 	settings.DataDir = dir
 	settings.LogLevel = slog.LevelWarn
-	if err := settings.Check(); err != nil {
-		return err
-	}
 
 	ingress, err := server.Start(ctx, serverConfig(settings, logs))
 	if err != nil {

@@ -49,7 +49,7 @@ func TestCheckpointOfEarlierVersion(t *testing.T) {
 			t.Errorf("got %+v", c)
 		}
 		other := now("other")
-		if err := other.resume(file); err == nil || !strings.Contains(err.Error(), "its selection is --study s, not --study other") {
+		if err := other.resume(file); err == nil || !strings.Contains(err.Error(), `its selection is {"study":"s"}, not {"study":"other"}`) {
 			t.Errorf("of another selection: %v", err)
 		}
 		if err := c.write(file); err != nil {

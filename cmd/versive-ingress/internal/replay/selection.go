@@ -3,8 +3,9 @@ package replay
 import (
 	"fmt"
 	"regexp"
-	"strings"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -22,29 +23,10 @@ type Selection struct {
 	Type      string `json:"type,omitzero"`
 }
 
-// String returns the flags as they are typed.
+// String returns the selection in JSON.
 func (s Selection) String() string {
-	var words []string
-	for _, flag := range []struct {
-		name  string
-		value any
-	}{
-		{"since", s.Since},
-		{"until", s.Until},
-		{"first", s.First},
-		{"last", s.Last},
-		{"study", s.Study},
-		{"interview", s.Interview},
-		{"type", s.Type},
-	} {
-		if flag.value != "" && flag.value != uint64(0) {
-			words = append(words, fmt.Sprintf("--%s %v", flag.name, flag.value))
-		}
-	}
-	if len(words) == 0 {
-		return "all"
-	}
-	return strings.Join(words, " ")
+	text, _ := json.Marshal(s) // never fails
+	return string(text)
 }
 
 var eventType = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)

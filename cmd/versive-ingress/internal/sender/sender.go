@@ -38,12 +38,9 @@ func New(url, secret string) (*Sender, error) {
 		if err != nil {
 			return nil, err
 		}
-		secrets, err := settings.ListSecrets()
+		secrets, err := settings.SigningSecrets()
 		if err != nil {
-			return nil, err
-		}
-		if len(secrets) == 0 || secrets[0] == "" {
-			return nil, errors.New("no signing secret: give --secret, or set INGRESS_SECRETS or INGRESS_SECRETS_FILE")
+			return nil, fmt.Errorf("no --secret, and %w", err)
 		}
 		secret = secrets[0]
 	}
