@@ -8,9 +8,14 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 // Options are the flags of replay. Without ToSubject and ToURL the target is the
@@ -64,4 +69,64 @@ func (o *Options) target() string {
 	default:
 		return "standard output"
 	}
+}
+
+// A Selection chooses a part of the event stream, as given on the command line and
+// kept in a checkpoint.
+type Selection struct {
+	Since     string `json:"since,omitzero"`
+	Until     string `json:"until,omitzero"`
+	First     uint64 `json:"first,omitzero"`
+	Last      uint64 `json:"last,omitzero"`
+	Study     string `json:"study,omitzero"`
+	Interview string `json:"interview,omitzero"`
+	Type      string `json:"type,omitzero"`
+}
+
+// String returns the selection in JSON.
+func (s Selection) String() string {
+	text, _ := json.Marshal(s) // never fails
+	return string(text)
+}
+
+var eventType = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
+
+// resolve returns the selection that the flags make now.
+func (s Selection) resolve() (subscribe.Selection, error) {
+	sel := subscribe.Selection{
+		Filter: schema.Filter{Type: s.Type, StudyID: s.Study, InterviewID: s.Interview},
+		First:  s.First,
+		Last:   s.Last,
+	}
+	var err error
+	if sel.Since, err = parseTime("since", s.Since); err != nil {
+		return sel, err
+	}
+	if sel.Until, err = parseTime("until", s.Until); err != nil {
+		return sel, err
+	}
+	switch {
+	case s.Type != "" && !eventType.MatchString(s.Type):
+		return sel, fmt.Errorf("--type %q: want a type such as interview.completed", s.Type)
+	case s.Last > 0 && s.First > s.Last:
+		return sel, fmt.Errorf("--first %d is above --last %d", s.First, s.Last)
+	case s.Until != "" && !sel.Since.Before(sel.Until):
+		return sel, fmt.Errorf("--since %s is not before --until %s", s.Since, s.Until)
+	}
+	return sel, nil
+}
+
+// parseTime returns the time that is a flag's value, or the zero time for "".
+func parseTime(flag, value string) (time.Time, error) {
+	if value == "" {
+		return time.Time{}, nil
+	}
+	if ago, err := time.ParseDuration(value); err == nil && ago > 0 {
+		return time.Now().Add(-ago).UTC(), nil
+	}
+	t, err := time.Parse(time.RFC3339, value)
+	if err != nil {
+		return t, fmt.Errorf("--%s %q: want a time such as 2024-01-31T08:00:00Z, or how long ago, such as 2h", flag, value)
+	}
+	return t.UTC(), nil
 }
