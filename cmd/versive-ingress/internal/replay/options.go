@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 
-	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -51,8 +50,6 @@ func (o *Options) check() error {
 		if u, err := url.Parse(o.ToURL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 			return errors.New("--to-url: want a URL such as https://host/path") // not quoted: it may hold a token
 		}
-		_, err := sender.New(o.ToURL, o.Secret)
-		return err
 	}
 	return nil
 }
