@@ -68,6 +68,7 @@ func (e Eraser) Delete(ctx context.Context, c Copy) error {
 	return overwrite(ctx, stream, c)
 }
 
+// open opens the stream of a kind of message for look-ups that ask its leader.
 func (e Eraser) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	name := kind.Stream(e.Stream)
 	stream, err := e.JetStream.Stream(ctx, name)
@@ -100,68 +101,49 @@ func (e Eraser) openErasable(ctx context.Context, kind schema.Kind) (jetstream.S
 // tombstoneWait is the time between attempts to put a tombstone.
 const tombstoneWait = 20 * time.Millisecond
 
-// putTombstone puts a tombstone for the copy, unless the subject has one.
+// putTombstone puts a tombstone for the copy, unless the subject has one, with the
+// subject's last sequence as a condition. After an acknowledgement it looks the
+// tombstone up: another stream of the same name may have answered, across a leaf node
+// connection, and the copy is deleted next.
 func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Copy) error {
 	tombstone, err := schema.Tombstone(c.Kind, c.Subject, c.Sequence)
 	if err != nil {
 		return err
 	}
-	header := nats.Header(tombstone.Header)
-	header.Set(jetstream.MsgIDHeader, tombstone.ID)
-	for {
-		err := e.tryPutTombstone(ctx, stream, &nats.Msg{Subject: c.Subject, Header: header})
-		if err == nil {
+	msg := &nats.Msg{Subject: c.Subject, Header: tombstone.Header}
+	msg.Header.Set(jetstream.MsgIDHeader, tombstone.ID)
+	for wait := time.Duration(0); ; wait = tombstoneWait {
+		last, exists, err := lastOn(ctx, stream, c.Subject)
+		if exists {
 			return nil
 		}
-		if !errors.Is(err, errInFlight) && !errors.Is(err, errNoTombstone) {
+		var ack *jetstream.PubAck
+		if err == nil {
+			msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(last))
+			ack, err = e.JetStream.PublishMsg(ctx, msg)
+		}
+		switch name := stream.CachedInfo().Config.Name; {
+		case isInFlight(err): // another message was stored on the subject in between
+		case err != nil:
 			return fmt.Errorf("putting a tombstone on %s: %w", c.Subject, err)
+		case ack.Stream != name:
+			return fmt.Errorf("putting a tombstone on %s: the subject belongs to stream %s, not %s", c.Subject, ack.Stream, name)
+		case ack.Duplicate:
+			// The message id is in the duplicate window, for example of a tombstone that
+			// was deleted. The next attempt needs another id; the condition suffices to
+			// prevent a second tombstone.
+			msg.Header.Set(jetstream.MsgIDHeader, tombstone.ID+":"+nuid.Next())
 		}
 		select {
 		case <-ctx.Done():
+			if err == nil {
+				err = fmt.Errorf("it was acknowledged, but is not in the stream (JetStream domain of the acknowledgement: %q)", ack.Domain)
+			}
 			return fmt.Errorf("putting a tombstone on %s: %w: %w", c.Subject, context.Cause(ctx), err)
-		case <-time.After(tombstoneWait):
+		case <-time.After(wait):
 		}
 	}
 }
-
-// tryPutTombstone attempts once to put the tombstone, with the subject's last
-// sequence as a condition. errInFlight means that another message was stored on the
-// subject in between, errNoTombstone that the tombstone was acknowledged but is not
-// in the stream.
-func (e Eraser) tryPutTombstone(ctx context.Context, stream jetstream.Stream, tombstone *nats.Msg) error {
-	last, exists, err := lastOn(ctx, stream, tombstone.Subject)
-	if err != nil || exists {
-		return err
-	}
-	tombstone.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(last))
-	ack, err := e.JetStream.PublishMsg(ctx, tombstone)
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamWrongLastSequence, jetstream.JSErrCodeStreamWrongLastSequenceConstant, errCodeDuplicateInFlight:
-			return errInFlight
-		}
-	}
-	if err != nil {
-		return err
-	}
-	if name := stream.CachedInfo().Config.Name; ack.Stream != name {
-		return fmt.Errorf("the subject belongs to stream %s, not %s", ack.Stream, name)
-	}
-	if ack.Duplicate {
-		// The message id is in the duplicate window, for example of a tombstone that
-		// was deleted. The next attempt needs another id; the condition suffices to
-		// prevent a second tombstone.
-		tombstone.Header.Set(jetstream.MsgIDHeader, tombstone.Header.Get(jetstream.MsgIDHeader)+":"+nuid.Next())
-	}
-	// Another stream of this name may have answered, across a leaf node connection.
-	// The copy is deleted next, so verify that the tombstone is in this stream.
-	if _, exists, err = lastOn(ctx, stream, tombstone.Subject); err != nil || exists {
-		return err
-	}
-	return fmt.Errorf("%w (JetStream domain of the acknowledgement: %q)", errNoTombstone, ack.Domain)
-}
-
-var errNoTombstone = errors.New("the tombstone was acknowledged, but is not in the stream")
 
 // lastOn returns the sequence of the last message on a subject, or 0, and whether
 // that message is a tombstone.

@@ -80,6 +80,20 @@ func classify(err error) *Error {
 	return &Error{reason, err}
 }
 
+// isInFlight reports whether the broker has refused a message because another one with
+// its id or on its subject is stored, or on its way into the stream.
+func isInFlight(err error) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	if !ok {
+		return false
+	}
+	switch api.ErrorCode {
+	case errCodeDuplicateInFlight, jetstream.JSErrCodeStreamWrongLastSequenceConstant, jetstream.JSErrCodeStreamWrongLastSequence:
+		return true
+	}
+	return false
+}
+
 // isWriteError reports whether err is a write error; nats.go returns it to whichever
 // caller flushed its buffer.
 func isWriteError(err error) bool {

@@ -71,7 +71,7 @@ func ErasedCopies(header nats.Header) (copies []uint64) {
 	add(header.Get(jetstream.ExpectedLastSubjSeqHeader))
 	id := strings.Split(header.Get(jetstream.MsgIDHeader), ":") // see schema.Tombstone
 	if !add(id[len(id)-1]) && len(id) > 1 {
-		add(id[len(id)-2]) // followed by a nonce; see tryPutTombstone
+		add(id[len(id)-2]) // followed by a nonce; see putTombstone
 	}
 	return copies
 }

@@ -169,20 +169,16 @@ func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 func (p *Publisher) publishAlone(ctx context.Context, kind schema.Kind, msg *nats.Msg) (schema.Receipt, error) {
 	for wait := 5 * time.Millisecond; ; wait *= 2 {
 		receipt, err := p.attempt(ctx, kind, msg)
-		if !errors.Is(err, errInFlight) {
+		if !isInFlight(err) {
 			return receipt, err
 		}
 		select {
 		case <-ctx.Done():
-			return schema.Receipt{}, fmt.Errorf("%w: %w", ctx.Err(), err)
+			return schema.Receipt{}, fmt.Errorf("%w: another copy of the message is in flight: %v", ctx.Err(), err)
 		case <-time.After(wait):
 		}
 	}
 }
-
-// errInFlight means that another copy is on its way into the stream: it is neither
-// confirmed nor rejected yet.
-var errInFlight = errors.New("another copy of the message is in flight")
 
 // attempt publishes a message once. It implements the exactly-once rule.
 func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg) (schema.Receipt, error) {
@@ -196,24 +192,15 @@ func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg
 		}
 		return schema.Receipt{Stream: name, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
 	}
-
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	if !ok {
-		return schema.Receipt{}, err
-	}
-	switch api.ErrorCode {
-	case jetstream.JSErrCodeStreamWrongLastSequence:
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
 		// The broker reports that the subject has a message. Look it up to be sure.
 		first, err := stream.GetLastMsgForSubject(ctx, msg.Subject)
-		if errors.Is(err, jetstream.ErrMsgNotFound) { // on a replica that lags
-			return schema.Receipt{}, errInFlight
+		if err == nil {
+			return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true}, nil
 		}
-		if err != nil {
+		if !errors.Is(err, jetstream.ErrMsgNotFound) { // else on a replica that lags
 			return schema.Receipt{}, fmt.Errorf("confirming a duplicate: %w", err)
 		}
-		return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true}, nil
-	case errCodeDuplicateInFlight, jetstream.JSErrCodeStreamWrongLastSequenceConstant:
-		return schema.Receipt{}, errInFlight
 	}
 	return schema.Receipt{}, err
 }
