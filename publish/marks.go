@@ -191,6 +191,20 @@ func (m *marks) report(name string, problem Problem, sequences schema.Sequences)
 		"messages", sequences.Len(), "sequences", sequences.String(), "remedy", "versive-ingress audit")
 }
 
+// unacknowledged returns the messages of a stream and its recreations that were reported
+// and not acknowledged. It must be called with m.mu held.
+func (m *marks) unacknowledged(name string) (lost, recreated uint64) {
+	for _, l := range m.content.Losses {
+		if l.Stream != name {
+			continue
+		}
+		if lost += l.Sequences.Len(); l.Problem == Recreated {
+			recreated++
+		}
+	}
+	return lost, recreated
+}
+
 // ReportUnreadable reports messages that a stream counts but cannot return, unless
 // they were reported before.
 func (p *Publisher) ReportUnreadable(kind schema.Kind, sequences schema.Sequences) {

@@ -15,35 +15,11 @@ import (
 // last check and sends no requests, so that a scrape never waits. While the broker
 // is unreachable, it reports the last known state of the streams.
 type metrics struct {
+	p        *Publisher
 	conn     atomic.Pointer[nats.Conn] // nil before the first connection
 	streams  [3]atomic.Pointer[jetstream.StreamInfo]
 	backlogs [3]backlog // of the quarantine and the dead letters
 	commits  prometheus.Histogram
-	p        *Publisher
-}
-
-var (
-	connectedDesc = newDesc("broker_connected", "Whether the broker is connected: 1 or 0.")
-	queueDesc     = newDesc("publish_queue_events", "Events that wait for a commit.")
-	messagesDesc  = newDesc("stream_messages", "Messages in the stream, including tombstones.", "stream")
-	bytesDesc     = newDesc("stream_bytes", "Bytes in the stream.", "stream")
-	maxBytesDesc  = newDesc("stream_max_bytes", "Limit of the stream in bytes; 0 if it has none of its own.", "stream")
-	oldestDesc    = newDesc("stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", "stream")
-	lastDesc      = newDesc("stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", "stream")
-
-	lostDesc              = newDesc("stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", "stream")
-	lostAcknowledgedDesc  = newDesc("stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", "stream")
-	recreatedDesc         = newDesc("stream_recreated_total", "How often the stream was deleted or recreated.", "stream")
-	recreatedAcknowledged = newDesc("stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", "stream")
-
-	backlogDescs = [...]*prometheus.Desc{
-		schema.KindQuarantine: newDesc("quarantine_events", "Webhooks in the quarantine, which are authentic but could not be parsed and wait for an operator. Absent while unknown."),
-		schema.KindDead:       newDesc("dead_letter_events", "Dead-lettered events and erasures, which wait for an operator. Absent while unknown."),
-	}
-)
-
-func newDesc(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("versive_ingress_"+name, help, labels, nil)
 }
 
 func newMetrics(p *Publisher) *metrics {
@@ -58,76 +34,59 @@ func newMetrics(p *Publisher) *metrics {
 	return m
 }
 
-// Describe implements [prometheus.Collector].
-func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
-	for _, desc := range [...]*prometheus.Desc{
-		connectedDesc, queueDesc, messagesDesc, bytesDesc, maxBytesDesc, oldestDesc, lastDesc, lostDesc, lostAcknowledgedDesc,
-		recreatedDesc, recreatedAcknowledged, backlogDescs[schema.KindQuarantine], backlogDescs[schema.KindDead],
-	} {
-		ch <- desc
-	}
-	m.commits.Describe(ch)
-}
+// Describe implements [prometheus.Collector]. It describes nothing, because the streams
+// are not known yet.
+func (m *metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	gauge := func(desc *prometheus.Desc, value float64, labels ...string) {
-		ch <- prometheus.MustNewConstMetric(desc, prometheus.GaugeValue, value, labels...)
+	send := func(kind prometheus.ValueType, name, help string, value float64, stream ...string) {
+		desc := prometheus.NewDesc("versive_ingress_"+name, help, []string{"stream"}[:len(stream)], nil)
+		ch <- prometheus.MustNewConstMetric(desc, kind, value, stream...)
 	}
-	connected := 0.0
+	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
+	connected, waiting := 0, 0
 	if nc := m.conn.Load(); nc != nil && nc.IsConnected() {
 		connected = 1
 	}
-	gauge(connectedDesc, connected)
-	waiting := 0
 	for _, c := range m.p.committers {
 		waiting += len(c.queue)
 	}
-	gauge(queueDesc, float64(waiting))
 	m.commits.Collect(ch)
-	m.collectLosses(ch)
-	for kind, desc := range backlogDescs {
-		if n := m.backlogs[kind].count.Load(); desc != nil && n >= 0 {
-			gauge(desc, float64(n))
-		}
+	send(gauge, "broker_connected", "Whether the broker is connected: 1 or 0.", float64(connected))
+	send(gauge, "publish_queue_events", "Events that wait for a commit.", float64(waiting))
+	if n := m.backlogs[schema.KindQuarantine].count.Load(); n >= 0 {
+		send(gauge, "quarantine_events", "Webhooks in the quarantine, which are authentic but could not be parsed and wait for an operator. Absent while unknown.", float64(n))
+	}
+	if n := m.backlogs[schema.KindDead].count.Load(); n >= 0 {
+		send(gauge, "dead_letter_events", "Dead-lettered events and erasures, which wait for an operator. Absent while unknown.", float64(n))
 	}
 	for kind := range m.streams {
 		info := m.streams[kind].Load()
 		if info == nil { // the first consumer to need it creates the stream of dead letters
 			continue
 		}
-		name := info.Config.Name
-		gauge(messagesDesc, float64(info.State.Msgs), name)
-		gauge(bytesDesc, float64(info.State.Bytes), name)
-		gauge(maxBytesDesc, float64(max(0, info.Config.MaxBytes)), name)
-		if info.State.Msgs > 0 {
-			gauge(oldestDesc, seconds(info.State.FirstTime), name)
+		name, state := info.Config.Name, info.State
+		send(gauge, "stream_messages", "Messages in the stream, including tombstones.", float64(state.Msgs), name)
+		send(gauge, "stream_bytes", "Bytes in the stream.", float64(state.Bytes), name)
+		send(gauge, "stream_max_bytes", "Limit of the stream in bytes; 0 if it has none of its own.", float64(max(0, info.Config.MaxBytes)), name)
+		if state.Msgs > 0 {
+			send(gauge, "stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", seconds(state.FirstTime), name)
 		}
-		if info.State.LastSeq > 0 {
-			gauge(lastDesc, seconds(info.State.LastTime), name)
+		if state.LastSeq > 0 {
+			send(gauge, "stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", seconds(state.LastTime), name)
 		}
 	}
-}
 
-// collectLosses collects the counters of losses, which persist across restarts.
-func (m *metrics) collectLosses(ch chan<- prometheus.Metric) {
+	// The counters of losses persist across restarts.
 	m.p.marks.mu.Lock()
 	defer m.p.marks.mu.Unlock()
 	for name, of := range m.p.marks.content.Streams {
-		var lost, recreated uint64 // unacknowledged
-		for _, l := range m.p.marks.content.Losses {
-			if l.Stream != name {
-				continue
-			}
-			if lost += l.Sequences.Len(); l.Problem == Recreated {
-				recreated++
-			}
-		}
-		for desc, value := range map[*prometheus.Desc]uint64{
-			lostDesc: of.Lost, lostAcknowledgedDesc: of.Lost - lost, recreatedDesc: of.Recreations, recreatedAcknowledged: of.Recreations - recreated,
-		} {
-			ch <- prometheus.MustNewConstMetric(desc, prometheus.CounterValue, float64(value), name)
-		}
+		lost, recreated := m.p.marks.unacknowledged(name)
+		send(counter, "stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", float64(of.Lost), name)
+		send(counter, "stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", float64(of.Lost-lost), name)
+		send(counter, "stream_recreated_total", "How often the stream was deleted or recreated.", float64(of.Recreations), name)
+		send(counter, "stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", float64(of.Recreations-recreated), name)
 	}
 }
 
