@@ -3,8 +3,11 @@ package publish
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/url"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -90,6 +93,16 @@ func (p *Publisher) open(ctx context.Context) error {
 	return p.ensureAll(ctx)
 }
 
+// deniedSubject returns the text of a permission violation, without the last token
+// of the subject of a consumer or an inbox, which differs each time.
+func deniedSubject(err error) string {
+	text := err.Error()
+	if i := strings.LastIndexByte(text, '.'); i >= 0 && !strings.Contains(text, ".STREAM.") {
+		return text[:i]
+	}
+	return text
+}
+
 func (p *Publisher) ensureAll(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 3*dialTimeout)
 	defer cancel()
@@ -128,4 +141,62 @@ func (p *Publisher) Close() {
 	if p.nc != nil {
 		p.nc.Close()
 	}
+}
+
+// Addresses returns a comma-separated list of broker URLs without credentials, for
+// display. An entry that cannot be parsed becomes "(not a URL)".
+func Addresses(list string) string {
+	urls := strings.Split(list, ",")
+	for i, address := range urls {
+		address = strings.TrimSpace(address)
+		if !strings.Contains(address, "://") { // as nats.go reads it
+			address = "nats://" + address
+		}
+		urls[i] = "(not a URL)"
+		if u, err := url.Parse(address); err == nil {
+			urls[i] = u.Scheme + "://" + u.Host
+		}
+	}
+	return strings.Join(urls, ",")
+}
+
+// Domain returns the JetStream domain in which nc finds a stream, or "" if its
+// servers have no domain. The stream's acknowledgements name the same domain.
+//
+// A stream with the same name or subjects can exist in another domain. Across a leaf
+// node connection it stores and acknowledges the same messages, while requests to
+// the JetStream API stay within one domain.
+func Domain(ctx context.Context, nc *nats.Conn, stream string) (string, error) {
+	var info struct {
+		Domain string              `json:"domain"`
+		Error  *jetstream.APIError `json:"error"`
+	}
+	answer, err := nc.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.INFO."+stream, nil)
+	if err == nil {
+		err = json.Unmarshal(answer.Data, &info)
+	}
+	if err == nil && info.Error != nil {
+		err = info.Error
+	}
+	if err != nil {
+		return "", fmt.Errorf("looking up the domain of stream %s: %w", stream, err)
+	}
+	return info.Domain, nil
+}
+
+// errForeignAck means that another stream has acknowledged a message, which the
+// intended stream may not have.
+var errForeignAck = errors.New("acknowledged by another stream")
+
+// checkAck returns an error if the stream and domain of an acknowledgement are not
+// those of this publisher's stream called name.
+func (p *Publisher) checkAck(name, stream, domain string) error {
+	switch {
+	case stream != name:
+		return fmt.Errorf("%w: the subject belongs to stream %s, not %s", errForeignAck, stream, name)
+	case domain != p.domain:
+		return fmt.Errorf("%w: stream %s of JetStream domain %q has answered instead of that of domain %q; "+
+			"give the other one different subjects, or restart the ingress if the domain of its broker has changed", errForeignAck, stream, domain, p.domain)
+	}
+	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -110,14 +109,4 @@ type ConflictError struct {
 
 func (e *ConflictError) Error() string {
 	return "stream " + e.Stream + ": " + e.Problem
-}
-
-// deniedSubject returns the text of a permission violation, without the last token
-// of the subject of a consumer or an inbox, which differs each time.
-func deniedSubject(err error) string {
-	text := err.Error()
-	if i := strings.LastIndexByte(text, '.'); i >= 0 && !strings.Contains(text, ".STREAM.") {
-		return text[:i]
-	}
-	return text
 }

@@ -51,19 +51,6 @@ func (p *Publisher) failed(err error) error {
 	return e
 }
 
-// confirmDuplicate returns an error if a message that the broker reports as a
-// duplicate may not be on its disk. The broker acknowledges a message after its
-// fsync, but recognizes duplicates of a batch's messages before.
-func (p *Publisher) confirmDuplicate() error {
-	if p.cfg.Durable == nil {
-		return nil
-	}
-	if err := p.cfg.Durable(); err != nil {
-		return &Error{"no_answer", fmt.Errorf("duplicate is not confirmed: %w", err)}
-	}
-	return nil
-}
-
 // Ready returns an error if the streams cannot be written. The result is at most a
 // few seconds old. Ready does not block.
 func (p *Publisher) Ready() error {

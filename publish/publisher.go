@@ -11,6 +11,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/propagation"
 
 	"versive-ingress/schema"
 )
@@ -142,9 +143,11 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 	if err != nil {
 		return schema.Receipt{}, p.failed(err)
 	}
-	if receipt.Duplicate {
-		if err := p.confirmDuplicate(); err != nil {
-			return schema.Receipt{}, err
+	if receipt.Duplicate && p.cfg.Durable != nil {
+		// The broker acknowledges a message after its fsync, but recognizes duplicates of
+		// a batch's messages before.
+		if err := p.cfg.Durable(); err != nil {
+			return schema.Receipt{}, &Error{"no_answer", fmt.Errorf("duplicate is not confirmed: %w", err)}
 		}
 	}
 	p.lastFailure.Store(nil)
@@ -160,7 +163,13 @@ func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 	}
 	header[jetstream.MsgIDHeader] = []string{m.ID}
 	header[jetstream.ExpectedLastSubjSeqHeader] = []string{"0"}
-	injectTrace(ctx, header)
+	// The span's headers, if there is one. Their names are in lower case, which
+	// propagation.HeaderCarrier would change.
+	span := propagation.MapCarrier{}
+	propagation.TraceContext{}.Inject(ctx, span)
+	for name, value := range span {
+		header[name] = []string{value}
+	}
 	return &nats.Msg{Subject: m.Subject(p.cfg.Subject), Header: header, Data: m.Data}
 }
 
