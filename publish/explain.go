@@ -21,9 +21,7 @@ const explainRecent = time.Minute
 // the event stream, and reports the messages that have none.
 func (p *Publisher) explainDeletions(ctx context.Context) error {
 	m, name := p.marks, schema.KindEvent.Stream(p.cfg.Stream)
-	m.mu.Lock()
-	suspects := m.mark(name).Suspects
-	m.mu.Unlock()
+	suspects := m.get(name).Suspects
 	if suspects.Len() == 0 {
 		return nil
 	}

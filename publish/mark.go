@@ -42,9 +42,9 @@ type observation struct {
 
 // needsDetails reports whether the list of deleted sequences is needed to find
 // losses, because it differs from that of the mark.
-func (m *mark) needsDetails(seen observation) bool {
+func (m mark) needsDetails(seen observation) bool {
 	s := seen.info.State
-	if m == nil || !m.Created.Equal(seen.info.Created) {
+	if !m.Created.Equal(seen.info.Created) {
 		return s.NumDeleted > 0
 	}
 	return uint64(s.NumDeleted) != m.Deleted.Within(s.FirstSeq, s.LastSeq).Len() ||

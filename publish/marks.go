@@ -106,7 +106,7 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	if !hasMajority(seen.info.Cluster) {
 		return errors.New("its leader may be partitioned from the other replicas")
 	}
-	if p.marks.needsDetails(seen) {
+	if p.marks.get(seen.name).needsDetails(seen) {
 		var err error
 		if seen.info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
@@ -136,16 +136,14 @@ func hasMajority(cluster *jetstream.ClusterInfo) bool {
 	return 2*current > len(cluster.Replicas)+1
 }
 
-func (m *marks) has(name string) bool {
+// get returns a copy of the mark of a stream, or a zero one.
+func (m *marks) get(name string) mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.content.Streams[name] != nil
-}
-
-func (m *marks) needsDetails(seen observation) bool {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.content.Streams[seen.name].needsDetails(seen)
+	if of := m.content.Streams[name]; of != nil {
+		return *of
+	}
+	return mark{}
 }
 
 // compare reports the losses of a stream since the last check.

@@ -170,7 +170,7 @@ func (p *Publisher) check(ctx context.Context) (problem error) {
 // indefinitely would not restore the old ones.
 func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 	name, latest := kind.Stream(p.cfg.Stream), &p.metrics.streams[kind]
-	if kind == schema.KindDead && latest.Load() == nil && !p.marks.has(name) {
+	if kind == schema.KindDead && latest.Load() == nil && p.marks.get(name).Created.IsZero() {
 		return nil // no consumer has dead-lettered anything, or this user cannot see the stream
 	}
 	acked := p.marks.acked[kind].Load() // before the stream's state is requested
