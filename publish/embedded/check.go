@@ -1,31 +1,27 @@
 package embedded
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sys/unix"
 )
 
 // nats-server skips a stream that it cannot read at the start, with a warning, and
-// overwrites it when a stream of that name is created. Therefore this package
-// checks the whole store before each start of the server. The store is
-//
-//	<account>/streams/<stream>/meta.inf, meta.sum                 the configuration and its checksum
-//	<account>/streams/<stream>/msgs/N.blk                         the messages
-//	<account>/streams/<stream>/obs/<consumer>/meta.inf, meta.sum  a consumer; its position is in o.dat
-//	<system account>/_js_/<group>/msgs/N.blk                      a Raft log of a cluster; the group _meta_ lists its streams
-//
-// All checks come first and change nothing. Repairs follow only if no check fails.
-
-// storeDir returns where the server keeps its store.
-func (c Config) storeDir() string { return filepath.Join(c.Dir, server.JetStreamStoreDir) }
+// overwrites it when a stream of that name is created. Therefore this package checks
+// the whole store before each start of the server, and after it that the server has
+// recovered everything. The checks before the start come first and change nothing.
+// Repairs follow only if none fails.
 
 // prepare checks the store and repairs it for a server with these options. No
 // server may be running.
@@ -47,9 +43,12 @@ func (b *Broker) prepare(store string, options *server.Options) error {
 		}
 	}
 	if err := removeLeftovers(store); err != nil {
-		return err
+		return fmt.Errorf("removing temporary files: %w", err)
 	}
-	return rewriteLastBlocks(store)
+	if err := rewriteLastBlocks(store); err != nil {
+		return fmt.Errorf("rewriting the last blocks of the store: %w", err)
+	}
+	return nil
 }
 
 // checkAccess returns an error if this process cannot read and write every file
@@ -117,48 +116,6 @@ func accessError(dir, path string, err error) error {
 // quote quotes a path for a shell.
 func quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
 
-// A streamDir is the directory of a stream.
-type streamDir struct {
-	account, stream string
-	path            string
-}
-
-// streamDirs returns the directories of all streams, except those that the server
-// is deleting, whose names begin with a dot.
-func streamDirs(store string) ([]streamDir, error) {
-	names, err := fs.Glob(os.DirFS(store), "*/streams/*")
-	if err != nil {
-		return nil, err
-	}
-	var dirs []streamDir
-	for _, name := range names {
-		account, stream, _ := strings.Cut(name, "/streams/")
-		d := streamDir{account, stream, filepath.Join(store, name)}
-		if info, err := os.Stat(d.path); err == nil && info.IsDir() && !strings.HasPrefix(stream, ".") {
-			dirs = append(dirs, d)
-		}
-	}
-	return dirs, nil
-}
-
-// consumers returns the names of the consumers with a directory.
-func (d streamDir) consumers() ([]string, error) {
-	entries, err := os.ReadDir(d.consumerDir(""))
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	var names []string
-	for _, e := range entries {
-		if e.IsDir() {
-			names = append(names, e.Name())
-		}
-	}
-	return names, nil
-}
-
-// consumerDir returns the directory of a consumer.
-func (d streamDir) consumerDir(name string) string { return filepath.Join(d.path, "obs", name) }
-
 // checkCluster returns an error if the streams were stored by a cluster and these
 // options have none, or the reverse: the server would not find them. A cluster
 // reads the list of its streams from its Raft log, and removes others.
@@ -167,20 +124,93 @@ func checkCluster(store string, o *server.Options) error {
 		return nil
 	}
 	clustered := o.Cluster.Port != 0 || o.Gateway.Port != 0
-	meta, err := fs.Glob(os.DirFS(store), "*/_js_/_meta_")
-	if err != nil {
-		return err
-	}
-	streams, err := streamDirs(store)
+	meta, _ := fs.Glob(os.DirFS(store), "*/_js_/_meta_") // it fails only for a malformed pattern
+	streams := streams(store)
 	switch {
-	case err != nil:
-		return err
 	case clustered && len(meta) == 0 && len(streams) > 0:
 		return fmt.Errorf("%s has the stream %s of a single server, which the cluster in the configuration file would remove; start without the cluster, or move the streams: "+
 			"back them up without the cluster (nats stream backup), start the cluster with an empty data directory, restore the streams with one replica (nats stream restore), and then raise INGRESS_REPLICAS", store, streams[0].stream)
 	case !clustered && len(meta) > 0:
 		return fmt.Errorf("%s belongs to a server of a cluster, but the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
 			"back them up in the cluster (nats stream backup), start without the cluster and with an empty data directory, and restore them (nats stream restore --replicas 1)", store)
+	}
+	return nil
+}
+
+// checkRecovered returns an error if s, which has just started, has not recovered a
+// stream or durable consumer that was in the store before. The warnings are those
+// that s has logged.
+func checkRecovered(s *server.Server, store string, before []asset, warnings []string) error {
+	info, err := s.Jsz(&server.JSzOptions{Accounts: true, Consumer: true, DirectConsumer: true, Limit: math.MaxInt})
+	if err != nil {
+		return err
+	}
+	known := make(map[string]bool) // directories of assets
+	var accounts []string          // with JetStream
+	for _, account := range info.AccountDetails {
+		accounts = append(accounts, account.Id)
+		for _, stream := range account.Streams {
+			dir := filepath.Join(store, account.Id, "streams", stream.Name)
+			known[dir] = true
+			for _, c := range slices.Concat(stream.Consumer, stream.DirectConsumer) {
+				known[filepath.Join(dir, "obs", c.Name)] = true
+			}
+		}
+	}
+	for _, a := range before {
+		switch {
+		case known[a.dir]:
+		case !slices.Contains(accounts, a.account):
+			return a.unreachable(store, accounts)
+		case !a.isEphemeral() && a.remains():
+			return fmt.Errorf("the server has not recovered the %v in %s; its log has: %s; fix the cause, or restore it from a backup",
+				a, a.dir, strings.Join(slices.Compact(warnings), "; "))
+		}
+	}
+	return nil
+}
+
+// remains reports whether the asset still exists after a second, in which the server
+// can finish deleting it.
+func (a asset) remains() bool {
+	for range 20 {
+		if !exists(a.dir) {
+			return false
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	return true
+}
+
+// isEphemeral reports whether the asset is known to be an ephemeral consumer. It returns
+// false if the configuration is encrypted.
+func (a asset) isEphemeral() bool {
+	config, err := os.ReadFile(a.file(server.JetStreamMetaFile))
+	var info server.FileConsumerInfo
+	return a.consumer != "" && err == nil && json.Unmarshal(config, &info) == nil && info.Durable == ""
+}
+
+// unreachable returns the error for an asset of an account without JetStream.
+func (a asset) unreachable(store string, accounts []string) error {
+	move := "back it up with the old configuration and restore it with this one (nats stream backup, nats stream restore)"
+	if len(accounts) == 1 && !exists(filepath.Join(store, accounts[0])) && !a.isEncrypted() {
+		move = fmt.Sprintf("move the account's streams and consumers to %s: mv %s %s",
+			accounts[0], quote(filepath.Join(store, a.account)), quote(filepath.Join(store, accounts[0])))
+	}
+	return fmt.Errorf("%s is a stream of the account %s, which has no JetStream in the configuration, or cannot be resolved: "+
+		"its messages would not be accessible, and resent events would be stored twice; start with the old configuration, "+
+		"move the directory out of the store if it is no longer needed, or %s", a.dir, a.account, move)
+}
+
+// MayCreate returns an error if the store has a stream of that name in any account.
+// A caller that finds no such stream on the server must not create it then: the
+// server would overwrite the stored one.
+func (b *Broker) MayCreate(stream string) error {
+	for _, a := range streams(b.cfg.storeDir()) {
+		if a.stream == stream {
+			return fmt.Errorf("the broker does not know it, but it is stored in %s, in account %s; a new stream would overwrite it or make its events inaccessible: "+
+				"let the ingress connect as a user of that account, restore the directory from a backup, or move it away", a.dir, a.account)
+		}
 	}
 	return nil
 }

@@ -60,19 +60,19 @@ func Disk(dir string) (free, stored int64, err error) {
 	if free, err = freeBytes(dir); err != nil {
 		return 0, 0, err
 	}
-	stored, err = dirBytes(filepath.Join(dir, server.JetStreamStoreDir))
+	err = walk(filepath.Join(dir, server.JetStreamStoreDir), func(_ string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil {
+			stored += info.Size()
+		} else if errors.Is(err, fs.ErrNotExist) { // a running broker has removed it
+			return nil
+		}
+		return err
+	})
 	return free, stored, err
-}
-
-// defaultMaxStore returns the default limit of the store in bytes: its current size
-// plus 80 % of the free space. On a full disk JetStream stops until it is
-// restarted.
-func defaultMaxStore(dir string) (int64, error) {
-	free, stored, err := Disk(dir)
-	if err != nil {
-		return 0, err
-	}
-	return stored + free/5*4, nil
 }
 
 // freeBytes returns the free space, for unprivileged processes, of dir's file
@@ -85,64 +85,15 @@ func freeBytes(dir string) (int64, error) {
 	return int64(s.Bavail) * int64(s.Bsize), nil
 }
 
-// dirBytes returns the total size of the files below dir, 0 if dir does not exist.
-func dirBytes(dir string) (int64, error) {
-	var total int64
-	err := walk(dir, func(_ string, d fs.DirEntry, err error) error {
-		if err != nil || !d.Type().IsRegular() {
-			return err
-		}
-		info, err := d.Info()
-		if errors.Is(err, fs.ErrNotExist) { // a running broker has removed it
-			return nil
-		}
-		if err == nil {
-			total += info.Size()
-		}
-		return err
-	})
-	return total, err
-}
-
-// walk is filepath.WalkDir, except that it ignores a missing dir and files that a
-// running broker removes, skips lost+found directories, and follows dir if that
-// is a symbolic link.
-func walk(dir string, visit fs.WalkDirFunc) error {
-	return filepath.WalkDir(dir+"/.", func(path string, d fs.DirEntry, err error) error {
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			return nil
-		case d != nil && d.IsDir() && d.Name() == "lost+found":
-			return fs.SkipDir
-		}
-		return visit(path, d, err)
-	})
-}
-
 // makeDir durably creates a directory and its parents.
 func makeDir(dir string) error {
-	err := os.Mkdir(dir, 0o700)
-	if errors.Is(err, fs.ErrNotExist) {
-		if err := makeDir(filepath.Dir(dir)); err != nil {
-			return err
-		}
-		err = os.Mkdir(dir, 0o700)
-	}
-	if err == nil {
-		return syncDir(filepath.Dir(dir))
-	}
-	if info, statErr := os.Stat(dir); statErr == nil && info.IsDir() {
+	if exists(dir) {
 		return nil
 	}
-	return err
-}
-
-// removeAll durably removes a directory and its content.
-func removeAll(dir string) error {
-	if err := os.RemoveAll(dir); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	return syncDir(filepath.Dir(dir))
+	return syncRenames(dir)
 }
 
 // writeFile durably and atomically replaces the content of a file. An existing

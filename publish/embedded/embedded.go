@@ -118,15 +118,15 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 		return err
 	}
 	overwriteScheduled(b.cfg.Dir, b.cfg.Logger)
-	stored, err := assets(store)
-	if err != nil {
-		return err
-	}
-	// The directory is locked, so the measured size cannot change.
+	before := assets(store)
+	// On a full disk JetStream stops until it is restarted. The directory is locked, so
+	// the measured size cannot change.
 	if options.JetStreamMaxStore <= 0 {
-		if options.JetStreamMaxStore, err = defaultMaxStore(b.cfg.Dir); err != nil {
+		free, stored, err := Disk(b.cfg.Dir)
+		if err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
+		options.JetStreamMaxStore = stored + free/5*4
 	}
 	// A client that connects before checkRecovered could create a stream that the
 	// server has not recovered. This is not possible with the routes of a cluster, or
@@ -142,7 +142,7 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 
 	go s.Start() // returns, or blocks after a fatal error
 	if err = awaitStart(ctx, s, fatal); err == nil {
-		err = checkRecovered(s, store, stored, log.takeWarnings())
+		err = checkRecovered(s, store, before, log.takeWarnings())
 	}
 	if err == nil && options.DontListen {
 		s.AcceptLoop(make(chan struct{})) // returns when it listens or has failed

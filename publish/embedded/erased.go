@@ -69,24 +69,20 @@ func (e Erased) Sync(dir string) (remaining []uint64, err error) {
 // fs.ErrNotExist if the stream does not exist or this user cannot see it.
 func (e Erased) blocks(dir string) (string, error) {
 	store := Config{Dir: dir}.storeDir()
-	streams, err := streamDirs(store)
-	if err != nil {
-		return "", err
-	}
-	err = fmt.Errorf("stream %s, created %s, is not in %s, or this user cannot read it: %w", e.Stream, e.Created.Format(time.RFC3339), store, fs.ErrNotExist)
-	for _, d := range streams {
+	err := fmt.Errorf("stream %s, created %s, is not in %s, or this user cannot read it: %w", e.Stream, e.Created.Format(time.RFC3339), store, fs.ErrNotExist)
+	for _, a := range streams(store) {
 		switch {
-		case d.stream != e.Stream:
-		case exists(filepath.Join(d.path, server.JetStreamMetaFileKey)):
+		case a.stream != e.Stream:
+		case a.isEncrypted():
 			err = ErrEncrypted // meta.inf is encrypted too
 		default:
-			text, failed := os.ReadFile(filepath.Join(d.path, server.JetStreamMetaFile))
+			text, failed := os.ReadFile(a.file(server.JetStreamMetaFile))
 			if failed != nil {
 				return "", failed
 			}
 			var meta struct{ Created time.Time }
 			if json.Unmarshal(text, &meta) == nil && meta.Created.Equal(e.Created) {
-				return filepath.Join(d.path, "msgs"), nil
+				return a.file("msgs"), nil
 			}
 		}
 	}
@@ -96,7 +92,6 @@ func (e Erased) blocks(dir string) (string, error) {
 // A staleBlock is a block that still has the content of erased messages.
 type staleBlock struct {
 	path    string
-	index   int
 	data    []byte
 	records []record // of the erased messages
 }
@@ -156,15 +151,12 @@ func (e Erased) findIn(path string, sequences []uint64, visit func(staleBlock) e
 	if len(sequences) == 0 {
 		return nil
 	}
-	b := staleBlock{path: path}
-	_, err := fmt.Sscanf(filepath.Base(path), "%d.blk", &b.index)
-	if err == nil {
-		b.data, err = os.ReadFile(path)
-	}
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	for m, err := range records(e.Stream, b.index, b.data) {
+	b := staleBlock{path: path, data: data}
+	for m, err := range records(e.Stream, blockIndex(path), data) {
 		if err != nil {
 			return err
 		}
@@ -245,7 +237,7 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 // overwrite replaces the content of the messages with random bytes, as the server
 // does, and rewrites the block file.
 func (b staleBlock) overwrite(stream string) error {
-	digest := blockDigest(stream, b.index)
+	digest := blockDigest(stream, blockIndex(b.path))
 	for _, m := range b.records {
 		content := b.data[m.offset : m.offset+m.length]
 		clear(content[:recordHeaderLen]) // no subject, no timestamp
