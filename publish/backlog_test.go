@@ -11,6 +11,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -18,12 +19,12 @@ import (
 // tombstones.
 func TestBacklog(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	registry := prometheus.NewRegistry()
 	cfg := config(broker.URL())
 	cfg.Metrics = registry
 	p := openPublisher(t, cfg)
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 	backlog := func(kind schema.Kind, want float64) {
 		t.Helper()
@@ -92,7 +93,7 @@ func TestBacklog(t *testing.T) {
 func awaitBacklog(t *testing.T, registry *prometheus.Registry, kind schema.Kind, want float64) {
 	t.Helper()
 	name := map[schema.Kind]string{schema.KindQuarantine: "quarantine_events", schema.KindDead: "dead_letter_events"}[kind]
-	await(t, fmt.Sprintf("%s %v", name, want), func() bool {
+	embeddedtest.Await(t, fmt.Sprintf("%s %v", name, want), func() bool {
 		got, ok := gather(t, registry)[name]
 		return ok && got == want
 	})
@@ -112,8 +113,8 @@ func TestDeadLettersAge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
-			js := connect(t, broker.URL())
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
+			js := embeddedtest.Connect(t, broker.URL())
 			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, MaxAge: test.dead}); err != nil {
 				t.Fatal(err)
 			}
@@ -122,7 +123,7 @@ func TestDeadLettersAge(t *testing.T) {
 			cfg.Metrics = prometheus.NewRegistry()
 			openPublisher(t, cfg)
 			awaitBacklog(t, cfg.Metrics.(*prometheus.Registry), schema.KindDead, 0) // it was checked
-			await(t, "the wanted age", func() bool {
+			embeddedtest.Await(t, "the wanted age", func() bool {
 				stream, err := js.Stream(t.Context(), "VERSIVE_DEAD")
 				return err == nil && stream.CachedInfo().Config.MaxAge == test.want
 			})

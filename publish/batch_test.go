@@ -16,6 +16,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -95,8 +96,8 @@ func batched(t *testing.T, js jetstream.JetStream) (n int) {
 // the sequence of its own message.
 func TestBatches(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p := openPublisher(t, config(broker.URL()))
 	outcomes := publishAll(t, p, events(t, 0, 1500))
 	if fresh := checkStored(t, js, outcomes); fresh != 1500 {
@@ -111,8 +112,8 @@ func TestBatches(t *testing.T) {
 // follow. If none does, the message after that is published alone.
 func TestBatchPrediction(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p := openPublisher(t, config(broker.URL()))
 	next := 0
 	grow := func(n int) (inBatches int) {
@@ -125,7 +126,7 @@ func TestBatchPrediction(t *testing.T) {
 		next += n
 		return batched(t, js) - before
 	}
-	await(t, "a single message begins a batch", func() bool { return grow(30) > 0 && grow(1) == 1 })
+	embeddedtest.Await(t, "a single message begins a batch", func() bool { return grow(30) > 0 && grow(1) == 1 })
 	if grow(1) != 0 {
 		t.Error("the message after a batch of one was batched")
 	}
@@ -147,11 +148,11 @@ func TestModes(t *testing.T) {
 	} {
 		t.Run(fmt.Sprintf("%q/%t", test.mode, test.syncAlways), func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
 			cfg := config(broker.URL())
 			cfg.Mode, cfg.SyncAlways = test.mode, test.syncAlways
-			checkStored(t, connect(t, broker.URL()), publishAll(t, openPublisher(t, cfg), events(t, 0, 60)))
-			if n := batched(t, connect(t, broker.URL())); n > 0 != test.batches {
+			checkStored(t, embeddedtest.Connect(t, broker.URL()), publishAll(t, openPublisher(t, cfg), events(t, 0, 60)))
+			if n := batched(t, embeddedtest.Connect(t, broker.URL())); n > 0 != test.batches {
 				t.Errorf("%d messages were stored in batches", n)
 			}
 		})
@@ -161,8 +162,8 @@ func TestModes(t *testing.T) {
 // Large messages are published alone and do not delay small ones.
 func TestBatchWithLargeMessages(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p := openPublisher(t, config(broker.URL()))
 	messages := events(t, 0, 200)
 	for i := range 20 {
@@ -181,8 +182,8 @@ func TestBatchWithLargeMessages(t *testing.T) {
 // JetStream allows 50 open batches; another client uses them all.
 func TestTooManyBatches(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p := openPublisher(t, config(broker.URL()))
 	for i := range 50 {
 		b, err := jetstreamext.NewBatchPublisher(js)
@@ -199,8 +200,8 @@ func TestTooManyBatches(t *testing.T) {
 // Of a batch that does not fit into the stream, a part does.
 func TestBatchInFullStream(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "VERSIVE", Subjects: []string{"versive.>"}, MaxMsgs: 100, Discard: jetstream.DiscardNew,
 	})
@@ -226,19 +227,12 @@ func TestBatchInFullStream(t *testing.T) {
 // The broker restarts repeatedly while batches are published.
 func TestBrokerRestartsDuringBatches(t *testing.T) {
 	t.Parallel()
-	dir, address := t.TempDir(), freeAddress(t)
-	start := func() *embedded.Broker {
-		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: dir, Listen: address})
-		if err != nil {
-			t.Error(err)
-		}
-		return broker
-	}
-	broker := start()
+	brokerCfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
+	broker := embeddedtest.StartBroker(t, brokerCfg)
 	cfg := config(broker.URL())
 	cfg.Timeout = 10 * time.Second // of an attempt
 	p := openPublisher(t, cfg)
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 
 	const callers, each = 100, 20
 	outcomes := make([][]outcome, callers)
@@ -254,18 +248,17 @@ func TestBrokerRestartsDuringBatches(t *testing.T) {
 		})
 	}
 	for i := range int64(3) {
-		await(t, "some are stored", func() bool { return done.Load() > i*callers*each/4 })
+		embeddedtest.Await(t, "some are stored", func() bool { return done.Load() > i*callers*each/4 })
 		broker.Stop()
-		broker = start()
+		broker = embeddedtest.StartBroker(t, brokerCfg)
 	}
 	wg.Wait()
 	checkStored(t, js, slices.Concat(outcomes...))
-	broker.Stop()
 }
 
 // publishUntilStored publishes m until it is stored, as the sender does.
 func publishUntilStored(t *testing.T, p *publish.Publisher, m schema.Message) outcome {
-	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+	for deadline := time.Now().Add(embeddedtest.Timeout); ; time.Sleep(20 * time.Millisecond) {
 		receipt, err := p.Publish(t.Context(), m)
 		if err == nil || time.Now().After(deadline) {
 			return outcome{m.ID, receipt, err}

@@ -2,8 +2,6 @@ package publish_test
 
 import (
 	"fmt"
-	"math/rand/v2"
-	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +11,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -31,7 +30,7 @@ func TestCluster(t *testing.T) {
 	publishConcurrently(t, cfg, 100, 4)
 	eraseOnCluster(t, cfg, dir)
 
-	js := connect(t, cfg.URL)
+	js := embeddedtest.Connect(t, cfg.URL)
 	stream, err := js.Stream(t.Context(), "VERSIVE")
 	if err != nil {
 		t.Fatal(err)
@@ -46,14 +45,14 @@ func TestCluster(t *testing.T) {
 	cfg.Timeout = 10 * time.Second // without a leader an attempt may not be answered
 	p := openPublisher(t, cfg)
 	m := event(t, "msg_after")
-	await(t, "an event is stored without the old leader", func() bool {
+	embeddedtest.Await(t, "an event is stored without the old leader", func() bool {
 		_, err := p.Publish(t.Context(), m)
 		return err == nil
 	})
 	if receipt, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil || !receipt.Duplicate {
 		t.Errorf("got %+v, %v; want a duplicate", receipt, err)
 	}
-	await(t, "ready", func() bool { return p.Ready() == nil })
+	embeddedtest.Await(t, "ready", func() bool { return p.Ready() == nil })
 	if ids := stored(t, js, "VERSIVE"); len(ids) != 101 {
 		t.Errorf("the stream holds %d messages, want 101", len(ids))
 	}
@@ -75,20 +74,20 @@ func eraseOnCluster(t *testing.T, cfg publish.Config, dir string) {
 		files := filesWith(t, dir, marker)
 		return len(slices.DeleteFunc(files, func(path string) bool { return !strings.Contains(path, "/streams/ERASED/") }))
 	}
-	await(t, "a copy on each node", func() bool { return copies() == 3 })
-	eraser := publish.Eraser{JetStream: connect(t, cfg.URL), Stream: "ERASED"}
+	embeddedtest.Await(t, "a copy on each node", func() bool { return copies() == 3 })
+	eraser := publish.Eraser{JetStream: embeddedtest.Connect(t, cfg.URL), Stream: "ERASED"}
 	c := publish.Copy{Kind: schema.KindEvent, Subject: m.Subject("erased"), Sequence: 2}
 	for range 2 {
 		if err := eraser.Erase(t.Context(), c); err != nil {
 			t.Fatal(err)
 		}
 	}
-	await(t, "no copy on any node", func() bool { return copies() == 0 })
+	embeddedtest.Await(t, "no copy on any node", func() bool { return copies() == 0 })
 	if got, err := p.Publish(t.Context(), m); err != nil || !got.Duplicate {
 		t.Errorf("a resend: got %+v, %v", got, err)
 	}
 	want := fmt.Sprint([]string{event(t, "msg_0").Subject("erased"), event(t, "msg_2").Subject("erased"), c.Subject + "*"})
-	await(t, "one tombstone", func() bool { return fmt.Sprint(kept(t, eraser.JetStream, "ERASED")) == want })
+	embeddedtest.Await(t, "one tombstone", func() bool { return fmt.Sprint(kept(t, eraser.JetStream, "ERASED")) == want })
 }
 
 // startCluster runs a cluster of three brokers with their data directories in dir.
@@ -96,9 +95,7 @@ func startCluster(t *testing.T, dir string) []*embedded.Broker {
 	t.Helper()
 	routes := make([]string, 3)
 	for i := range routes {
-		for routes[i] == "" || slices.Contains(routes[:i], routes[i]) {
-			routes[i] = freeAddress(t)
-		}
+		routes[i] = embeddedtest.FreeAddress(t)
 	}
 	brokers := make([]*embedded.Broker, len(routes))
 	for i, route := range routes {
@@ -114,21 +111,7 @@ func startCluster(t *testing.T, dir string) []*embedded.Broker {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		brokers[i] = startBroker(t, embedded.Config{Dir: filepath.Join(dir, fmt.Sprint("node-", i)), ConfigFile: file})
+		brokers[i] = embeddedtest.StartBroker(t, embedded.Config{Dir: filepath.Join(dir, fmt.Sprint("node-", i)), ConfigFile: file})
 	}
 	return brokers
-}
-
-// freeAddress returns a free loopback address. Its port is below the ephemeral ones
-// and outside the range of other packages' tests, so that nothing else takes it before
-// its use or while a broker is stopped.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 10000+rand.N(5000))
-		if listener, err := net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
-		}
-	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -16,8 +17,8 @@ import (
 // error, and a resend finds the message stored.
 func TestConnectionIsLost(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	proxy := startProxy(t, broker)
 	cfg := config(proxy.url())
 	cfg.Timeout = time.Minute
@@ -27,7 +28,7 @@ func TestConnectionIsLost(t *testing.T) {
 	proxy.loseAnswers.Store(true)
 	answered := make(chan []outcome)
 	go func() { answered <- publishAll(t, p, messages) }()
-	await(t, "all are stored", func() bool { return len(stored(t, js, "VERSIVE")) == len(messages) })
+	embeddedtest.Await(t, "all are stored", func() bool { return len(stored(t, js, "VERSIVE")) == len(messages) })
 	proxy.cut()
 	proxy.loseAnswers.Store(false)
 	for _, o := range <-answered {
@@ -35,7 +36,7 @@ func TestConnectionIsLost(t *testing.T) {
 	}
 
 	var resent []outcome
-	await(t, "publishing again succeeds", func() bool {
+	embeddedtest.Await(t, "publishing again succeeds", func() bool {
 		resent = publishAll(t, p, messages)
 		return !slices.ContainsFunc(resent, func(o outcome) bool { return o.err != nil })
 	})
@@ -46,7 +47,7 @@ func TestConnectionIsLost(t *testing.T) {
 // them a receipt of a new message.
 func TestCallersShareAnID(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	proxy := startProxy(t, broker)
 	cfg := config(proxy.url())
 	cfg.Timeout = 2 * time.Second
@@ -59,7 +60,7 @@ func TestCallersShareAnID(t *testing.T) {
 	}
 	proxy.loseAnswers.Store(false)
 	var resent []outcome
-	await(t, "all have an answer", func() bool {
+	embeddedtest.Await(t, "all have an answer", func() bool {
 		resent = publishAll(t, p, append(events(t, 0, 1), m, m, m))
 		return !slices.ContainsFunc(resent, func(o outcome) bool { return o.err != nil })
 	})
@@ -74,7 +75,7 @@ func TestCallersShareAnID(t *testing.T) {
 // an error immediately, the others after the timeout.
 func TestQueueIsFull(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	proxy := startProxy(t, broker)
 	cfg := config(proxy.url())
 	cfg.Timeout = 4 * time.Second // all must have arrived before the first times out

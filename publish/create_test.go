@@ -10,13 +10,14 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // A stream that the broker does not know is created only if MayCreate allows it.
 func TestStreamMayNotBeCreated(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	reason := errors.New("its directory exists")
 	var allowed atomic.Bool
 	cfg := config(broker.URL())
@@ -47,7 +48,7 @@ func TestStreamMayNotBeCreated(t *testing.T) {
 	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the publisher is not ready", func() bool {
+	embeddedtest.Await(t, "the publisher is not ready", func() bool {
 		err := p.Ready()
 		return err != nil && strings.Contains(err.Error(), reason.Error())
 	})
@@ -56,5 +57,5 @@ func TestStreamMayNotBeCreated(t *testing.T) {
 	requireNone()
 
 	allowed.Store(true)
-	await(t, "the publisher is ready", func() bool { return p.Ready() == nil })
+	embeddedtest.Await(t, "the publisher is ready", func() bool { return p.Ready() == nil })
 }

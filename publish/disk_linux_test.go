@@ -14,6 +14,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
 	"versive-ingress/schema"
 )
@@ -35,7 +36,7 @@ type diskTest struct {
 // are stored.
 func (d *diskTest) start() {
 	d.Helper()
-	d.broker = startBroker(d.T, embedded.Config{Dir: filepath.Join(d.disk.Dir, "data")})
+	d.broker = embeddedtest.StartBroker(d.T, embedded.Config{Dir: filepath.Join(d.disk.Dir, "data")})
 	cfg := config("")
 	cfg.Mode = d.mode
 	cfg.Timeout = 3 * time.Second
@@ -44,7 +45,7 @@ func (d *diskTest) start() {
 	d.first, d.second = openPublisher(d.T, cfg), openPublisher(d.T, cfg)
 
 	at := make(map[string]uint64)
-	stream, err := connect(d.T, d.broker.URL()).Stream(d.Context(), "VERSIVE")
+	stream, err := embeddedtest.Connect(d.T, d.broker.URL()).Stream(d.Context(), "VERSIVE")
 	if err != nil {
 		d.Fatal(err)
 	}
@@ -99,7 +100,7 @@ func (d *diskTest) fail(round string, lift bool) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	wg.Go(func() { d.publish(d.first, round) })
-	await(d.T, "the broker is broken", func() bool { return d.broker.Ready() != nil })
+	embeddedtest.Await(d.T, "the broker is broken", func() bool { return d.broker.Ready() != nil })
 	if lift {
 		d.disk.FailWrites(nil)
 	}
@@ -109,9 +110,9 @@ func (d *diskTest) fail(round string, lift bool) {
 // heal waits until the broker has healed, and stores the failed events and others.
 func (d *diskTest) heal(round string) {
 	d.Helper()
-	await(d.T, "the broker has healed", func() bool { return d.broker.Ready() == nil })
+	embeddedtest.Await(d.T, "the broker has healed", func() bool { return d.broker.Ready() == nil })
 	for _, prefix := range []string{round, round + "_later"} {
-		await(d.T, "everything is acknowledged", func() bool {
+		embeddedtest.Await(d.T, "everything is acknowledged", func() bool {
 			d.publish(d.first, prefix)
 			for i := range 40 {
 				if _, ok := d.acknowledged[fmt.Sprint(prefix, "_", i)]; !ok {
@@ -154,7 +155,7 @@ func TestDiskFailsToWrite(t *testing.T) {
 
 				d.start()
 				d.fail("broken", false)
-				await(t, "the broker stays down and reports why", func() bool {
+				embeddedtest.Await(t, "the broker stays down and reports why", func() bool {
 					err := d.broker.Ready()
 					return err != nil && strings.Contains(err.Error(), "rewriting the last blocks")
 				})

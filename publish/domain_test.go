@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // A leaf node connects an edge to a hub that has a stream of the same name and subjects
@@ -17,7 +18,7 @@ import (
 // acknowledgements, neither of single messages, nor of batches, nor of resends.
 func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	t.Parallel()
-	leafs := freeAddress(t)
+	leafs := embeddedtest.FreeAddress(t)
 	hub, _ := startConfigured(t, fmt.Sprintf(`
 		server_name: hub, listen: "127.0.0.1:-1", jetstream { store_dir: %q, domain: hub }
 		leafnodes { listen: %q }`, t.TempDir(), leafs))
@@ -30,7 +31,7 @@ func TestAcknowledgedByAnotherDomain(t *testing.T) {
 			{ user: admin, password: secret }
 			{ user: ingress, password: secret, permissions: { publish: { deny: "$JS.API.STREAM.CREATE.>" } } }
 		] }`, t.TempDir(), leafs))
-	atHub, atEdge := connect(t, hub.ClientURL()), connect(t, edge.ClientURL())
+	atHub, atEdge := embeddedtest.Connect(t, hub.ClientURL()), embeddedtest.Connect(t, edge.ClientURL())
 	create := func(js jetstream.JetStream, name, subject string) {
 		t.Helper()
 		if _, err := js.CreateStream(t.Context(), byHand(func(c *jetstream.StreamConfig) { c.Name, c.Subjects = name, []string{subject} })); err != nil {
@@ -47,7 +48,7 @@ func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	if err := atEdge.DeleteStream(t.Context(), "VERSIVE"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the interest of the hub has reached the edge", func() bool {
+	embeddedtest.Await(t, "the interest of the hub has reached the edge", func() bool {
 		_, err := atEdge.PublishMsg(t.Context(), &nats.Msg{Subject: "versive.x"}, jetstream.WithRetryAttempts(0))
 		return err == nil
 	})
@@ -85,7 +86,7 @@ func TestAcknowledgedByAnotherDomain(t *testing.T) {
 	create(atEdge, "VERSIVE", "versive.>")
 	var mu sync.Mutex
 	missing := events
-	await(t, "all are stored at the edge", func() bool {
+	embeddedtest.Await(t, "all are stored at the edge", func() bool {
 		missing = 0
 		publishAll(func(_ string, err error) {
 			if err != nil { // the hub has answered first

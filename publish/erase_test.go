@@ -17,6 +17,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -92,17 +93,11 @@ func personal(t *testing.T, id string) schema.Message {
 func TestEraseLeavesNothing(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	start := func() *embedded.Broker {
-		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return broker
-	}
-	broker := start()
+	brokerCfg := embedded.Config{Dir: dir}
+	broker := embeddedtest.StartBroker(t, brokerCfg)
 	cfg := config(broker.URL())
 	p := openPublisher(t, cfg)
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 
 	// Messages that are published alone, in a batch and to the quarantine.
@@ -128,21 +123,20 @@ func TestEraseLeavesNothing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	await(t, "no marker while the broker runs", func() bool { return len(filesWith(t, dir, marker)) == 0 })
+	embeddedtest.Await(t, "no marker while the broker runs", func() bool { return len(filesWith(t, dir, marker)) == 0 })
 	p.Close()
 	broker.Stop()
 	if files := filesWith(t, dir, marker); len(files) > 0 {
 		t.Errorf("after the broker was stopped, the marker is in %v", files)
 	}
-	broker = start()
-	defer broker.Stop()
+	broker = embeddedtest.StartBroker(t, brokerCfg)
 	if files := filesWith(t, dir, marker); len(files) > 0 {
 		t.Errorf("after a restart, the marker is in %v", files)
 	}
 
 	cfg.URL = broker.URL()
 	p = openPublisher(t, cfg)
-	js = connect(t, broker.URL())
+	js = embeddedtest.Connect(t, broker.URL())
 	for _, message := range []schema.Message{m, raw, m} {
 		if got, err := p.Publish(t.Context(), message); err != nil || !got.Duplicate {
 			t.Errorf("a resend of %s: got %+v, %v", message.ID, got, err)
@@ -180,9 +174,9 @@ func publishBatch(t *testing.T, js jetstream.JetStream, messages ...schema.Messa
 // A copy that is erased several times concurrently gets one tombstone.
 func TestEraseConcurrently(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	m := event(t, "msg_1")
 	if _, err := p.Publish(t.Context(), m); err != nil {
 		t.Fatal(err)
@@ -205,9 +199,9 @@ func TestEraseConcurrently(t *testing.T) {
 // No copy is stored on a subject with a tombstone.
 func TestPutTombstone(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	m := event(t, "msg_1")
 	for range 2 {
 		if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).PutTombstone(t.Context(), schema.KindEvent, m.Subject("versive")); err != nil {
@@ -268,9 +262,9 @@ func (s *faultyStream) SecureDeleteMsg(ctx context.Context, seq uint64) error {
 // or not the failed step was executed.
 func TestEraseFailure(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	for i, test := range []struct {
 		fail string
 		left string // messages on the subject; a star marks a tombstone
@@ -320,8 +314,8 @@ func TestEraseRejectsStream(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
-			js := connect(t, broker.URL())
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
+			js := embeddedtest.Connect(t, broker.URL())
 			if _, err := js.CreateStream(t.Context(), byHand(change)); err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -125,7 +126,7 @@ func TestPublishFailure(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
 			proxy := startProxy(t, broker)
 			cfg := config(proxy.url())
 			cfg.Timeout = 500 * time.Millisecond
@@ -138,15 +139,15 @@ func TestPublishFailure(t *testing.T) {
 			if p.Ready() == nil {
 				t.Error("ready, although the last publish failed")
 			}
-			js := connect(t, broker.URL())
-			await(t, fmt.Sprint("stored: ", test.stored), func() bool { return len(stored(t, js, "VERSIVE")) == 1 == test.stored })
+			js := embeddedtest.Connect(t, broker.URL())
+			embeddedtest.Await(t, fmt.Sprint("stored: ", test.stored), func() bool { return len(stored(t, js, "VERSIVE")) == 1 == test.stored })
 
 			proxy.loseRequests.Store(false)
 			proxy.loseAnswers.Store(false)
 			proxy.cut() // as both ends eventually would
 			var receipt schema.Receipt
 			late := false // an attempt timed out on a slow machine and may have stored it
-			await(t, "publishing again succeeds", func() bool {
+			embeddedtest.Await(t, "publishing again succeeds", func() bool {
 				receipt, err = p.Publish(t.Context(), m)
 				late = late || errors.Is(err, context.DeadlineExceeded)
 				return err == nil
@@ -157,7 +158,7 @@ func TestPublishFailure(t *testing.T) {
 			if n := len(stored(t, js, "VERSIVE")); n != 1 {
 				t.Errorf("the stream holds %d messages, want 1", n)
 			}
-			await(t, "ready after a publish", func() bool { // a check of the streams may have failed meanwhile
+			embeddedtest.Await(t, "ready after a publish", func() bool { // a check of the streams may have failed meanwhile
 				err := p.Ready()
 				if err != nil && strings.Contains(err.Error(), "the last publish failed") {
 					t.Fatal(err)
@@ -172,7 +173,7 @@ func TestPublishFailure(t *testing.T) {
 // timeout, even with a large message.
 func TestPublishToFrozenBroker(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	proxy := startProxy(t, broker)
 	cfg := config(proxy.url())
 	cfg.Timeout = 3 * time.Second
@@ -196,21 +197,13 @@ func TestPublishToFrozenBroker(t *testing.T) {
 		})
 	}
 	wg.Wait()
-	await(t, "not ready", func() bool { return p.Ready() != nil })
+	embeddedtest.Await(t, "not ready", func() bool { return p.Ready() != nil })
 }
 
 func TestBrokerRestarts(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	address := freeAddress(t)
-	start := func() *embedded.Broker {
-		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: dir, Listen: address})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return broker
-	}
-	broker := start()
+	brokerCfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
+	broker := embeddedtest.StartBroker(t, brokerCfg)
 	cfg := config(broker.URL())
 	cfg.Timeout = 20 * time.Second
 	p := openPublisher(t, cfg)
@@ -219,7 +212,7 @@ func TestBrokerRestarts(t *testing.T) {
 	}
 
 	broker.Stop()
-	await(t, "not ready", func() bool { return p.Ready() != nil })
+	embeddedtest.Await(t, "not ready", func() bool { return p.Ready() != nil })
 	started := time.Now()
 	_, err := p.Publish(t.Context(), event(t, "msg_2"))
 	wantReason(t, err, "unreachable")
@@ -227,22 +220,21 @@ func TestBrokerRestarts(t *testing.T) {
 		t.Errorf("took %v to notice that there is no broker", took)
 	}
 
-	broker = start()
-	defer broker.Stop()
-	await(t, "published again", func() bool {
+	broker = embeddedtest.StartBroker(t, brokerCfg)
+	embeddedtest.Await(t, "published again", func() bool {
 		_, err := p.Publish(t.Context(), event(t, "msg_2"))
 		return err == nil
 	})
-	await(t, "ready", func() bool { return p.Ready() == nil })
-	if ids := stored(t, connect(t, broker.URL()), "VERSIVE"); len(ids) != 2 {
+	embeddedtest.Await(t, "ready", func() bool { return p.Ready() == nil })
+	if ids := stored(t, embeddedtest.Connect(t, broker.URL()), "VERSIVE"); len(ids) != 2 {
 		t.Errorf("the stream holds %v", ids)
 	}
 }
 
 func TestFullStream(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	_, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
 		Name: "VERSIVE", Subjects: []string{"versive.>"}, MaxMsgs: 3, Discard: jetstream.DiscardNew,
 	})
@@ -259,7 +251,7 @@ func TestFullStream(t *testing.T) {
 		_, err := p.Publish(t.Context(), event(t, "msg_3"))
 		wantReason(t, err, "full")
 	}
-	await(t, "not ready", func() bool { return p.Ready() != nil })
+	embeddedtest.Await(t, "not ready", func() bool { return p.Ready() != nil })
 	if got, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil || !got.Duplicate {
 		t.Errorf("a resend to a full stream: got %+v, %v; want a duplicate", got, err)
 	}
@@ -270,15 +262,15 @@ func TestFullStream(t *testing.T) {
 
 func TestStreamIsDeleted(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	cfg := config(broker.URL())
 	cfg.Timeout = 10 * time.Second
 	p := openPublisher(t, cfg)
 	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "published into a new stream", func() bool {
+	embeddedtest.Await(t, "published into a new stream", func() bool {
 		_, err := p.Publish(t.Context(), event(t, "msg_1"))
 		return err == nil
 	})
@@ -288,7 +280,7 @@ func TestStreamIsDeleted(t *testing.T) {
 // notifies the program, so that it can restart.
 func TestConnectionIsClosed(t *testing.T) {
 	t.Parallel()
-	proxy := startProxy(t, startBroker(t, embedded.Config{}))
+	proxy := startProxy(t, embeddedtest.StartBroker(t, embedded.Config{}))
 	p := openPublisher(t, config(proxy.url()))
 	proxy.mu.Lock()
 	_, err := proxy.conns[len(proxy.conns)-2].Write([]byte("-ERR 'Maximum Payload Violation'\r\n"))
@@ -298,10 +290,10 @@ func TestConnectionIsClosed(t *testing.T) {
 	}
 	select {
 	case <-p.Closed():
-	case <-time.After(patience):
+	case <-time.After(embeddedtest.Timeout):
 		t.Fatal("not closed")
 	}
 	_, err = p.Publish(t.Context(), event(t, "msg_1"))
 	wantReason(t, err, "unreachable")
-	await(t, "not ready", func() bool { return p.Ready() != nil })
+	embeddedtest.Await(t, "not ready", func() bool { return p.Ready() != nil })
 }

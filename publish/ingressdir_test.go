@@ -20,6 +20,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -63,11 +64,11 @@ func newIngressDir(t *testing.T) *ingressDir {
 
 func (d *ingressDir) start() {
 	d.t.Helper()
-	d.broker = startBroker(d.t, embedded.Config{Dir: d.dir})
+	d.broker = embeddedtest.StartBroker(d.t, embedded.Config{Dir: d.dir})
 	registry := prometheus.NewRegistry()
 	d.cfg.URL, d.cfg.MarksDir, d.cfg.Metrics = d.broker.URL(), d.dir, registry
 	d.p = openPublisher(d.t, d.cfg)
-	d.js = connect(d.t, d.broker.URL())
+	d.js = embeddedtest.Connect(d.t, d.broker.URL())
 }
 
 func (d *ingressDir) stop() {
@@ -156,7 +157,7 @@ func (d *ingressDir) losses() []string {
 // wantLosses waits until the unacknowledged losses are as wanted.
 func (d *ingressDir) wantLosses(want ...string) {
 	d.t.Helper()
-	deadline := time.Now().Add(patience)
+	deadline := time.Now().Add(embeddedtest.Timeout)
 	for !slices.Equal(d.losses(), want) {
 		if time.Now().After(deadline) {
 			d.t.Fatalf("reported %q, want %q\n%s", d.losses(), want, d.log.String())
@@ -169,7 +170,7 @@ func (d *ingressDir) wantLosses(want ...string) {
 // and no suspects.
 func (d *ingressDir) wantMarks(deleted string, last uint64) {
 	d.t.Helper()
-	await(d.t, "the marks have the deletion of "+deleted, func() bool {
+	embeddedtest.Await(d.t, "the marks have the deletion of "+deleted, func() bool {
 		var content struct {
 			Streams map[string]struct {
 				Deleted, Suspects string

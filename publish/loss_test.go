@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -48,7 +49,7 @@ func TestLossAtTheEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.wantLosses()
-	await(t, "the metric of acknowledged losses follows", func() bool {
+	embeddedtest.Await(t, "the metric of acknowledged losses follows", func() bool {
 		got := d.metrics()
 		return got["stream_lost_events_total VERSIVE"] == 4 && got["stream_lost_events_acknowledged_total VERSIVE"] == 4
 	})
@@ -111,7 +112,7 @@ func TestLossByHand(t *testing.T) {
 		t.Fatal(err)
 	}
 	d.wantLosses("VERSIVE removed 3", "VERSIVE removed 1-2, 4-5", "VERSIVE recreated 6-7")
-	await(t, "the stream is recreated", func() bool { _, err := d.js.Stream(t.Context(), "VERSIVE"); return err == nil })
+	embeddedtest.Await(t, "the stream is recreated", func() bool { _, err := d.js.Stream(t.Context(), "VERSIVE"); return err == nil })
 	d.store(1, 10)
 	d.restart(func() {
 		if err := os.RemoveAll(filepath.Join(d.dir, "jetstream")); err != nil {
@@ -228,7 +229,7 @@ func TestNoLossByAge(t *testing.T) {
 	if _, err := d.js.UpdateStream(t.Context(), changed); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "everything has expired", func() bool {
+	embeddedtest.Await(t, "everything has expired", func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
 	})

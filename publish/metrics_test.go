@@ -12,6 +12,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // gather returns the values of the metrics by name and labels. The value of a
@@ -37,7 +38,7 @@ func gather(t *testing.T, registry *prometheus.Registry) map[string]float64 {
 
 func TestMetrics(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	registry := prometheus.NewRegistry()
 	cfg := config(broker.URL())
 	cfg.Metrics = registry
@@ -72,11 +73,11 @@ func TestMetrics(t *testing.T) {
 	if _, err := p.Publish(t.Context(), event(t, "msg_0")); err != nil { // a duplicate, without a commit
 		t.Fatal(err)
 	}
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, MaxBytes: 1 << 20, Discard: jetstream.DiscardNew}); err != nil {
 		t.Fatal(err)
 	}
-	await(t, "the streams have metrics", func() bool {
+	embeddedtest.Await(t, "the streams have metrics", func() bool {
 		m := gather(t, registry)
 		return m["stream_messages VERSIVE"] == n && m["stream_max_bytes VERSIVE_DEAD"] == 1<<20
 	})
@@ -90,7 +91,7 @@ func TestMetrics(t *testing.T) {
 	}
 
 	broker.Stop()
-	await(t, "broker_connected is 0", func() bool { return gather(t, registry)["broker_connected"] == 0 })
+	embeddedtest.Await(t, "broker_connected is 0", func() bool { return gather(t, registry)["broker_connected"] == 0 })
 	if got := gather(t, registry)["stream_messages VERSIVE"]; got != n {
 		t.Errorf("while the broker is stopped, stream_messages is %v", got)
 	}
@@ -107,7 +108,7 @@ func TestMetricsBeforeTheBroker(t *testing.T) {
 		_, err := publish.Open(t.Context(), cfg)
 		opened <- err
 	}()
-	await(t, "metrics", func() bool { got, ok := gather(t, registry)["broker_connected"]; return ok && got == 0 })
+	embeddedtest.Await(t, "metrics", func() bool { got, ok := gather(t, registry)["broker_connected"]; return ok && got == 0 })
 	select {
 	case err := <-opened:
 		t.Errorf("opened: %v", err)

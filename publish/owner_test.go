@@ -12,6 +12,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -32,7 +33,7 @@ func owner(t *testing.T, js jetstream.JetStream, name string) map[string]string 
 func TestStreamHasOneOwner(t *testing.T) {
 	t.Parallel()
 	for _, names := range [][2]string{{"A", "A_QUARANTINE"}, {"A_QUARANTINE", "A"}} {
-		broker := startBroker(t, embedded.Config{})
+		broker := embeddedtest.StartBroker(t, embedded.Config{})
 		first, second := config(broker.URL()), config(broker.URL())
 		first.Stream, first.Subject = names[0], "first"
 		second.Stream, second.Subject = names[1], "second"
@@ -48,7 +49,7 @@ func TestStreamHasOneOwner(t *testing.T) {
 		if !ok || conflict.Stream != "A_QUARANTINE" || !strings.Contains(conflict.Problem, "ingress "+first.Stream) {
 			t.Errorf("%v: got %v, want a ConflictError about A_QUARANTINE that names its owner", names, err)
 		}
-		await(t, "the first ingress is ready", func() bool { return p.Ready() == nil })
+		embeddedtest.Await(t, "the first ingress is ready", func() bool { return p.Ready() == nil })
 	}
 }
 
@@ -64,7 +65,7 @@ func TestOpenClaimsStream(t *testing.T) {
 			{ user: admin, password: secret }
 			{ user: ingress, password: secret, permissions: { publish: { deny: "$JS.API.STREAM.UPDATE.>" } } }
 		] }`, dir))
-	js := connect(t, s.ClientURL())
+	js := embeddedtest.Connect(t, s.ClientURL())
 	if _, err := js.CreateStream(t.Context(), byHand(func(c *jetstream.StreamConfig) { c.Metadata = map[string]string{"team": "research"} })); err != nil {
 		t.Fatal(err)
 	}
@@ -85,7 +86,7 @@ func TestOpenClaimsStream(t *testing.T) {
 	}
 
 	want := map[string]string{"team": "research", "versive-ingress.stream": "VERSIVE", "versive-ingress.kind": "event"}
-	await(t, fmt.Sprint("an ingress claims it: ", want), func() bool { // it may time out on a busy machine
+	embeddedtest.Await(t, fmt.Sprint("an ingress claims it: ", want), func() bool { // it may time out on a busy machine
 		openPublisher(t, config(s.ClientURL()))
 		return maps.Equal(want, owner(t, js, "VERSIVE"))
 	})
@@ -110,7 +111,7 @@ func TestOpenWithoutMetadata(t *testing.T) {
 // An Eraser does not change the stream of another ingress.
 func TestEraseRejectsOwner(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	cfg := config(broker.URL())
 	cfg.Stream = "VERSIVE_QUARANTINE" // the quarantine of another ingress
 	p := openPublisher(t, cfg)
@@ -118,7 +119,7 @@ func TestEraseRejectsOwner(t *testing.T) {
 	if _, err := p.Publish(t.Context(), m); err != nil {
 		t.Fatal(err)
 	}
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 	c := publish.Copy{Kind: schema.KindQuarantine, Subject: m.Subject("versive"), Sequence: 1}
 	for _, err := range []error{eraser.Erase(t.Context(), c), eraser.Delete(t.Context(), c), eraser.PutTombstone(t.Context(), c.Kind, c.Subject)} {

@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -76,7 +77,7 @@ func TestPublisherKeepsThePromise(t *testing.T) {
 		}
 		fake.misbehave(nil, nil, nil)
 		var resent []outcome
-		for deadline := time.Now().Add(patience); len(messages) > 0; {
+		for deadline := time.Now().Add(embeddedtest.Timeout); len(messages) > 0; {
 			if time.Now().After(deadline) {
 				r.Fatalf("%d still fail", len(messages))
 			}

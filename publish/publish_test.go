@@ -10,55 +10,15 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	// Goroutines of nats-server that can outlive its shutdown.
-	pool := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1")
-	flusher := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop")
-	if err := leaked(pool, flusher); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked returns an error that lists leaked goroutines. It waits longer than goleak
-// does, because they end late on a busy machine.
-func leaked(ignored ...goleak.Option) error {
-	for deadline := time.Now().Add(patience); ; {
-		if err := goleak.Find(ignored...); err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
-}
-
-// startBroker runs a broker until the test ends, by default in a temporary directory
-// and on a free port.
-func startBroker(t *testing.T, cfg embedded.Config) *embedded.Broker {
-	t.Helper()
-	if cfg.Listen == "" && cfg.ConfigFile == "" {
-		cfg.Listen = "127.0.0.1:0"
-	}
-	if cfg.Dir == "" {
-		cfg.Dir = t.TempDir()
-	}
-	cfg.MaxPayload = max(cfg.MaxPayload, 9<<20)
-	broker, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
-	return broker
-}
+func TestMain(m *testing.M) { os.Exit(embeddedtest.Run(m)) }
 
 func config(url string) publish.Config {
 	return publish.Config{
@@ -67,7 +27,7 @@ func config(url string) publish.Config {
 		Subject:      "versive",
 		Replicas:     1,
 		DedupeWindow: 48 * time.Hour,
-		Timeout:      patience,
+		Timeout:      embeddedtest.Timeout,
 		SyncAlways:   true, // as package embedded does
 	}
 }
@@ -92,21 +52,6 @@ func event(t *testing.T, id string) schema.Message {
 	return m
 }
 
-// connect returns a plain client of the broker.
-func connect(t *testing.T, url string) jetstream.JetStream {
-	t.Helper()
-	nc, err := nats.Connect(url, nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
-
 // stored returns the message ids of a stream, in order.
 func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
 	t.Helper()
@@ -118,7 +63,7 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
 	var ids []string
 	for seq := max(state.FirstSeq, 1); seq <= state.LastSeq; seq++ {
 		var m *jetstream.RawStreamMsg
-		await(t, fmt.Sprint("message ", seq), func() bool { // a replica may lag
+		embeddedtest.Await(t, fmt.Sprint("message ", seq), func() bool { // a replica may lag
 			m, err = s.GetMsg(t.Context(), seq)
 			return !errors.Is(err, jetstream.ErrMsgNotFound)
 		})
@@ -130,23 +75,10 @@ func stored(t *testing.T, js jetstream.JetStream, stream string) []string {
 	return ids
 }
 
-// patience is how long a test waits before it fails, generous for a busy machine.
-const patience = 90 * time.Second
-
-// await waits until condition holds.
-func await(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
 func TestPublishStoresOnce(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 
 	quarantined := schema.Quarantine("msg_1", []byte("{"), &schema.Error{Reason: schema.Malformed, Detail: "is broken"},
 		map[string][]string{"Svix-Id": {"msg_1"}})
@@ -188,9 +120,9 @@ func TestPublishStoresOnce(t *testing.T) {
 
 // After the duplicate window, a resend is recognized by its subject.
 func TestPublishAfterTheWindow(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 
 	m := event(t, "msg_1")
 	// The message has no id, so the window does not know it.
@@ -206,7 +138,7 @@ func TestPublishAfterTheWindow(t *testing.T) {
 // Callers of two publishers publish the same ids concurrently, as when resends reach
 // two ingresses behind a load balancer.
 func TestPublishConcurrently(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	publishConcurrently(t, config(broker.URL()), 100, 4)
 }
 
@@ -251,7 +183,7 @@ func publishConcurrently(t *testing.T, cfg publish.Config, n, times int) {
 		}
 		sequences[of[0].Sequence] = true
 	}
-	ids := stored(t, connect(t, cfg.URL), cfg.Stream)
+	ids := stored(t, embeddedtest.Connect(t, cfg.URL), cfg.Stream)
 	if len(ids) != n || len(sequences) != n {
 		t.Errorf("%d messages at %d sequences, want %d", len(ids), len(sequences), n)
 	}
@@ -259,7 +191,7 @@ func publishConcurrently(t *testing.T, cfg publish.Config, n, times int) {
 
 // A message is stored even if its caller has gone.
 func TestPublishOutlivesItsCaller(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
@@ -269,7 +201,7 @@ func TestPublishOutlivesItsCaller(t *testing.T) {
 }
 
 func TestPublishLargest(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
 	if p.MaxMessage() != 9<<20 {
 		t.Fatalf("largest message is %d bytes, want the broker's max_payload", p.MaxMessage())
@@ -289,7 +221,7 @@ func TestPublishLargest(t *testing.T) {
 
 // Publish accepts neither dead letters, which consumers write, nor unknown kinds.
 func TestPublishRejectsOtherKinds(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
 	dead := schema.DeadLetter(schema.Dead{Consumer: "c", ID: "msg_1"}, nil, nil)
 	for _, m := range []schema.Message{dead, {Kind: 7}, {Kind: -1}} {

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // startConfigured runs a plain NATS server with a configuration file until the test
@@ -37,7 +38,7 @@ func startConfigured(t *testing.T, text string) (s *server.Server, configure fun
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	if !s.ReadyForConnections(patience) {
+	if !s.ReadyForConnections(embeddedtest.Timeout) {
 		t.Fatal("the server did not start")
 	}
 	return s, func(text string) {
@@ -67,7 +68,7 @@ func TestReplySubscriptionIsRemoved(t *testing.T) {
 	cfg.URL = fmt.Sprintf("nats://ingress:secret@%s", s.Addr())
 	cfg.Mode, cfg.Timeout = publish.ModeBatch, 500*time.Millisecond
 	p := openPublisher(t, cfg)
-	await(t, "published", func() bool {
+	embeddedtest.Await(t, "published", func() bool {
 		_, err := p.Publish(t.Context(), event(t, "msg_before"))
 		return err == nil
 	})
@@ -75,15 +76,15 @@ func TestReplySubscriptionIsRemoved(t *testing.T) {
 	configure(allow("nothing"))
 	_, err := p.Publish(t.Context(), event(t, "msg_denied"))
 	wantReason(t, err, "no_answer")
-	await(t, "not ready, because the broker does not answer", func() bool {
+	embeddedtest.Await(t, "not ready, because the broker does not answer", func() bool {
 		_, published := errors.AsType[*publish.Error](p.Ready())
 		return p.Ready() != nil && !published
 	})
 
 	configure(allow("_INBOX.>"))
-	await(t, "published again", func() bool {
+	embeddedtest.Await(t, "published again", func() bool {
 		_, err := p.Publish(t.Context(), event(t, "msg_after"))
 		return err == nil
 	})
-	await(t, "ready", func() bool { return p.Ready() == nil })
+	embeddedtest.Await(t, "ready", func() bool { return p.Ready() == nil })
 }

@@ -10,6 +10,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -38,8 +39,8 @@ func TestBatchWithOffenders(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
-			js := connect(t, broker.URL())
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
+			js := embeddedtest.Connect(t, broker.URL())
 			cfg := config(broker.URL())
 			p := openPublisher(t, cfg)
 			messages := events(t, 0, 300)
@@ -70,8 +71,8 @@ func TestBatchWithOffenders(t *testing.T) {
 // Resends of messages in flight and of stored messages are mixed with new ones.
 func TestBatchWithResends(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p, other := openPublisher(t, config(broker.URL())), openPublisher(t, config(broker.URL()))
 	var outcomes []outcome
 	fresh := 0
@@ -100,8 +101,8 @@ func TestBatchWithResends(t *testing.T) {
 // A resend is recognized by its id, without sending its data to the broker again.
 func TestResendIsRecognized(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p := openPublisher(t, config(broker.URL()))
 	written, err := js.Conn().SubscribeSync("versive.>")
 	if err != nil {
@@ -131,7 +132,7 @@ func TestResendIsRecognized(t *testing.T) {
 // A message that was sent before and is not in the stream is stored.
 func TestResendIsMissing(t *testing.T) {
 	t.Parallel()
-	resendToNewStream(t, config(startBroker(t, embedded.Config{}).URL()))
+	resendToNewStream(t, config(embeddedtest.StartBroker(t, embedded.Config{}).URL()))
 }
 
 // resendToNewStream resends an event to a stream that was deleted and recreated.
@@ -142,12 +143,12 @@ func resendToNewStream(t *testing.T, cfg publish.Config) {
 	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
 		t.Fatal(err)
 	}
-	if err := connect(t, cfg.URL).DeleteStream(t.Context(), cfg.Stream); err != nil {
+	if err := embeddedtest.Connect(t, cfg.URL).DeleteStream(t.Context(), cfg.Stream); err != nil {
 		t.Fatal(err)
 	}
 	for i, id := range []string{"msg_1", "msg_2"} {
 		var receipt schema.Receipt
-		await(t, id+" is stored", func() (ok bool) {
+		embeddedtest.Await(t, id+" is stored", func() (ok bool) {
 			var err error
 			receipt, err = p.Publish(t.Context(), event(t, id))
 			return err == nil

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -24,7 +25,7 @@ func TestReusedSequencesAreReported(t *testing.T) {
 		if err := change(); err != nil {
 			t.Fatal(err)
 		}
-		d.broker = startBroker(t, embedded.Config{Dir: d.dir, Listen: address})
+		d.broker = embeddedtest.StartBroker(t, embedded.Config{Dir: d.dir, Listen: address})
 	}
 	storeMany := func(what string, n int) {
 		t.Helper()
@@ -54,10 +55,10 @@ func TestReusedSequencesAreReported(t *testing.T) {
 		return os.CopyFS(store, os.DirFS(earlier))
 	})
 	storeMany("new", 100)
-	await(t, "the loss is reported", func() bool {
+	embeddedtest.Await(t, "the loss is reported", func() bool {
 		return strings.Contains(d.log.String(), `problem=went_back messages=10 sequences=6-15`)
 	})
-	await(t, "everything is compared", func() bool { return d.p.Ready() == nil })
+	embeddedtest.Await(t, "everything is compared", func() bool { return d.p.Ready() == nil })
 	storeMany("more", 10)
 	d.stop()
 	if n := strings.Count(d.log.String(), "stream has lost messages"); n != 1 {

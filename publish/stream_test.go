@@ -19,6 +19,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // byHand returns a stream that an operator could have created.
@@ -36,9 +37,9 @@ func byHand(change func(*jetstream.StreamConfig)) jetstream.StreamConfig {
 }
 
 func TestOpenCreatesStreams(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	for name, subject := range map[string]string{"VERSIVE": "versive.>", "VERSIVE_QUARANTINE": "versive-quarantine.>"} {
 		stream, err := js.Stream(t.Context(), name)
 		if err != nil {
@@ -118,8 +119,8 @@ func TestOpenRepairsStream(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
-			js := connect(t, broker.URL())
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
+			js := embeddedtest.Connect(t, broker.URL())
 			if _, err := js.CreateStream(t.Context(), test.have); err != nil {
 				t.Fatal(err)
 			}
@@ -168,8 +169,8 @@ func TestOpenRejectsStream(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
-			if _, err := connect(t, broker.URL()).CreateStream(t.Context(), test.have); err != nil {
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
+			if _, err := embeddedtest.Connect(t, broker.URL()).CreateStream(t.Context(), test.have); err != nil {
 				t.Fatal(err)
 			}
 			p, err := publish.Open(t.Context(), config(broker.URL()))
@@ -188,7 +189,7 @@ func TestOpenRejectsStream(t *testing.T) {
 }
 
 func TestOpenRejectsReplicasWithoutCluster(t *testing.T) {
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	cfg := config(broker.URL())
 	cfg.Replicas = 3
 	_, err := publish.Open(t.Context(), cfg)
@@ -231,15 +232,15 @@ func (f onWrite) Write(p []byte) (int, error) {
 // Nothing is published to a stream while it is edited so that it could lose events.
 func TestStreamIsEdited(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
-	js := connect(t, broker.URL())
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	js := embeddedtest.Connect(t, broker.URL())
 	p := openPublisher(t, config(broker.URL()))
 	for _, discard := range []jetstream.DiscardPolicy{jetstream.DiscardOld, jetstream.DiscardNew} {
 		if _, err := js.UpdateStream(t.Context(), byHand(func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = discard, 5 })); err != nil {
 			t.Fatal(err)
 		}
 		loses := discard == jetstream.DiscardOld
-		await(t, "readiness follows", func() bool {
+		embeddedtest.Await(t, "readiness follows", func() bool {
 			_, ok := errors.AsType[*publish.ConflictError](p.Ready())
 			return ok == loses
 		})
@@ -257,7 +258,7 @@ func TestStreamIsEdited(t *testing.T) {
 func TestOpenWaitsForStore(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	broker := startBroker(t, embedded.Config{Dir: dir})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Dir: dir})
 	obstacle := filepath.Join(dir, "jetstream", "$G", "streams", "VERSIVE")
 	if err := errors.Join(os.MkdirAll(filepath.Dir(obstacle), 0o700), os.WriteFile(obstacle, nil, 0o600)); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -18,9 +19,9 @@ import (
 // one with the same message id was deleted by hand.
 func TestPutTombstoneAgain(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	m := event(t, "msg_1")
 	stream, err := js.Stream(t.Context(), "VERSIVE")
 	if err != nil {
@@ -62,9 +63,9 @@ func (e elsewhere) PublishMsg(context.Context, *nats.Msg, ...jetstream.PublishOp
 // A copy is not deleted before its tombstone is in the stream.
 func TestEraseAcknowledgedElsewhere(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	p := openPublisher(t, config(broker.URL()))
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	m := event(t, "msg_1")
 	if _, err := p.Publish(t.Context(), m); err != nil {
 		t.Fatal(err)

@@ -10,6 +10,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -32,7 +33,7 @@ func TestTraceHeaders(t *testing.T) {
 	for _, mode := range []publish.Mode{publish.ModeSingle, publish.ModeBatch} {
 		t.Run(string(mode), func(t *testing.T) {
 			t.Parallel()
-			broker := startBroker(t, embedded.Config{})
+			broker := embeddedtest.StartBroker(t, embedded.Config{})
 			cfg := config(broker.URL())
 			cfg.Mode = mode
 			p := openPublisher(t, cfg)
@@ -54,7 +55,7 @@ func TestTraceHeaders(t *testing.T) {
 				t.Error("the caller's message was changed")
 			}
 
-			js := connect(t, broker.URL())
+			js := embeddedtest.Connect(t, broker.URL())
 			for _, want := range []struct {
 				stream   string
 				sequence uint64

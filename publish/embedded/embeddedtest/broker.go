@@ -28,10 +28,12 @@ func Await(t testing.TB, what string, condition func() bool) {
 }
 
 // StartBroker runs a broker until the test ends. By default it has a temporary
-// directory and a free port.
+// directory and a free port, and takes messages of 9 MiB, which leaves room for the
+// largest events of an ingress.
 func StartBroker(t testing.TB, cfg embedded.Config) (broker *embedded.Broker) {
 	t.Helper()
 	cfg.Dir = cmp.Or(cfg.Dir, t.TempDir())
+	cfg.MaxPayload = cmp.Or(cfg.MaxPayload, 9<<20)
 	if cfg.ConfigFile == "" {
 		cfg.Listen = cmp.Or(cfg.Listen, "127.0.0.1:0")
 	}

@@ -49,7 +49,7 @@ type Stream struct {
 // in a temporary directory.
 func Start(t testing.TB) *Stream {
 	t.Helper()
-	broker := StartBroker(t, embedded.Config{MaxPayload: maxPayload})
+	broker := StartBroker(t, embedded.Config{})
 	publisher, err := publish.Open(t.Context(), publish.Config{
 		URL:          broker.URL(),
 		Stream:       "VERSIVE",
@@ -70,10 +70,6 @@ func Start(t testing.TB) *Stream {
 		copies:    map[string]publish.Copy{},
 	}
 }
-
-// maxPayload leaves room for events of 8 MiB, the largest that an ingress takes by
-// default.
-const maxPayload = 9 << 20
 
 // Publish stores the event that an ingress makes of a webhook. The svix-id id is the
 // event's idempotency key: publishing it again, as the vendor resends an event,
