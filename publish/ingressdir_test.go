@@ -29,6 +29,7 @@ import (
 type ingressDir struct {
 	t      *testing.T
 	dir    string
+	listen string // address of the broker
 	cfg    publish.Config
 	broker *embedded.Broker
 	p      *publish.Publisher
@@ -55,7 +56,7 @@ func (b *lockedBuffer) String() string {
 
 func newIngressDir(t *testing.T) *ingressDir {
 	t.Parallel()
-	d := &ingressDir{t: t, dir: t.TempDir(), cfg: config("")}
+	d := &ingressDir{t: t, dir: t.TempDir(), listen: embeddedtest.FreeAddress(t), cfg: config("")}
 	d.cfg.Logger = slog.New(slog.NewTextHandler(&d.log, nil))
 	d.start()
 	t.Cleanup(func() { d.p.Close() })
@@ -64,11 +65,16 @@ func newIngressDir(t *testing.T) *ingressDir {
 
 func (d *ingressDir) start() {
 	d.t.Helper()
-	d.broker = embeddedtest.StartBroker(d.t, embedded.Config{Dir: d.dir})
+	d.startBroker()
 	registry := prometheus.NewRegistry()
 	d.cfg.URL, d.cfg.MarksDir, d.cfg.Metrics = d.broker.URL(), d.dir, registry
 	d.p = openPublisher(d.t, d.cfg)
 	d.js = embeddedtest.Connect(d.t, d.broker.URL())
+}
+
+func (d *ingressDir) startBroker() {
+	d.t.Helper()
+	d.broker = embeddedtest.StartBroker(d.t, embedded.Config{Dir: d.dir, Listen: d.listen})
 }
 
 func (d *ingressDir) stop() {

@@ -29,6 +29,7 @@ type marks struct {
 
 	mu           sync.Mutex
 	reused       [3]schema.Sequences // by Kind, lost sequences that may have been reused, not yet reported; guarded by mu
+	wentBackTo   [3]uint64           // by Kind, the first sequence of the last reported loss; guarded by mu
 	content      marksContent        // guarded by mu
 	acknowledged acknowledged        // guarded by mu
 
@@ -83,13 +84,18 @@ func (m *marks) begin(kind schema.Kind) ackState {
 // any that was acknowledged before its publish began. Otherwise the stream has lost
 // messages, which the next check may not notice if the stream has grown again.
 func (m *marks) ack(kind schema.Kind, r schema.Receipt, began ackState) {
-	if m.epoch[kind].Load() != began.epoch {
-		return
-	}
 	if !r.Duplicate && r.Sequence <= began.high {
 		m.mu.Lock()
-		m.reused[kind] = m.reused[kind].Union(schema.SequenceRange(r.Sequence, began.high))
+		switch epoch := m.epoch[kind].Load(); {
+		case epoch == began.epoch:
+			m.reused[kind] = m.reused[kind].Union(schema.SequenceRange(r.Sequence, began.high))
+		case epoch == began.epoch+1 && r.Sequence < m.wentBackTo[kind]: // the check took r for the message that it replaces, and reported those after it
+			m.reused[kind] = m.reused[kind].Union(schema.SequenceRange(r.Sequence, min(began.high, m.wentBackTo[kind]-1)))
+		}
 		m.mu.Unlock()
+	}
+	if m.epoch[kind].Load() != began.epoch {
+		return
 	}
 	for acked := &m.acked[kind]; ; {
 		high := acked.Load()
@@ -158,6 +164,7 @@ func (m *marks) compare(seen observation) {
 		}
 	}
 	if len(lost) > 0 {
+		m.wentBackTo[seen.kind] = lost[WentBack].First()
 		m.acked[seen.kind].Store(0)
 		m.epoch[seen.kind].Add(1)
 	}
