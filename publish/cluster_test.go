@@ -18,6 +18,7 @@ import (
 // A cluster differs from a single server: a copy can be in flight when the next one
 // arrives, duplicates are checked elsewhere, and the leader can fail.
 func TestCluster(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	brokers := startCluster(t, dir)
 	var urls []string

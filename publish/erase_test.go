@@ -164,7 +164,7 @@ func publishBatch(t *testing.T, js jetstream.JetStream, messages ...schema.Messa
 			header.Set("Nats-Batch-Commit", "1")
 		}
 		msg := &nats.Msg{Subject: m.Subject("versive"), Header: header, Data: m.Data}
-		answer, err := js.Conn().RequestMsgWithContext(t.Context(), msg)
+		answer, err := js.Conn().RequestMsg(msg, embeddedtest.Timeout)
 		if err != nil || bytes.Contains(answer.Data, []byte("error")) {
 			t.Fatalf("message %d of a batch: %v", i, err)
 		}

@@ -34,7 +34,9 @@ func config(url string) publish.Config {
 
 func openPublisher(t *testing.T, cfg publish.Config) *publish.Publisher {
 	t.Helper()
-	p, err := publish.Open(t.Context(), cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
+	defer cancel()
+	p, err := publish.Open(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

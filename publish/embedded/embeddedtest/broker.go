@@ -2,6 +2,7 @@ package embeddedtest
 
 import (
 	"cmp"
+	"context"
 	"strings"
 	"testing"
 	"time"
@@ -37,11 +38,13 @@ func StartBroker(t testing.TB, cfg embedded.Config) (broker *embedded.Broker) {
 	if cfg.ConfigFile == "" {
 		cfg.Listen = cmp.Or(cfg.Listen, "127.0.0.1:0")
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
+	defer cancel()
 	// The address of a broker that was stopped can stay in use briefly: a process that
 	// another test starts inherits the listener until it executes its program.
 	Await(t, "the broker's address is free", func() bool {
 		var err error
-		if broker, err = embedded.Start(t.Context(), cfg); err != nil && !strings.Contains(err.Error(), "address already in use") {
+		if broker, err = embedded.Start(ctx, cfg); err != nil && !strings.Contains(err.Error(), "address already in use") {
 			t.Fatal(err)
 		}
 		return err == nil

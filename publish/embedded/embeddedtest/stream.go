@@ -23,6 +23,7 @@
 package embeddedtest
 
 import (
+	"context"
 	"testing"
 	"time"
 
@@ -50,7 +51,9 @@ type Stream struct {
 func Start(t testing.TB) *Stream {
 	t.Helper()
 	broker := StartBroker(t, embedded.Config{})
-	publisher, err := publish.Open(t.Context(), publish.Config{
+	ctx, cancel := context.WithTimeout(t.Context(), Timeout)
+	defer cancel()
+	publisher, err := publish.Open(ctx, publish.Config{
 		URL:          broker.URL(),
 		Stream:       "VERSIVE",
 		Subject:      "versive",
