@@ -19,6 +19,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -116,7 +117,7 @@ func runChild(kind string) int {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	c := newCrash(os.Getenv(childCrashEnv))
-	nc, err := nats.Connect(os.Getenv(childURLEnv), nats.Timeout(patience), nats.MaxReconnects(-1), nats.SetCustomDialer(c))
+	nc, err := nats.Connect(os.Getenv(childURLEnv), nats.Timeout(embeddedtest.Timeout), nats.MaxReconnects(-1), nats.SetCustomDialer(c))
 	if err == nil {
 		defer nc.Close()
 		var js jetstream.JetStream

@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -31,7 +32,7 @@ func TestConsumeHandlesEachOnce(t *testing.T) {
 			stop := start(t, s.source, c)
 			s.awaitDone(t, c.Durable)
 			s.store(t, "msg_50", "study", "interview") // and later events
-			await(t, "it is handled", func() bool { return got.count("msg_50") == 1 })
+			embeddedtest.Await(t, "it is handled", func() bool { return got.count("msg_50") == 1 })
 			s.awaitDone(t, c.Durable)
 			if err := stop(); err != nil {
 				t.Error(err)
@@ -44,7 +45,7 @@ func TestConsumeHandlesEachOnce(t *testing.T) {
 			// Handled events are not redelivered.
 			stop = start(t, s.source, c)
 			s.store(t, "msg_51", "study", "interview")
-			await(t, "it is handled", func() bool { return got.count("msg_51") > 0 })
+			embeddedtest.Await(t, "it is handled", func() bool { return got.count("msg_51") > 0 })
 			s.awaitDone(t, c.Durable)
 			if err := stop(); err != nil {
 				t.Error(err)
@@ -127,7 +128,7 @@ func TestConsumeBoundsConcurrency(t *testing.T) {
 		}
 		select {
 		case <-all:
-		case <-time.After(patience / 2):
+		case <-time.After(embeddedtest.Timeout / 2):
 		}
 		time.Sleep(5 * time.Millisecond)
 		running.Add(-1)
@@ -161,7 +162,7 @@ func TestConsumeStopsGracefully(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- s.source.Consume(ctx, c) }()
-	<-begun
+	embeddedtest.Receive(t, "the handler runs", begun)
 	cancel()
 	select {
 	case err := <-ended:
@@ -169,7 +170,7 @@ func TestConsumeStopsGracefully(t *testing.T) {
 	case <-time.After(50 * time.Millisecond):
 	}
 	close(finish)
-	if err := <-ended; err != nil {
+	if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 		t.Error(err)
 	}
 	if diff := cmp.Diff([]string{"msg_0"}, got.list()); diff != "" {
@@ -200,7 +201,7 @@ func TestConsumeGrace(t *testing.T) {
 		return ctx.Err()
 	}
 	stop := start(t, s.source, c)
-	<-begun
+	embeddedtest.Receive(t, "the handler runs", begun)
 	if err := stop(); err == nil || !strings.Contains(err.Error(), "50ms") {
 		t.Errorf("got %v", err)
 	}
@@ -254,13 +255,8 @@ func TestConsumeErrors(t *testing.T) {
 			if err := remove(s.js); err != nil {
 				t.Fatal(err)
 			}
-			select {
-			case err := <-ended:
-				if err == nil {
-					t.Error("no error")
-				}
-			case <-time.After(patience):
-				t.Error("Consume does not return")
+			if embeddedtest.Receive(t, "Consume ends", ended) == nil {
+				t.Error("no error")
 			}
 		})
 	}

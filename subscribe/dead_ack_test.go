@@ -9,6 +9,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -57,7 +58,7 @@ func TestDeadLettersHaveOneOwner(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got record
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 	err := s.source.Consume(ctx, got.consumer())
 	if err == nil || !strings.Contains(err.Error(), "VERSIVE_DEAD: is the event stream of ingress VERSIVE_DEAD") {

@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -200,7 +201,7 @@ func TestConsumeDeadLettersAge(t *testing.T) {
 	}
 	var got record
 	start(t, s.source, got.consumer())
-	await(t, "the stream is created", func() bool {
+	embeddedtest.Await(t, "the stream is created", func() bool {
 		dead, err := s.js.Stream(t.Context(), "VERSIVE_DEAD")
 		if err == nil && dead.CachedInfo().Config.MaxAge != config.MaxAge {
 			t.Fatalf("dead letters are kept for %v, want %v", dead.CachedInfo().Config.MaxAge, config.MaxAge)
@@ -240,7 +241,7 @@ func TestConsumeDoesNotBuryWhatWasErased(t *testing.T) {
 		return subscribe.ErrPermanent
 	}
 	start(t, s.source, c)
-	await(t, "the erasure is handled", func() bool { return got.count("-msg_0") == 1 })
+	embeddedtest.Await(t, "the erasure is handled", func() bool { return got.count("-msg_0") == 1 })
 	s.awaitDone(t, c.Durable)
 	if letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead}); len(letters) != 0 {
 		t.Errorf("got %+v", letters)
@@ -277,7 +278,7 @@ func TestConsumeBuriesTombstones(t *testing.T) {
 				}
 			}
 			start(t, s.source, c)
-			await(t, "the erasure is dead-lettered", func() bool {
+			embeddedtest.Await(t, "the erasure is dead-lettered", func() bool {
 				letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead})
 				last := letters[len(letters)-1]
 				return strings.HasPrefix(schema.DecodeReason(last.Header), "the erasure") && last.Erased()
@@ -300,7 +301,7 @@ func TestConsumeForgetsWhatWasErased(t *testing.T) {
 		return errors.New("not now")
 	}
 	start(t, s.source, c)
-	await(t, "the erasure is handled", func() bool { return got.count("-msg_0") == 1 })
+	embeddedtest.Await(t, "the erasure is handled", func() bool { return got.count("-msg_0") == 1 })
 	s.awaitDone(t, c.Durable)
 	if got.count("msg_0") != 1 {
 		t.Errorf("got %v", got.list())

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -127,7 +128,7 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 			c.Durable = strings.ReplaceAll(name, " ", "_")
 			test.before(&c)
 			stop := start(t, s.source, c)
-			await(t, "the consumer exists", func() bool {
+			embeddedtest.Await(t, "the consumer exists", func() bool {
 				_, err := s.js.Consumer(t.Context(), "VERSIVE", c.Durable)
 				return err == nil
 			})
@@ -144,19 +145,14 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 			ended := make(chan error, 1)
 			go func() { ended <- s.source.Consume(ctx, again) }()
 			if test.want != "" {
-				select {
-				case err := <-ended:
-					if err == nil || !strings.Contains(err.Error(), test.want) {
-						t.Errorf("got %v, want %q", err, test.want)
-					}
-				case <-time.After(patience):
-					t.Errorf("Consume does not return, want %q", test.want)
+				if err := embeddedtest.Receive(t, "Consume ends", ended); err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("got %v, want %q", err, test.want)
 				}
 				return
 			}
-			await(t, "it is reported", func() bool { return strings.Contains(log.String(), test.logged) })
+			embeddedtest.Await(t, "it is reported", func() bool { return strings.Contains(log.String(), test.logged) })
 			cancel()
-			if err := <-ended; err != nil {
+			if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 				t.Error(err)
 			}
 			if test.logged == "" && log.String() != "" {
@@ -181,16 +177,11 @@ func TestConsumeRefusesASecondFilter(t *testing.T) {
 		c.Filter.StudyID = study
 		go func() { ended <- s.source.Consume(ctx, c) }()
 	}
-	select {
-	case err := <-ended:
-		if err == nil || !strings.Contains(err.Error(), "exists and reads") {
-			t.Errorf("the first to end: %v", err)
-		}
-	case <-time.After(patience):
-		t.Fatal("neither returns")
+	if err := embeddedtest.Receive(t, "one of them ends", ended); err == nil || !strings.Contains(err.Error(), "exists and reads") {
+		t.Errorf("the first to end: %v", err)
 	}
 	cancel()
-	if err := <-ended; err != nil {
+	if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 		t.Errorf("the other one: %v", err)
 	}
 }

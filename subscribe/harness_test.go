@@ -5,20 +5,16 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"math/rand/v2"
-	"net"
 	"os"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -27,25 +23,7 @@ func TestMain(m *testing.M) {
 	if name := os.Getenv(childEnv); name != "" { // a consumer in a process of its own
 		os.Exit(runChild(name))
 	}
-	code := m.Run()
-	// Goroutines of the server that outlive its shutdown, the second one sometimes.
-	pool := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.init.0.func1")
-	flusher := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop")
-	if err := leaked(pool, flusher); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
-
-// leaked returns an error if goroutines are left. On a busy machine they take
-// longer to end than goleak waits.
-func leaked(ignored ...goleak.Option) error {
-	for deadline := time.Now().Add(patience); ; {
-		if err := goleak.Find(ignored...); err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
+	os.Exit(embeddedtest.Run(m))
 }
 
 // A system is a broker with its streams, and a client of it.
@@ -58,13 +36,15 @@ type system struct {
 
 func newSystem(t testing.TB) *system {
 	t.Helper()
-	return newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	return newSystemIn(t, embedded.Config{})
 }
 
 func newSystemIn(t testing.TB, cfg embedded.Config) *system {
 	t.Helper()
-	broker := startBroker(t, cfg)
-	publisher, err := publish.Open(t.Context(), publish.Config{
+	broker := embeddedtest.StartBroker(t, cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
+	defer cancel()
+	publisher, err := publish.Open(ctx, publish.Config{
 		URL:          broker.URL(),
 		Stream:       "VERSIVE",
 		Subject:      "versive",
@@ -76,38 +56,8 @@ func newSystemIn(t testing.TB, cfg embedded.Config) *system {
 		t.Fatal(err)
 	}
 	t.Cleanup(publisher.Close)
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	return &system{broker, publisher, js, subscribe.Source{JetStream: js}}
-}
-
-// startBroker runs a broker until the test ends. The address of a broker that was
-// stopped may stay in use briefly: a child that another test forks inherits the
-// listener until it executes its program.
-func startBroker(t testing.TB, cfg embedded.Config) (broker *embedded.Broker) {
-	t.Helper()
-	await(t, "the address is free", func() bool {
-		var err error
-		if broker, err = embedded.Start(t.Context(), cfg); err != nil && !strings.Contains(err.Error(), "address already in use") {
-			t.Fatal(err)
-		}
-		return err == nil
-	})
-	t.Cleanup(broker.Stop)
-	return broker
-}
-
-func connect(t testing.TB, url string, options ...nats.Option) jetstream.JetStream {
-	t.Helper()
-	nc, err := nats.Connect(url, append(options, nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
 }
 
 // store stores an event of the given interview and returns its sequence.
@@ -219,25 +169,10 @@ func start(t testing.TB, source subscribe.Source, c subscribe.Consumer) (stop fu
 	go func() { ended <- source.Consume(ctx, c) }()
 	stop = sync.OnceValue(func() error {
 		cancel()
-		return <-ended
+		return embeddedtest.Receive(t, "Consume ends", ended)
 	})
 	t.Cleanup(func() { _ = stop() })
 	return stop
-}
-
-// patience is how long anything may take before a test fails. It is generous, for a
-// busy machine, and longer than the default AckWait, after which an event that was
-// lost with a connection is redelivered.
-const patience = 90 * time.Second
-
-// await waits until a condition holds.
-func await(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !holds(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("timed out waiting: %s", what)
-		}
-	}
 }
 
 // isDone reports whether the consumer has handled all stored events, and at least
@@ -254,7 +189,7 @@ func (s *system) isDone(t testing.TB, durable string) bool {
 
 func (s *system) awaitDone(t testing.TB, durable string) {
 	t.Helper()
-	await(t, durable+" has handled everything", func() bool { return s.isDone(t, durable) })
+	embeddedtest.Await(t, durable+" has handled everything", func() bool { return s.isDone(t, durable) })
 }
 
 // read returns the messages of a selection.
@@ -276,18 +211,4 @@ func sequences(list []subscribe.Message) []uint64 {
 		s = append(s, m.Sequence)
 	}
 	return s
-}
-
-// freeAddress returns a free address on the loopback interface. Its port is below
-// the ephemeral ones, and not one of another package's tests, so that it stays free
-// until it is used, and while a broker is away.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	for {
-		address := fmt.Sprintf("127.0.0.1:%d", 15000+rand.N(5000))
-		if listener, err := net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
-		}
-	}
 }

@@ -14,13 +14,14 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
 func TestConsumeSurvivesARestart(t *testing.T) {
 	t.Parallel()
-	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
 	s := newSystemIn(t, cfg)
 	s.storeMany(t, 30)
 	var got record
@@ -36,10 +37,10 @@ func TestConsumeSurvivesARestart(t *testing.T) {
 		return handle(ctx, event, m)
 	}
 	stop := start(t, s.source, c)
-	<-half
+	embeddedtest.Receive(t, "half is handled", half)
 	s.Stop()
 	close(goOn)
-	startBroker(t, cfg)
+	embeddedtest.StartBroker(t, cfg)
 	s.awaitDone(t, c.Durable)
 	if err := stop(); err != nil {
 		t.Error(err)
@@ -58,7 +59,7 @@ func TestConsumeSurvivesARestart(t *testing.T) {
 // Consume waits for a broker that is away when it begins.
 func TestConsumeWaitsForTheBroker(t *testing.T) {
 	t.Parallel()
-	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
 	s := newSystemIn(t, cfg)
 	s.storeMany(t, 3)
 	s.Stop()
@@ -70,7 +71,7 @@ func TestConsumeWaitsForTheBroker(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() { ended <- s.source.Consume(ctx, c) }()
-	await(t, "it waits", func() bool {
+	embeddedtest.Await(t, "it waits", func() bool {
 		select {
 		case err := <-ended:
 			t.Fatalf("ended: %v", err)
@@ -78,10 +79,10 @@ func TestConsumeWaitsForTheBroker(t *testing.T) {
 		}
 		return strings.Contains(log.String(), "waiting for it")
 	})
-	startBroker(t, cfg)
-	await(t, "everything is handled", func() bool { return len(got.list()) == 3 })
+	embeddedtest.StartBroker(t, cfg)
+	embeddedtest.Await(t, "everything is handled", func() bool { return len(got.list()) == 3 })
 	cancel()
-	if err := <-ended; err != nil {
+	if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 		t.Error(err)
 	}
 }
@@ -96,9 +97,9 @@ func TestConsumeUntilADeadline(t *testing.T) {
 	defer cancel()
 	ended := make(chan error, 1)
 	go func() { ended <- s.source.Consume(soon{ctx}, got.consumer()) }()
-	await(t, "everything is handled", func() bool { return len(got.list()) == 3 })
+	embeddedtest.Await(t, "everything is handled", func() bool { return len(got.list()) == 3 })
 	cancel()
-	if err := <-ended; err != nil {
+	if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 		t.Error(err)
 	}
 }
@@ -114,7 +115,7 @@ func (soon) Deadline() (time.Time, bool) { return time.Now().Add(3 * time.Second
 // be asked for that much, however many free slots there are.
 func TestSlowLinkForManyEvents(t *testing.T) {
 	t.Parallel()
-	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
+	s := newSystem(t)
 	// In memory, for it takes long to sync that much.
 	if _, err := s.js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large.>"}, Storage: jetstream.MemoryStorage}); err != nil {
 		t.Fatal(err)
@@ -126,7 +127,7 @@ func TestSlowLinkForManyEvents(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	js := connect(t, slowLink(t, s.URL(), rate))
+	js := embeddedtest.Connect(t, slowLink(t, s.URL(), rate))
 	var got record
 	c := got.consumer()
 	c.Concurrency = 64
@@ -138,7 +139,7 @@ func TestSlowLinkForManyEvents(t *testing.T) {
 		return handle(ctx, event, m)
 	}
 	start(t, subscribe.Source{JetStream: js, Stream: "LARGE", Subject: "large"}, c)
-	await(t, "everything is handled", func() bool { return len(got.list()) >= n })
+	embeddedtest.Await(t, "everything is handled", func() bool { return len(got.list()) >= n })
 	if n := js.Conn().Stats().Reconnects; n > 0 {
 		t.Errorf("the connection was lost %d times", n)
 	}
@@ -148,7 +149,7 @@ func TestSlowLinkForManyEvents(t *testing.T) {
 // range that took the event for lost would restart it again and again.
 func TestSlowLink(t *testing.T) {
 	t.Parallel()
-	s := newSystemIn(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: 9 << 20})
+	s := newSystem(t)
 	s.storeLarge(t, 8<<20)
 	const rate = 1 << 20 // bytes a second: the event takes 8 s
 	t.Run("consume", func(t *testing.T) {
@@ -160,7 +161,7 @@ func TestSlowLink(t *testing.T) {
 			t.Logf("it was handled at delivery %d", m.Deliveries) // the first, unless the machine is slower still
 			return handle(ctx, event, m)
 		}
-		start(t, subscribe.Source{JetStream: connect(t, slowLink(t, s.URL(), rate))}, c)
+		start(t, subscribe.Source{JetStream: embeddedtest.Connect(t, slowLink(t, s.URL(), rate))}, c)
 		s.awaitDone(t, c.Durable)
 		if got.count("msg_large") == 0 {
 			t.Error("it was not handled")
@@ -168,8 +169,8 @@ func TestSlowLink(t *testing.T) {
 	})
 	t.Run("range", func(t *testing.T) {
 		t.Parallel()
-		source := subscribe.Source{JetStream: connect(t, slowLink(t, s.URL(), rate))}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		source := subscribe.Source{JetStream: embeddedtest.Connect(t, slowLink(t, s.URL(), rate))}
+		ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 		defer cancel()
 		n := 0
 		for _, err := range source.Range(ctx, subscribe.Selection{}) {
@@ -207,12 +208,12 @@ func TestConsumeCountsNoDeliveries(t *testing.T) {
 		deliveries <- m.Deliveries
 		return handle(ctx, event, m)
 	}
-	start(t, subscribe.Source{JetStream: connect(t, address)}, c)
+	start(t, subscribe.Source{JetStream: embeddedtest.Connect(t, address)}, c)
 	s.awaitDone(t, c.Durable)
 	if letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead}); len(letters) != 0 {
 		t.Fatalf("got %d dead letters", len(letters))
 	}
-	if n := <-deliveries; n <= cuts {
+	if n := embeddedtest.Receive(t, "it is handled", deliveries); n <= cuts {
 		t.Errorf("it was handled at delivery %d, although %d were cut off", n, cuts)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -187,7 +188,7 @@ func newMemoryStream(t *testing.T, late int) (subscribe.Source, jetstream.Stream
 			t.Fatal(err)
 		}
 	}
-	<-s.js.PublishAsyncComplete()
+	embeddedtest.Receive(t, "all are stored", s.js.PublishAsyncComplete())
 	return subscribe.Source{JetStream: s.js, Stream: "MEMORY", Subject: "memory"}, stream
 }
 
@@ -219,7 +220,7 @@ func TestRangeErrors(t *testing.T) {
 	if err := fails(waiting, s.source, subscribe.Selection{Follow: true}); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled while waiting: got %v", err)
 	}
-	js := connect(t, s.URL())
+	js := embeddedtest.Connect(t, s.URL())
 	time.AfterFunc(50*time.Millisecond, js.Conn().Close)
 	if err := fails(t.Context(), subscribe.Source{JetStream: js}, subscribe.Selection{Follow: true}); err == nil {
 		t.Error("connection closed: no error")
@@ -230,9 +231,9 @@ func TestRangeErrors(t *testing.T) {
 // event nor repeats one. It reads a stream that was recreated from its beginning.
 func TestRangeFollows(t *testing.T) {
 	t.Parallel()
-	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
-	broker := startBroker(t, cfg)
-	js := connect(t, broker.URL())
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
+	broker := embeddedtest.StartBroker(t, cfg)
+	js := embeddedtest.Connect(t, broker.URL())
 	create := func() {
 		t.Helper()
 		if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE", Subjects: []string{"versive.>"}}); err != nil {
@@ -241,7 +242,7 @@ func TestRangeFollows(t *testing.T) {
 	}
 	put := func(id string) {
 		t.Helper()
-		await(t, "the broker stores", func() bool {
+		embeddedtest.Await(t, "the broker stores", func() bool {
 			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 			defer cancel()
 			_, err := js.Publish(ctx, "versive.interview.completed.s.i."+id, nil, jetstream.WithMsgID(id))
@@ -265,23 +266,23 @@ func TestRangeFollows(t *testing.T) {
 	}()
 	put("a")
 	put("b")
-	await(t, "two are read", func() bool { return len(got.list()) == 2 })
+	embeddedtest.Await(t, "two are read", func() bool { return len(got.list()) == 2 })
 	broker.Stop()
-	startBroker(t, cfg)
+	embeddedtest.StartBroker(t, cfg)
 	put("c")
-	await(t, "the third is read", func() bool { return len(got.list()) == 3 })
+	embeddedtest.Await(t, "the third is read", func() bool { return len(got.list()) == 3 })
 	if err := js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
 		t.Fatal(err)
 	}
 	create()
 	put("d")
-	await(t, "the fourth is read", func() bool { return len(got.list()) == 4 })
+	embeddedtest.Await(t, "the fourth is read", func() bool { return len(got.list()) == 4 })
 	for _, id := range []string{"e", "f", "g", "h", "i"} { // as many as there were before, and more
 		put(id)
 	}
-	await(t, "all are read", func() bool { return len(got.list()) == 9 })
+	embeddedtest.Await(t, "all are read", func() bool { return len(got.list()) == 9 })
 	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
+	if err := embeddedtest.Receive(t, "Range ends", ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
 	if diff := cmp.Diff([]string{"a", "b", "c", "d", "e", "f", "g", "h", "i"}, got.list()); diff != "" {
@@ -321,7 +322,7 @@ func TestRangeAsksTheLeader(t *testing.T) {
 // A bounded range resumes from its position after a restart of the broker.
 func TestRangeResumes(t *testing.T) {
 	t.Parallel()
-	cfg := embedded.Config{Dir: t.TempDir(), Listen: freeAddress(t)}
+	cfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
 	s := newSystemIn(t, cfg)
 	s.storeMany(t, 5)
 	var got []uint64
@@ -332,7 +333,7 @@ func TestRangeResumes(t *testing.T) {
 		got = append(got, m.Sequence)
 		if len(got) == 2 {
 			s.Stop()
-			startBroker(t, cfg)
+			embeddedtest.StartBroker(t, cfg)
 		}
 	}
 	if want := []uint64{1, 2, 3, 4, 5}; !slices.Equal(got, want) {
@@ -374,7 +375,7 @@ func TestRangeReadsLostMessagesAgain(t *testing.T) {
 	}
 	dialer := new(cutDialer)
 	dialer.left.Store(2.5 * size)
-	source := subscribe.Source{JetStream: connect(t, s.URL(), nats.SetCustomDialer(dialer))}
+	source := subscribe.Source{JetStream: embeddedtest.Connect(t, s.URL(), nats.SetCustomDialer(dialer))}
 	if got, want := sequences(read(t, source, subscribe.Selection{})), []uint64{1, 2, 3}; !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -32,7 +33,7 @@ func TestConsumeChargesACrashToOneEvent(t *testing.T) {
 			_ = child.Wait()
 			close(exited)
 		}()
-		await(t, "the process ends, or everything is handled", func() bool {
+		embeddedtest.Await(t, "the process ends, or everything is handled", func() bool {
 			select {
 			case <-exited:
 				return true
@@ -42,7 +43,7 @@ func TestConsumeChargesACrashToOneEvent(t *testing.T) {
 			}
 		})
 		_ = child.Process.Kill()
-		<-exited
+		embeddedtest.Receive(t, "the process ends", exited)
 	}
 	var letters []string
 	for _, m := range read(t, s.source, subscribe.Selection{Kind: schema.KindDead}) {
@@ -116,9 +117,9 @@ func TestConsumeCountsAttemptsAcrossProcesses(t *testing.T) {
 	}
 	c.Backoff = []time.Duration{time.Millisecond, time.Millisecond, 200 * time.Millisecond}
 	stop := start(t, s.source, c)
-	<-tried
-	<-tried
-	<-tried
+	for range 3 {
+		embeddedtest.Receive(t, "it is handled", tried)
+	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -163,13 +164,13 @@ func TestConsumeHandlesSuspectsAlone(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	go func() { ended <- s.source.Consume(ctx, c) }()
-	<-begun
+	embeddedtest.Receive(t, "the suspect is handled", begun)
 	before := len(got.list())
 	s.store(t, "msg_4", "study", "interview")
-	await(t, "it is delivered", func() bool { return s.delivered(t, c.Durable) >= 6 })
+	embeddedtest.Await(t, "it is delivered", func() bool { return s.delivered(t, c.Durable) >= 6 })
 	cancel()
 	close(finish)
-	if err := <-ended; err != nil {
+	if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 		t.Error(err)
 	}
 	if after := len(got.list()); after != before {

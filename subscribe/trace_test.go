@@ -11,6 +11,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -61,10 +62,10 @@ func TestTraceGoesOn(t *testing.T) {
 	start(t, s.source, c)
 	s.awaitDone(t, c.Durable)
 	s.erase(t, m.Subject("versive"), receipt.Sequence)
-	await(t, "the erasure is handled", func() bool { return len(handled) == 4 })
+	embeddedtest.Await(t, "the erasure is handled", func() bool { return len(handled) == 4 })
 
 	spans := make(map[trace.SpanID]sdktrace.ReadOnlySpan)
-	await(t, "2 spans", func() bool {
+	embeddedtest.Await(t, "2 spans", func() bool {
 		for _, span := range recorder.Ended() {
 			spans[span.SpanContext().SpanID()] = span
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -23,7 +24,7 @@ import (
 func damaged(t *testing.T, n, size int, change func(msgs string)) *system {
 	t.Helper()
 	dir := t.TempDir()
-	s := newSystemIn(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+	s := newSystemIn(t, embedded.Config{Dir: dir})
 	for i := 1; i <= n; i++ {
 		m, err := schema.Normalize(fmt.Sprint("msg_", i), fmt.Appendf(nil, `{"event_type":"interview.completed","interview":{"id":"i%d","transcript":%q},"study":{"id":"study_%d"}}`,
 			i, bytes.Repeat([]byte("x"), size), i%3))
@@ -37,7 +38,7 @@ func damaged(t *testing.T, n, size int, change func(msgs string)) *system {
 	s.publisher.Close()
 	s.Stop()
 	change(filepath.Join(dir, "jetstream", "$G", "streams", "VERSIVE", "msgs"))
-	return newSystemIn(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+	return newSystemIn(t, embedded.Config{Dir: dir})
 }
 
 // flip changes a byte of an event's content in a block.
@@ -160,7 +161,7 @@ func TestRangeKnowsWhatIsDeleted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	<-s.js.PublishAsyncComplete()
+	embeddedtest.Receive(t, "all are stored", s.js.PublishAsyncComplete())
 	for _, sequence := range []uint64{1, 5, 2000} {
 		if err := stream.DeleteMsg(t.Context(), sequence); err != nil {
 			t.Fatal(err)

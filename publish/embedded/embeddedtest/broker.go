@@ -13,8 +13,8 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// Timeout is how long [Await] waits, and how long anything else may take before a
-// test fails. It is generous, for a busy machine.
+// Timeout is how long [Await] and [Receive] wait, and how long anything else may take
+// before a test fails. It is generous, for a busy machine.
 const Timeout = 2 * time.Minute
 
 // Await waits until condition holds. If it does not within [Timeout], the test fails
@@ -25,6 +25,19 @@ func Await(t testing.TB, what string, condition func() bool) {
 		if time.Now().After(deadline) {
 			t.Fatalf("not within %v: %s", Timeout, what)
 		}
+	}
+}
+
+// Receive waits for a value from a channel, or for the channel to be closed. If
+// neither happens within [Timeout], the test fails with what was awaited.
+func Receive[T any](t testing.TB, what string, from <-chan T) T {
+	t.Helper()
+	select {
+	case v := <-from:
+		return v
+	case <-time.After(Timeout):
+		t.Fatalf("not within %v: %s", Timeout, what)
+		panic("unreachable")
 	}
 }
 
