@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // announce sends the head of r and the first n bytes of its body.
@@ -25,7 +26,7 @@ func TestAnnouncedBodies(t *testing.T) {
 		announce(t, r, signed(t, "msg_large_"+itoa(i), eventOf(maxBody)), 0)
 		announce(t, r, signed(t, "msg_small_"+itoa(i), eventOf(small)), 1)
 	}
-	await(t, "a byte of each small one has arrived", func() bool { return r.inflight(t) >= many*4<<10 })
+	embeddedtest.Await(t, "a byte of each small one has arrived", func() bool { return r.inflight(t) >= many*4<<10 })
 	for name, size := range map[string]int{"1 KB": 1000, "64 KiB": small, "100 KB": 100_000, "the largest": maxBody} {
 		if a := exchange(t, r.address, signed(t, "msg_"+itoa(size), eventOf(size))); a.status != 200 {
 			t.Errorf("%s: got %d %s", name, a.status, a.body)
@@ -49,12 +50,12 @@ func TestSlowestIsShed(t *testing.T) {
 	for i := range count {
 		conn, read := announce(t, r, request(i), part)
 		rest, answers = append(rest, conn), append(answers, read)
-		await(t, "it is charged", func() bool { return r.inflight(t) == float64((i+1)*128<<10) })
+		embeddedtest.Await(t, "it is charged", func() bool { return r.inflight(t) == float64((i+1)*128<<10) })
 	}
 	close(release)
 	quick := signed(t, "msg_quick", eventOf(100_000))
 	// The others have sent more, so it takes a while until they count as slower.
-	await(t, "the quick one is accepted", func() bool { return exchange(t, r.address, quick).status == 200 })
+	embeddedtest.Await(t, "the quick one is accepted", func() bool { return exchange(t, r.address, quick).status == 200 })
 	if a := answers[0](); a.status != 503 || a.header.Get("Retry-After") == "" {
 		t.Errorf("the first and slowest got %d with %v", a.status, a.header)
 	}
@@ -64,5 +65,5 @@ func TestSlowestIsShed(t *testing.T) {
 			t.Errorf("slow one %d got %d %s", i, a.status, a.body)
 		}
 	}
-	await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
+	embeddedtest.Await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
 }

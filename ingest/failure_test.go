@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -140,11 +141,11 @@ func TestClientHangsUp(t *testing.T) {
 	request := signed(t, "msg_1", event(""))
 	conn, _ := dial(t, r.address)
 	write(t, conn, request.head()+request.body)
-	receive(t, entered)
+	embeddedtest.Receive(t, "it is published", entered)
 	conn.Close()
-	await(t, "the event is stored", func() bool { return s.state(t).events == 1 })
+	embeddedtest.Await(t, "the event is stored", func() bool { return s.state(t).events == 1 })
 	var logged string
-	await(t, "the request is finished", func() bool {
+	embeddedtest.Await(t, "the request is finished", func() bool {
 		_, text := r.logs.take(t)
 		logged += text
 		return strings.Contains(logged, `"outcome":"stored"`)
@@ -179,7 +180,7 @@ func TestDrain(t *testing.T) {
 	finish := sync.OnceFunc(func() { close(release) })
 	defer finish()
 	before := start(t, r, signed(t, "msg_1", event("")))
-	receive(t, entered)
+	embeddedtest.Receive(t, "it is published", entered)
 
 	r.handler.Drain()
 	for _, request := range []request{
@@ -219,7 +220,7 @@ func TestBudget(t *testing.T) {
 	hold := func(request request) {
 		t.Helper()
 		answers = append(answers, start(t, r, request))
-		if id := receive(t, entered); id != request.id {
+		if id := embeddedtest.Receive(t, "it is published", entered); id != request.id {
 			t.Fatalf("%s is published, want %s", id, request.id)
 		}
 	}
@@ -234,7 +235,7 @@ func TestBudget(t *testing.T) {
 			large = large.chunked()
 		}
 		answers = append(answers, start(t, r, large)) // waits for its turn
-		await(t, "it is charged", func() bool { return r.inflight(t) == float64((i+1)*maxBody) })
+		embeddedtest.Await(t, "it is charged", func() bool { return r.inflight(t) == float64((i+1)*maxBody) })
 	}
 	rejected("one more large body", signed(t, "msg_rejected", eventOf(maxBody)))
 	rejected("a body just over the small ones", signed(t, "msg_rejected", eventOf(small+1)))
@@ -259,7 +260,7 @@ func TestBudget(t *testing.T) {
 			t.Errorf("a blocked request got %d %s", a.status, a.body)
 		}
 	}
-	await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
+	embeddedtest.Await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
 	for len(entered) > 0 { // the large ones that waited for their turn
 		<-entered
 	}
@@ -302,10 +303,10 @@ func TestLargeBodyWaits(t *testing.T) {
 	finish := sync.OnceFunc(func() { close(release) })
 	defer finish()
 	first := start(t, r, signed(t, "msg_1", eventOf(maxBody)))
-	receive(t, entered)
+	embeddedtest.Receive(t, "it is published", entered)
 	second := start(t, r, signed(t, "msg_2", eventOf(maxBody)))
 	small := start(t, r, signed(t, "msg_3", event("")))
-	if id := receive(t, entered); id != "msg_3" {
+	if id := embeddedtest.Receive(t, "it is published", entered); id != "msg_3" {
 		t.Errorf("%s is published, want msg_3", id)
 	}
 	if a := second(); a.status != 503 || a.header.Get("Retry-After") == "" {

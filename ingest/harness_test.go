@@ -20,6 +20,7 @@ import (
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -46,14 +47,10 @@ type store struct {
 
 func newStore(t testing.TB) *store {
 	t.Helper()
-	broker, err := embedded.Start(t.Context(), embedded.Config{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxPayload: maxBody + schema.MaxGrowth + 64<<10,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(broker.Stop)
-	p, err := publish.Open(t.Context(), publish.Config{
+	broker := embeddedtest.StartBroker(t, embedded.Config{MaxPayload: maxBody + schema.MaxGrowth + 64<<10})
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
+	defer cancel()
+	p, err := publish.Open(ctx, publish.Config{
 		Options: []nats.Option{nats.InProcessServer(broker)},
 		Stream:  "VERSIVE", Subject: "versive", Replicas: 1,
 		DedupeWindow: 48 * time.Hour, Timeout: 15 * time.Second, SyncAlways: true,
@@ -62,16 +59,7 @@ func newStore(t testing.TB) *store {
 		t.Fatal(err)
 	}
 	t.Cleanup(p.Close)
-	nc, err := nats.Connect("", nats.InProcessServer(broker), nats.Timeout(patience))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(patience))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &store{p, js}
+	return &store{p, embeddedtest.Connect(t, broker.URL())}
 }
 
 // A state has the number of messages and the last sequence of both streams.
@@ -162,7 +150,7 @@ func serve(t testing.TB, h http.Handler, maxHeader int) (address string) {
 	wg.Go(func() { _ = server.Serve(listener) })
 	t.Cleanup(func() {
 		// Close would not wait for handlers, which may use what is cleaned up next.
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		ctx, cancel := context.WithTimeout(context.Background(), embeddedtest.Timeout)
 		defer cancel()
 		if err := server.Shutdown(ctx); err != nil {
 			t.Errorf("requests are still in progress: %v", err)
@@ -254,26 +242,4 @@ func event(more string) string {
 // eventOf returns a body of size bytes that becomes an event.
 func eventOf(size int) string {
 	return event(`,"transcript":"` + strings.Repeat("x", size-len(event(`,"transcript":""`))) + `"`)
-}
-
-// await waits until condition holds.
-func await(t testing.TB, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
-// receive waits for a value or the end of the channel.
-func receive[T any](t testing.TB, from <-chan T) T {
-	t.Helper()
-	select {
-	case v := <-from:
-		return v
-	case <-time.After(patience):
-		t.Fatalf("nothing happened within %v", patience)
-		panic("unreachable")
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	svix "github.com/svix/svix-webhooks/go"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 const webhookPath = "/webhooks/versive"
@@ -130,9 +132,6 @@ type answer struct {
 	body   string
 }
 
-// patience is how long a test waits before it fails, generous for a slow machine.
-const patience = time.Minute
-
 // exchange sends r over a connection of its own and reads the answer.
 func exchange(t testing.TB, address string, r request) answer {
 	t.Helper()
@@ -141,7 +140,7 @@ func exchange(t testing.TB, address string, r request) answer {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(embeddedtest.Timeout)); err != nil {
 		t.Fatal(err)
 	}
 	sent := make(chan struct{})
@@ -154,7 +153,7 @@ func exchange(t testing.TB, address string, r request) answer {
 	}()
 	a := readAnswer(t, bufio.NewReader(conn), r)
 	conn.Close()
-	<-sent
+	embeddedtest.Receive(t, "the request is written", sent)
 	return a
 }
 
@@ -164,7 +163,7 @@ func readAnswer(t testing.TB, from *bufio.Reader, r request) answer {
 	method, _, _ := strings.Cut(r.line, " ")
 	response, err := http.ReadResponse(from, &http.Request{Method: method})
 	if ne, ok := err.(net.Error); ok && ne.Timeout() {
-		t.Fatalf("no answer within %v", patience)
+		t.Fatalf("no answer within %v", embeddedtest.Timeout)
 	}
 	if err != nil {
 		return answer{}

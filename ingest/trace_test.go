@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -29,7 +30,7 @@ func traced() (func(*ingest.Config), *tracetest.SpanRecorder) {
 // ends, so that the request's own is the last.
 func take(t testing.TB, recorder *tracetest.SpanRecorder, n int) []sdktrace.ReadOnlySpan {
 	t.Helper()
-	await(t, fmt.Sprint(n, " spans"), func() bool { return len(recorder.Ended()) >= n })
+	embeddedtest.Await(t, fmt.Sprint(n, " spans"), func() bool { return len(recorder.Ended()) >= n })
 	spans := recorder.Ended()
 	recorder.Reset()
 	if len(spans) != n {
@@ -84,7 +85,7 @@ func TestTrace(t *testing.T) {
 		r.logs.take(t)
 		a := exchange(t, r.address, test.request)
 		var line logLine
-		await(t, "a log line", func() bool {
+		embeddedtest.Await(t, "a log line", func() bool {
 			lines, _ := r.logs.take(t)
 			if len(lines) == 1 {
 				line = lines[0]

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -25,7 +26,7 @@ func dial(t *testing.T, address string) (net.Conn, *bufio.Reader) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(embeddedtest.Timeout)); err != nil {
 		t.Fatal(err)
 	}
 	return conn, bufio.NewReader(conn)
@@ -92,7 +93,7 @@ func TestSlowBody(t *testing.T) {
 	if took := time.Since(started); took > ingest.BodyTimeout+8*time.Second { // the dripping body would take twice as long
 		t.Errorf("took %v, want at most %v and a little", took, ingest.BodyTimeout)
 	}
-	await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
+	embeddedtest.Await(t, "the budget is empty", func() bool { return r.inflight(t) == 0 })
 }
 
 // drip writes s byte by byte, 50 bytes per BodyTimeout, until the test ends.
@@ -295,7 +296,7 @@ func TestHTTP2(t *testing.T) {
 			if a, err := post(good.with("Svix-Id", "msg_broken").without("Content-Length").without("Host"), broken); err == nil {
 				t.Errorf("got %d for half a body", a.status)
 			}
-			await(t, "half a body is rejected", func() bool {
+			embeddedtest.Await(t, "half a body is rejected", func() bool {
 				lines, _ := r.logs.take(t)
 				return len(lines) == 1 && lines[0].Reason == "body_cut_short"
 			})
