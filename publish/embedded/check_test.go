@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // nobody is the uid of a user other than root.
@@ -26,7 +28,7 @@ const nobody = 65534
 func TestMain(m *testing.M) {
 	dir, ok := os.LookupEnv("START_BROKER")
 	if !ok {
-		os.Exit(m.Run())
+		os.Exit(embeddedtest.Run(m, http.DefaultClient.CloseIdleConnections))
 	}
 	broker, err := embedded.Start(context.Background(), embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
 	if err != nil {
@@ -65,7 +67,7 @@ func newStore(t *testing.T, dir string, configFile ...string) {
 	if len(configFile) > 0 {
 		cfg.Listen, cfg.ConfigFile = "", configFile[0]
 	}
-	broker := start(t, cfg)
+	broker := embeddedtest.StartBroker(t, cfg)
 	js := inProcess(t, broker)
 	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, MaxMsgSize: 1 << 20})
 	if err != nil {
@@ -288,7 +290,9 @@ func shell(t *testing.T, command string, args ...string) {
 // startFails checks that a start fails, with all of want in the error.
 func startFails(t *testing.T, cfg embedded.Config, want ...string) error {
 	t.Helper()
-	broker, err := embedded.Start(t.Context(), cfg)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
+	defer cancel()
+	broker, err := embedded.Start(ctx, cfg)
 	if err == nil {
 		defer broker.Stop()
 		t.Fatalf("the broker has started, with %d messages", broker.Messages())

@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -10,24 +9,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
-
-func start(t *testing.T, cfg embedded.Config) *embedded.Broker {
-	t.Helper()
-	b, err := embedded.Start(t.Context(), cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(b.Stop)
-	return b
-}
 
 func writeConfig(t *testing.T, text string) string {
 	t.Helper()
@@ -41,14 +30,14 @@ func writeConfig(t *testing.T, text string) string {
 // The data directory is locked for as long as the broker runs.
 func TestDirIsLocked(t *testing.T) {
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
-	first := start(t, cfg)
+	first := embeddedtest.StartBroker(t, cfg)
 	_, err := embedded.Start(t.Context(), cfg)
 	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("process %d", os.Getpid())) {
 		t.Errorf("got %v, want an error that names this process", err)
 	}
 	dupFile(t, filepath.Join(cfg.Dir, "lock"))
 	first.Stop()
-	start(t, cfg)
+	embeddedtest.StartBroker(t, cfg)
 }
 
 // dupFile duplicates this process's descriptor of path until the test ends, as a
@@ -75,7 +64,7 @@ func dupFile(t *testing.T, path string) {
 // A message that was stored is there after a restart.
 func TestStoreSurvivesRestart(t *testing.T) {
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
-	broker := start(t, cfg)
+	broker := embeddedtest.StartBroker(t, cfg)
 	js := inProcess(t, broker)
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}}); err != nil {
 		t.Fatal(err)
@@ -85,7 +74,7 @@ func TestStoreSurvivesRestart(t *testing.T) {
 	}
 	broker.Stop()
 
-	stream, err := inProcess(t, start(t, cfg)).Stream(t.Context(), "S")
+	stream, err := inProcess(t, embeddedtest.StartBroker(t, cfg)).Stream(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -96,23 +85,13 @@ func TestStoreSurvivesRestart(t *testing.T) {
 
 func inProcess(t *testing.T, b *embedded.Broker) jetstream.JetStream {
 	t.Helper()
-	nc, err := nats.Connect("", nats.InProcessServer(b), nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
+	return embeddedtest.Connect(t, "", nats.InProcessServer(b))
 }
 
 // The monitoring port reports sync_interval: always and the limits.
 func TestSyncsAlways(t *testing.T) {
-	// A port below the ephemeral ones, and outside the range of other packages' tests.
-	address := fmt.Sprint("127.0.0.1:", 32_000+rand.N(700))
-	start(t, embedded.Config{
+	address := embeddedtest.FreeAddress(t)
+	embeddedtest.StartBroker(t, embedded.Config{
 		Dir:        t.TempDir(),
 		ConfigFile: writeConfig(t, fmt.Sprintf("listen: \"127.0.0.1:-1\"\nhttp: %q\njetstream { sync_interval: 2m }", address)),
 		MaxStore:   1 << 30,
@@ -138,7 +117,7 @@ func TestSyncsAlways(t *testing.T) {
 }
 
 func TestFull(t *testing.T) {
-	broker := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0", MaxStore: 64 << 10})
+	broker := embeddedtest.StartBroker(t, embedded.Config{MaxStore: 64 << 10})
 	js := inProcess(t, broker)
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
 		t.Fatal(err)
@@ -213,16 +192,12 @@ func TestStartFails(t *testing.T) {
 // With authorization, a broker may listen on all interfaces, and only its users can
 // connect.
 func TestAuthorization(t *testing.T) {
-	broker := start(t, embedded.Config{Dir: t.TempDir(), ConfigFile: writeConfig(t, `
+	broker := embeddedtest.StartBroker(t, embedded.Config{ConfigFile: writeConfig(t, `
 		listen: "0.0.0.0:-1"
 		authorization { users: [{user: reader, password: secret}] }`)})
 	if nc, err := nats.Connect(broker.URL()); err == nil {
 		nc.Close()
 		t.Error("a client without credentials can connect")
 	}
-	nc, err := nats.Connect(broker.URL(), nats.UserInfo("reader", "secret"), nats.Timeout(patience))
-	if err != nil {
-		t.Fatal(err)
-	}
-	nc.Close()
+	embeddedtest.Connect(t, broker.URL(), nats.UserInfo("reader", "secret"))
 }

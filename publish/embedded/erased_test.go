@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // fill creates a stream of large messages, which take several block files. Each has
@@ -68,7 +69,7 @@ func TestRestoredBlocks(t *testing.T) {
 			t.Parallel()
 			const messages = 22
 			cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
-			broker := start(t, cfg)
+			broker := embeddedtest.StartBroker(t, cfg)
 			stream := fill(t, inProcess(t, broker), messages, jetstream.StreamConfig{})
 			erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{21, 2, 12, 3}}
 			blocks := filepath.Join(cfg.Dir, "jetstream", "$G", "streams", "S", "msgs")
@@ -104,7 +105,7 @@ func TestRestoredBlocks(t *testing.T) {
 				}
 			}
 
-			broker = start(t, cfg)
+			broker = embeddedtest.StartBroker(t, cfg)
 			remaining, err := erased.Sync(cfg.Dir)
 			if want := []uint64{2, 3, 12, 21}; err != nil || !slices.Equal(remaining, want) {
 				t.Errorf("remaining %v, %v; want %v", remaining, err, want)
@@ -121,7 +122,7 @@ func TestRestoredBlocks(t *testing.T) {
 			}
 			broker.Stop()
 
-			broker = start(t, cfg)
+			broker = embeddedtest.StartBroker(t, cfg)
 			if remaining, err := erased.Sync(cfg.Dir); err != nil || len(remaining) > 0 {
 				t.Errorf("after the next start: remaining %v, %v", remaining, err)
 			}
@@ -152,7 +153,7 @@ func TestRestoredBlocks(t *testing.T) {
 func TestScheduleOfAnotherStream(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
-	broker := start(t, cfg)
+	broker := embeddedtest.StartBroker(t, cfg)
 	created := fill(t, inProcess(t, broker), 2, jetstream.StreamConfig{}).CachedInfo().Created
 	for _, e := range []embedded.Erased{
 		{Stream: "S", Created: created.Add(-time.Hour), Sequences: []uint64{1}},
@@ -174,7 +175,7 @@ func TestScheduleOfAnotherStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	file.Close()
-	start(t, cfg)
+	embeddedtest.StartBroker(t, cfg)
 	if got := contentsIn(t, cfg.Dir, 2); len(got) != 2 {
 		t.Errorf("only the content of %v is there", got)
 	}
@@ -198,12 +199,12 @@ func TestSyncUnverified(t *testing.T) {
 			t.Parallel()
 			cfg := embedded.Config{Dir: t.TempDir()}
 			cfg.ConfigFile = writeConfig(t, "listen: \"127.0.0.1:-1\"\n"+test.config)
-			stream := fill(t, inProcess(t, start(t, cfg)), 12, test.stream)
+			stream := fill(t, inProcess(t, embeddedtest.StartBroker(t, cfg)), 12, test.stream)
 			if err := stream.SecureDeleteMsg(t.Context(), 2); err != nil {
 				t.Fatal(err)
 			}
 			erased := embedded.Erased{Stream: "S", Created: stream.CachedInfo().Created, Sequences: []uint64{2}}
-			eventually(t, "the error", func() bool { // the server compresses a block some time after it has begun the next
+			embeddedtest.Await(t, "the error", func() bool { // the server compresses a block some time after it has begun the next
 				remaining, err := erased.Sync(cfg.Dir)
 				return errors.Is(err, test.want) && len(remaining) == 0
 			})
@@ -218,7 +219,7 @@ func TestScheduleSparesLaterMessages(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
 	newStore(t, cfg.Dir)
-	broker := start(t, cfg)
+	broker := embeddedtest.StartBroker(t, cfg)
 	stream, err := inProcess(t, broker).Stream(t.Context(), "S")
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +235,7 @@ func TestScheduleSparesLaterMessages(t *testing.T) {
 	edit(t, cfg.Dir, "msgs/1.blk", replaced("s.39", "s.x9"))
 	edit(t, cfg.Dir, "msgs/index.db", removed)
 
-	broker = start(t, cfg)
+	broker = embeddedtest.StartBroker(t, cfg)
 	js := inProcess(t, broker)
 	for {
 		ack, err := js.Publish(t.Context(), "s.later", []byte("content"))
@@ -250,7 +251,7 @@ func TestScheduleSparesLaterMessages(t *testing.T) {
 	}
 	broker.Stop()
 
-	broker = start(t, cfg)
+	broker = embeddedtest.StartBroker(t, cfg)
 	if stream, err = inProcess(t, broker).Stream(t.Context(), "S"); err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
 )
 
@@ -22,7 +23,7 @@ func TestStartOnFullDisk(t *testing.T) {
 			disk := faultdisk.New(t, kind)
 			dir := filepath.Join(disk.Dir, "data")
 			newStore(t, dir)
-			broker := start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+			broker := embeddedtest.StartBroker(t, embedded.Config{Dir: dir})
 			js := inProcess(t, broker)
 			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "LARGE", Subjects: []string{"large"}}); err != nil {
 				t.Fatal(err)
@@ -50,7 +51,7 @@ func TestStartOnFullDisk(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			requireStore(t, inProcess(t, start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})))
+			requireStore(t, inProcess(t, embeddedtest.StartBroker(t, embedded.Config{Dir: dir})))
 		})
 	}
 }

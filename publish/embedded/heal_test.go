@@ -11,10 +11,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // fileLimit leaves space for the log of opened files that package testing writes,
@@ -45,19 +45,12 @@ func limitFiles(t *testing.T) (lift func()) {
 // acknowledged messages are there.
 func TestHeals(t *testing.T) {
 	var log strings.Builder // written by the broker, read when it has stopped
-	broker := start(t, embedded.Config{
-		Dir: t.TempDir(), Listen: "127.0.0.1:0",
-		Logger: slog.New(slog.NewTextHandler(&log, nil)),
-	})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 	js := inProcess(t, broker)
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, AllowDirect: true}); err != nil {
 		t.Fatal(err)
 	}
-	subscriber, err := nats.Connect(broker.URL(), nats.Timeout(patience), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer subscriber.Close()
+	subscriber := embeddedtest.Connect(t, broker.URL()).Conn()
 	subscription, err := subscriber.SubscribeSync("s.>")
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +75,7 @@ func TestHeals(t *testing.T) {
 	defer stopScraping()
 	// The disk has space again as soon as the broker is not ready.
 	lift := limitFiles(t)
-	ctx, notReady := context.WithTimeout(t.Context(), patience)
+	ctx, notReady := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	go func() {
 		defer notReady()
 		for broker.Ready() == nil && ctx.Err() == nil {
@@ -104,8 +97,8 @@ func TestHeals(t *testing.T) {
 		t.Errorf("ready, although the stream cannot be written: %v", ctx.Err())
 	}
 
-	eventually(t, "the broker is ready again", func() bool { return broker.Ready() == nil })
-	eventually(t, "the subscriber receives a message that is stored", func() bool {
+	embeddedtest.Await(t, "the broker is ready again", func() bool { return broker.Ready() == nil })
+	embeddedtest.Await(t, "the subscriber receives a message that is stored", func() bool {
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 		defer cancel()
 		if publish(ctx, "s.healed") != nil {
@@ -134,7 +127,7 @@ func TestHeals(t *testing.T) {
 
 // Stop does not wait until a broker whose disk stays full has healed.
 func TestStopsWhileBroken(t *testing.T) {
-	broker := start(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
 	js := inProcess(t, broker)
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
 		t.Fatal(err)
@@ -148,17 +141,5 @@ func TestStopsWhileBroken(t *testing.T) {
 	broker.Stop()
 	if err := broker.Ready(); err == nil {
 		t.Error("ready after Stop")
-	}
-}
-
-// patience is how long a test waits before it fails, generous for a busy machine.
-const patience = time.Minute
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !condition(); time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // Start warns about leaf nodes without a JetStream domain, because a stream across
@@ -22,11 +23,7 @@ func TestLeafNodesWithoutDomain(t *testing.T) {
 			t.Fatal(err)
 		}
 		var log bytes.Buffer
-		broker, err := embedded.Start(t.Context(), embedded.Config{Dir: t.TempDir(), ConfigFile: file, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		broker.Stop()
+		embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file, Logger: slog.New(slog.NewTextHandler(&log, nil))}).Stop()
 		if got := strings.Contains(log.String(), "without a JetStream domain"); got != warns {
 			t.Errorf("%q: warned %t, want %t:\n%s", text, got, warns, &log)
 		}

@@ -2,8 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"fmt"
-	"math/rand/v2"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -11,9 +9,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // No client can connect before the broker has checked that the store was recovered: a
@@ -23,15 +21,14 @@ func TestNoClientBeforeTheCheck(t *testing.T) {
 	newStore(t, dir)
 	edit(t, dir, "meta.inf", replaced(`"num_replicas":1`, `"num_replicas":3`)) // not accepted by the server
 
-	// A port below the ephemeral ones, and outside the range of other packages' tests.
-	address := fmt.Sprint("127.0.0.1:", 31_000+rand.N(700))
+	address := embeddedtest.FreeAddress(t)
 	starting, stop := context.WithCancel(t.Context())
 	var client sync.WaitGroup
 	client.Go(func() {
 		ticker := time.NewTicker(time.Millisecond)
 		defer ticker.Stop()
 		for ; starting.Err() == nil; <-ticker.C {
-			if nc, err := nats.Connect("nats://"+address, nats.Timeout(patience)); err == nil {
+			if nc, err := nats.Connect("nats://"+address, nats.Timeout(embeddedtest.Timeout)); err == nil {
 				nc.Close()
 				t.Error("a client has connected")
 				return
@@ -61,17 +58,8 @@ func TestInaccessibleStreams(t *testing.T) {
 		}
 		_, command, _ := strings.Cut(err.Error(), "to VERSIVE: ")
 		shell(t, command)
-		broker := start(t, cfg)
-		nc, err := nats.Connect(broker.URL(), nats.UserInfo("ingress", "ingress"), nats.Timeout(patience))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		js, err := jetstream.New(nc)
-		if err != nil {
-			t.Fatal(err)
-		}
-		requireStore(t, js)
+		broker := embeddedtest.StartBroker(t, cfg)
+		requireStore(t, embeddedtest.Connect(t, broker.URL(), nats.UserInfo("ingress", "ingress")))
 	})
 	t.Run("cluster", func(t *testing.T) {
 		dir := t.TempDir()
@@ -81,11 +69,11 @@ func TestInaccessibleStreams(t *testing.T) {
 		if after := snapshot(t, filepath.Join(dir, "jetstream")); after != before {
 			t.Errorf("the store has changed:\n%s\nwant\n%s", after, before)
 		}
-		requireStore(t, inProcess(t, start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})))
+		requireStore(t, inProcess(t, embeddedtest.StartBroker(t, embedded.Config{Dir: dir})))
 	})
 	t.Run("no cluster", func(t *testing.T) {
 		dir := t.TempDir()
-		start(t, embedded.Config{Dir: dir, ConfigFile: writeConfig(t, cluster)}).Stop()
+		embeddedtest.StartBroker(t, embedded.Config{Dir: dir, ConfigFile: writeConfig(t, cluster)}).Stop()
 		before := snapshot(t, filepath.Join(dir, "jetstream"))
 		startFails(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"}, "start with the configuration file of the cluster")
 		if after := snapshot(t, filepath.Join(dir, "jetstream")); after != before {

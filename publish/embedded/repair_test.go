@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // copyStore returns a copy of a data directory.
@@ -103,7 +104,7 @@ func TestConfigurationFiles(t *testing.T) {
 				return
 			}
 			for range 2 {
-				broker := start(t, cfg)
+				broker := embeddedtest.StartBroker(t, cfg)
 				requireStore(t, inProcess(t, broker))
 				broker.Stop()
 			}
@@ -155,7 +156,7 @@ func TestLeftovers(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	broker := start(t, embedded.Config{Dir: dir, Listen: "127.0.0.1:0"})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Dir: dir})
 	js := inProcess(t, broker)
 	requireStore(t, js)
 	for path, content := range contents(t, dir) {
