@@ -33,7 +33,7 @@ func TestDoctorOnCluster(t *testing.T) {
 		t.Fatalf("got %v", a)
 	}
 	d := newDoctor(s)
-	d.probe = true
+	d.Probe = true
 	requireFindings(t, d)
 
 	other := byHand(t, connect(t, s.NATSURL), s, "other", func(*jetstream.StreamConfig) {})

@@ -10,6 +10,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -27,37 +28,35 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/doctor"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
 )
 
-// newDoctor returns one that is patient, as that of the command.
-func newDoctor(s config.Settings) *doctor {
+// newDoctor returns what the command checks.
+func newDoctor(s config.Settings) *doctor.Config {
 	s.Secrets = slices.Clone(s.Secrets)
-	return &doctor{settings: s, now: time.Now, idle: 5 * time.Minute, lag: time.Hour}
+	return &doctor.Config{Settings: s}
 }
 
 // findings returns what a doctor finds, as level, id and remedy. It checks that
 // every finding is explained, and that nothing secret is told.
-func findings(t *testing.T, d *doctor) (list [][3]string) {
+func findings(t *testing.T, d *doctor.Config) (list [][3]string) {
 	t.Helper()
-	r := d.examine(t.Context())
+	r := doctor.Run(t.Context(), *d)
 	for _, c := range r.Checks {
 		for _, f := range c.Findings {
-			list = append(list, [3]string{string(f.Level), f.ID, f.Remedy})
+			list = append(list, [3]string{f.Level.String(), f.ID, f.Remedy})
 			if f.Found == "" || f.Why == "" || f.Remedy == "" {
 				t.Errorf("%s is not explained: %+v", c.Check, f)
 			}
 		}
 	}
 	var out bytes.Buffer
-	if err := r.print(&out); err != nil {
+	if err := r.Print(&out); err != nil {
 		t.Error(err)
 	}
-	if err := r.printJSON(&out); err != nil {
-		t.Error(err)
-	}
-	for _, secret := range append(d.settings.Secrets, "pa55word") {
+	for _, secret := range append(d.Settings.Secrets, "pa55word") {
 		if key := strings.TrimPrefix(secret, "whsec_"); key != "" && strings.Contains(out.String(), key) {
 			t.Errorf("the report tells %q:\n%s", key, out.String())
 		}
@@ -70,7 +69,7 @@ func findings(t *testing.T, d *doctor) (list [][3]string) {
 
 // requireFindings checks that a doctor finds what is wanted and nothing else.
 // Each is a level, an id, and a part of the remedy.
-func requireFindings(t *testing.T, d *doctor, want ...string) {
+func requireFindings(t *testing.T, d *doctor.Config, want ...string) {
 	t.Helper()
 	var got []string
 	remedies := ""
@@ -188,9 +187,8 @@ func startOlder(t *testing.T, broker string) (address string) {
 				go func() { _, _ = io.Copy(to, client); to.Close() }()
 				for lines := bufio.NewReader(to); ; {
 					line, err := lines.ReadBytes('\n')
-					if bytes.HasPrefix(line, []byte("INFO ")) { // one at first, one after CONNECT
-						line = bytes.Replace(line, []byte(`"version":"`+server.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
-					}
+					line = bytes.Replace(line, []byte(`"version":"`+server.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
+					line = bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, server.JSApiLevel), []byte(`"level":1`), 1)
 					if _, broken := client.Write(line); err != nil || broken != nil {
 						return
 					}

@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/doctor"
 	"versive-ingress/schema"
 )
 
@@ -23,8 +24,8 @@ func TestDoctorOnStreams(t *testing.T) {
 	good := newSettings(t)
 	sys := run(t, good)
 	js := connect(t, sys.BrokerURL())
-	fill := func(n int) func(*testing.T, config.Settings, *doctor) {
-		return func(t *testing.T, s config.Settings, _ *doctor) {
+	fill := func(n int) func(*testing.T, config.Settings, *doctor.Config) {
+		return func(t *testing.T, s config.Settings, _ *doctor.Config) {
 			for i := range n {
 				if _, err := js.Publish(t.Context(), fmt.Sprintf("%s.%d", s.Subject, i), nil); err != nil {
 					t.Fatal(err)
@@ -32,8 +33,8 @@ func TestDoctorOnStreams(t *testing.T) {
 			}
 		}
 	}
-	consumer := func(c jetstream.ConsumerConfig) func(*testing.T, config.Settings, *doctor) {
-		return func(t *testing.T, s config.Settings, d *doctor) {
+	consumer := func(c jetstream.ConsumerConfig) func(*testing.T, config.Settings, *doctor.Config) {
+		return func(t *testing.T, s config.Settings, d *doctor.Config) {
 			fill(2)(t, s, d)
 			c.Durable = "reports"
 			if _, err := js.CreateConsumer(t.Context(), s.Stream, c); err != nil {
@@ -41,8 +42,8 @@ func TestDoctorOnStreams(t *testing.T) {
 			}
 		}
 	}
-	keep := func(kind schema.Kind, headers ...string) func(*testing.T, config.Settings, *doctor) {
-		return func(t *testing.T, s config.Settings, _ *doctor) {
+	keep := func(kind schema.Kind, headers ...string) func(*testing.T, config.Settings, *doctor.Config) {
+		return func(t *testing.T, s config.Settings, _ *doctor.Config) {
 			if kind == schema.KindDead {
 				if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: kind.Stream(s.Stream), Subjects: []string{kind.Prefix(s.Subject) + ".>"}}); err != nil {
 					t.Fatal(err)
@@ -59,7 +60,7 @@ func TestDoctorOnStreams(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		stream  func(*jetstream.StreamConfig)
-		prepare func(*testing.T, config.Settings, *doctor)
+		prepare func(*testing.T, config.Settings, *doctor.Config)
 		want    []string // of $ is the stream
 	}{
 		"good":       {asCreated, fill(3), nil},
@@ -80,7 +81,7 @@ func TestDoctorOnStreams(t *testing.T) {
 		}, nil, []string{"problem stream_mirror: export INGRESS_STREAM=$_2", "problem stream_subjects: --subjects 'mirror.>'", "warning stream_direct_get: --allow-direct", "warning stream_atomic_publish: --allow-batch", "warning stream_unclaimed: nats stream edit $ --metadata", "warning stream_window: --dupe-window 48h0m0s"}},
 		"unclaimed": {func(c *jetstream.StreamConfig) { c.Metadata = nil }, nil, []string{"warning stream_unclaimed: nats stream edit $ --metadata versive-ingress.kind=event --metadata versive-ingress.stream=$"}},
 		"owner":     {func(c *jetstream.StreamConfig) { c.Metadata = schema.KindDead.Metadata("OTHER") }, nil, []string{"problem stream_owner: export INGRESS_STREAM=$_2 INGRESS_SUBJECT=owner-2"}},
-		"deadowner": {asCreated, func(t *testing.T, s config.Settings, _ *doctor) {
+		"deadowner": {asCreated, func(t *testing.T, s config.Settings, _ *doctor.Config) {
 			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: s.Stream + "_DEAD", Metadata: schema.KindEvent.Metadata(s.Stream + "_DEAD")}); err != nil {
 				t.Fatal(err)
 			}
@@ -88,11 +89,11 @@ func TestDoctorOnStreams(t *testing.T) {
 		"sealed":   {func(c *jetstream.StreamConfig) { c.Sealed = true }, nil, []string{"problem stream_sealed: export INGRESS_STREAM=$_2", "warning stream_deny_delete: export INGRESS_STREAM=$_2"}},
 		"subjects": {func(c *jetstream.StreamConfig) { c.Subjects = []string{"before.>"} }, nil, []string{"problem stream_subjects: nats stream edit $ --subjects 'before.>' --subjects 'subjects.>'"}},
 		"window":   {func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }, nil, []string{"warning stream_window: nats stream edit $ --dupe-window 48h0m0s"}},
-		"shortwindow": {func(c *jetstream.StreamConfig) { c.Duplicates = time.Hour }, func(_ *testing.T, _ config.Settings, d *doctor) { d.settings.DedupeWindow = time.Hour }, []string{
-			"warning window_short: export INGRESS_DEDUPE_WINDOW=48h",
+		"shortwindow": {func(c *jetstream.StreamConfig) { c.Duplicates = time.Hour }, func(_ *testing.T, _ config.Settings, d *doctor.Config) { d.Settings.DedupeWindow = time.Hour }, []string{
+			"warning window_short: unset INGRESS_DEDUPE_WINDOW",
 		}},
-		"age":        {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, nil, []string{"problem age_short: nats stream edit $ --max-age 48h --dupe-window 48h"}},
-		"setage":     {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, func(_ *testing.T, _ config.Settings, d *doctor) { d.settings.MaxAge = time.Hour }, []string{"problem age_short: export INGRESS_MAX_AGE=48h", "warning stream_max_age: nats stream edit $_QUARANTINE --max-age 1h0m0s"}},
+		"age":        {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, nil, []string{"problem age_short: nats stream edit $ --max-age 48h0m0s --dupe-window 48h0m0s"}},
+		"setage":     {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = time.Hour, time.Hour }, func(_ *testing.T, _ config.Settings, d *doctor.Config) { d.Settings.MaxAge = time.Hour }, []string{"problem age_short: export INGRESS_MAX_AGE=48h", "warning stream_max_age: nats stream edit $_QUARANTINE --max-age 1h0m0s"}},
 		"someage":    {func(c *jetstream.StreamConfig) { c.MaxAge, c.Duplicates = 30*time.Hour, 30*time.Hour }, nil, []string{"warning stream_window_limited: nats stream edit $ --max-age 48h0m0s --dupe-window 48h0m0s"}},
 		"denydelete": {func(c *jetstream.StreamConfig) { c.DenyDelete = true }, nil, []string{"warning stream_deny_delete: export INGRESS_STREAM=$_2"}},
 		"sources":    {func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "VERSIVE"}} }, nil, []string{"warning stream_sources: nats stream edit $ --interactive"}},
@@ -111,19 +112,19 @@ func TestDoctorOnStreams(t *testing.T) {
 
 		"givesup":  {asCreated, consumer(jetstream.ConsumerConfig{MaxDeliver: 3, AckPolicy: jetstream.AckExplicitPolicy}), []string{"warning consumer_gives_up: nats consumer edit $ reports --max-deliver=-1"}},
 		"consnack": {asCreated, consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}), []string{"warning consumer_no_ack: nats consumer copy $ reports reports_2 --ack explicit"}},
-		"paused": {asCreated, func(t *testing.T, s config.Settings, d *doctor) {
+		"paused": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			until := time.Now().Add(time.Hour)
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, PauseUntil: &until})(t, s, d)
 		}, []string{"warning consumer_paused: nats consumer resume $ reports"}},
-		"idle": {asCreated, func(t *testing.T, s config.Settings, d *doctor) {
+		"idle": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
-			d.idle = 0
+			d.Idle = time.Nanosecond
 		}, []string{"warning consumer_idle: nats consumer rm $ reports"}},
-		"behind": {asCreated, func(t *testing.T, s config.Settings, d *doctor) {
+		"behind": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
-			d.lag = 0
+			d.Lag = time.Nanosecond
 		}, []string{"warning consumer_behind: nats consumer info $ reports"}},
-		"stuck": {asCreated, func(t *testing.T, s config.Settings, d *doctor) {
+		"stuck": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 1})(t, s, d)
 			reports, err := js.Consumer(t.Context(), s.Stream, "reports")
 			if err != nil {
@@ -132,7 +133,7 @@ func TestDoctorOnStreams(t *testing.T) {
 			if _, err := reports.Next(); err != nil {
 				t.Fatal(err)
 			}
-			d.idle = 0
+			d.Idle = time.Nanosecond
 		}, []string{"warning consumer_stuck: nats consumer edit $ reports --max-pending 2"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -159,7 +160,7 @@ func TestDoctorOnIngress(t *testing.T) {
 	js := connect(t, sys.BrokerURL())
 
 	other := newDoctor(byHand(t, js, s, "other", asCreated))
-	other.probe = true
+	other.Probe = true
 	requireFindings(t, other, "problem probe_lost: nats stream ls")
 
 	stream, err := js.Stream(t.Context(), s.Stream)
@@ -173,6 +174,6 @@ func TestDoctorOnIngress(t *testing.T) {
 	}
 	eventually(t, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
 	d := newDoctor(s)
-	d.probe = true
+	d.Probe = true
 	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: curl -i")
 }

@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -23,4 +24,15 @@ func main() {
 		fmt.Fprintln(os.Stderr, "versive-ingress:", err)
 		os.Exit(exitCode(err))
 	}
+}
+
+// unchecked is the error of doctor if something could not be checked.
+type unchecked struct{ error }
+
+// exitCode returns the exit status for an error.
+func exitCode(err error) int {
+	if _, ok := errors.AsType[unchecked](err); ok {
+		return 2
+	}
+	return 1
 }

@@ -31,7 +31,11 @@ func (s *Settings) Check() error {
 	if _, err := s.SigningSecrets(); err != nil {
 		return err
 	}
+	return s.CheckValues()
+}
 
+// CheckValues is Check without the signing secrets. It reads no files.
+func (s *Settings) CheckValues() error {
 	maxPublish := SenderTimeout - networkShare - ingest.BodyTimeout
 	switch {
 	case !isAddress(s.Listen):

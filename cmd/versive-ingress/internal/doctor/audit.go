@@ -1,0 +1,112 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// Audit writes to out what the streams hold, having read them from end to end, and the
+// losses that the ingress has reported; to notes, what could not be read. It returns
+// an error if anything is lost and not acknowledged. With acknowledge, it acknowledges
+// what it wrote instead.
+func Audit(ctx context.Context, s config.Settings, acknowledge bool, out, notes io.Writer) error {
+	losses, settled, err := publish.ReadLosses(s.DataDir)
+	unknown := ""
+	switch {
+	case s.NATSURL != "" && acknowledge:
+		return errors.New("--acknowledge requires the embedded broker: with INGRESS_NATS_URL the ingress keeps its reports in memory; restart it to acknowledge them")
+	case s.NATSURL != "":
+		losses, settled, unknown = nil, nil, "with an external broker it is in the ingress's log and metrics"
+	case errors.Is(err, fs.ErrNotExist):
+		unknown = fmt.Sprintf("INGRESS_DATA_DIR=%s has no high-water marks; set it to that of the ingress", s.DataDir)
+	case err != nil:
+		return fmt.Errorf("reading the high-water marks, as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
+	}
+	table := terminal.NewTable(out)
+	unreadable, err := auditStreams(ctx, table)
+	if err != nil && !acknowledge {
+		return err
+	}
+	if err != nil {
+		fmt.Fprintf(notes, "the streams were not read: %v\n", err)
+	}
+	if unknown != "" {
+		fmt.Fprintf(notes, "whether the ingress has reported losses is not known: %s\n", unknown)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	for _, l := range losses {
+		fmt.Fprintf(out, "reported %s: %s\n", l.Time.Format(time.RFC3339), describe(l))
+	}
+	if acknowledge {
+		if err := publish.Acknowledge(s.DataDir, losses, unreadable); err != nil {
+			return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
+		}
+		return nil
+	}
+	n := uint64(0)
+	for name, sequences := range unreadable {
+		n += sequences.Minus(settled[name]).Len()
+	}
+	if len(losses) > 0 || n > 0 {
+		return fmt.Errorf("unacknowledged: %s, %s that cannot be read; see Losses in docs/operations.md for what to do and how to acknowledge them",
+			terminal.Plural(len(losses), "reported loss", "reported losses"), terminal.Plural(n, "message", "messages"))
+	}
+	return nil
+}
+
+// auditStreams writes a table of the streams, and returns the messages that they
+// count and cannot return.
+func auditStreams(ctx context.Context, table io.Writer) (unreadable map[string]schema.Sequences, err error) {
+	fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED OTHERWISE\tUNREADABLE")
+	c, err := broker.Dial(ctx, "audit")
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	unreadable = make(map[string]schema.Sequences)
+	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
+		name, messages, lost := kind.Stream(c.Settings.Stream), 0, "none"
+		var copies []uint64 // that were erased: a tombstone stands for each
+		for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
+			u, isUnreadable := errors.AsType[*subscribe.UnreadableError](err)
+			switch {
+			case isUnreadable:
+				unreadable[name], lost = u.Sequences, fmt.Sprintf("%d: %v", u.Sequences.Len(), u.Sequences)
+			case kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound):
+				return unreadable, nil // no consumer has created it yet
+			case err != nil:
+				return unreadable, err
+			default:
+				messages++
+				copies = append(copies, publish.ErasedCopies(m.Header)...)
+			}
+		}
+		stream, err := c.JetStream.Stream(ctx, name)
+		if err != nil {
+			return unreadable, fmt.Errorf("stream %s: %w", name, err)
+		}
+		info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+		if err != nil {
+			return unreadable, fmt.Errorf("stream %s: %w", name, err)
+		}
+		deleted := schema.SequencesOf(info.State.Deleted)
+		otherwise := deleted.Minus(schema.SequencesOf(copies)).Len()
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", name, messages, deleted.Len()-otherwise, otherwise, lost)
+	}
+	return unreadable, nil
+}

@@ -1,0 +1,162 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+)
+
+func (d *doctor) checkBroker(ctx context.Context, r *Result) {
+	if err := cmp.Or(d.Settings.CheckBroker(), d.Settings.CheckFiles()); err != nil {
+		r.unanswered("the broker", err, "versive-ingress serve --help")
+		return
+	}
+	var err error
+	if d.broker, err = broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor"); err != nil { // for later checks, too
+		d.unreachable(r, err)
+		return
+	}
+	nc := d.broker.NC
+	r.Seen = fmt.Sprintf("nats-server %s at %s", nc.ConnectedServerVersion(), publish.Addresses(nc.ConnectedUrlRedacted()))
+	d.account, err = d.broker.JetStream.AccountInfo(ctx)
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		r.add(Problem, "no_jetstream", "the broker has no JetStream for this account", "events cannot be stored",
+			`jetstream { store_dir: /data, sync_interval: always }  # in the server's configuration; with accounts, "jetstream: enabled" in this one`)
+		return
+	case err != nil:
+		r.unanswered("JetStream", err, "nats account info")
+		return
+	case d.account.API.Level < 2: // the first with atomic batches
+		r.add(Warning, "broker_version", "the broker is nats-server "+nc.ConnectedServerVersion(),
+			"before 2.12 there are no atomic batches: every event needs its own commit", "nats-server --version  # upgrade it to 2.12 or later")
+	}
+	d.checkPayload(r, nc.MaxPayload())
+	d.checkSync(ctx, r)
+}
+
+func (d *doctor) unreachable(r *Result, err error) {
+	const why = "nothing can be stored"
+	address := publish.Addresses(broker.URL(d.Settings))
+	switch {
+	case publish.IsAuthError(err):
+		r.add(Problem, "broker_refuses", fmt.Sprintf("the broker at %s rejects the credentials", address), why,
+			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY")
+	case d.external():
+		r.add(Unknown, "broker_unreachable", err.Error(), why,
+			fmt.Sprintf("nats --server '%s' server check connection  # is INGRESS_NATS_URL right, and the server up?", address))
+	default:
+		r.add(Unknown, "broker_unreachable", err.Error(), why, "versive-ingress serve  # the embedded broker runs in it")
+	}
+}
+
+// checkPayload checks that the event of the largest body fits a message.
+func (d *doctor) checkPayload(r *Result, payload int64) {
+	room, body := config.BodyRoom(payload), d.Settings.BodyLimit()
+	if room >= body {
+		return
+	}
+	level, why := Problem, "serve does not start, because larger bodies would be rejected on every retry"
+	if d.Settings.MaxBody == 0 && room > 0 {
+		level, why = Warning, "larger bodies are rejected on every retry"
+	}
+	remedy := fmt.Sprintf("max_payload: %d  # in the server's configuration, then: nats-server --signal reload", d.Settings.MaxPayload())
+	if !d.external() {
+		remedy = restart + "  # its broker follows INGRESS_MAX_BODY"
+	}
+	r.add(level, "max_payload", fmt.Sprintf("the broker accepts bodies of %v, not of %v", config.Size(room), config.Size(body)), why, remedy)
+}
+
+// checkSync checks whether the broker syncs every event to the disk before it
+// acknowledges it. An external server reports that only on its monitoring port.
+func (d *doctor) checkSync(ctx context.Context, r *Result) {
+	switch {
+	case !d.external():
+		r.Seen += ", sync_interval: always"
+		return
+	case len(d.Monitors) == 0 && d.Settings.Replicas > 1:
+		r.Seen += ", sync_interval unknown but replicated"
+	case len(d.Monitors) == 0:
+		r.Seen += ", sync_interval unknown"
+		r.add(Warning, "sync_unknown", "it is unknown whether the broker syncs every event to its disk, and there is one replica",
+			"by default it syncs every 2 minutes, and a power loss loses events that were answered 2xx",
+			"versive-ingress doctor --monitor http://127.0.0.1:8222  # the server's monitoring port")
+	}
+	for _, address := range d.Monitors {
+		d.checkMonitor(ctx, r, address)
+	}
+}
+
+func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
+	var server struct {
+		Store  uint64 `json:"storage"`
+		Config struct {
+			MaxStore     int64 `json:"max_storage"`
+			SyncAlways   bool  `json:"sync_always"`
+			SyncInterval int64 `json:"sync_interval"` // in nanoseconds
+		} `json:"config"`
+	}
+	response, text, err := get(ctx, strings.TrimSuffix(address, "/")+"/jsz")
+	if err == nil && response.StatusCode != http.StatusOK {
+		err = errors.New(response.Status)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &server)
+	}
+	if err != nil {
+		r.unanswered("the monitoring port at "+redacted(address), err, fmt.Sprintf("curl -s %s/jsz", redacted(address)))
+		return
+	}
+	limit, interval := server.Config.MaxStore, "always"
+	if !server.Config.SyncAlways {
+		interval = time.Duration(server.Config.SyncInterval).String()
+	}
+	r.Seen += ", sync_interval: " + interval
+	r.limit("broker_full", "JetStream of the broker", server.Store, limit, smallEvent, "bytes",
+		fmt.Sprintf("max_file_store: %d  # in the server's configuration, below the size of its disk", 2*limit))
+	if interval != "always" && d.Settings.Replicas == 1 {
+		r.add(Problem, "sync_lazy", fmt.Sprintf("the broker syncs its disk every %s, and there is one replica", interval),
+			"a power loss loses events that were answered 2xx", "jetstream { sync_interval: always }  # in the server's configuration, then restart it")
+	}
+}
+
+// checkStore compares what is stored with the limits of the account and the disk.
+func (d *doctor) checkStore(_ context.Context, r *Result) {
+	for _, tier := range append(slices.Collect(maps.Values(d.account.Tiers)), d.account.Tier) {
+		limit := tier.Limits.MaxStore
+		r.limit("account_full", "the account", tier.Store, limit, smallEvent, "bytes", fmt.Sprintf("jetstream: { max_file: %d }  # in the account's configuration", 2*limit))
+	}
+	if d.external() {
+		r.Seen = terminal.Bytes(d.account.Store) + " stored; the disk is the broker's"
+		return
+	}
+	dir := d.Settings.DataDir
+	free, stored, err := embedded.Disk(dir)
+	if err != nil {
+		r.unanswered("the disk of "+dir, err, "df -h "+dir)
+		return
+	}
+	r.Seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
+	limit := cmp.Or(int64(d.Settings.MaxStore), int64(d.metrics.sum("versive_ingress_store_max_bytes")))
+	r.limit("store_full", "the store", uint64(stored), limit, smallEvent, "bytes", fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", 2*limit>>20))
+	if limit-stored > free {
+		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and the disk has %s left", terminal.Bytes(limit-stored), terminal.Bytes(free)),
+			"on a full disk the broker stops until there is space; a full store rejects events and goes on",
+			"unset INGRESS_MAX_STORE  # and restart: the default leaves 20 % of the free space")
+	}
+}

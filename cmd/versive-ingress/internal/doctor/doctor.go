@@ -1,0 +1,103 @@
+// Package doctor checks a set-up against the promise that a 2xx answer means one
+// durable event: the settings, the ingress that runs with them, its broker, and what
+// the streams hold.
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"crypto/x509"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
+)
+
+// A Config is what Run checks, and how.
+type Config struct {
+	Settings    config.Settings
+	SettingsErr error // why Settings could not be read; nil if they were
+
+	Probe    bool     // post a signed webhook, find it in the quarantine, and discard it
+	ProbeURL string   // where to post it; "" is the webhook listener of Settings
+	Monitors []string // URLs of the monitoring ports of an external broker's servers
+
+	Now   func() time.Time // nil is time.Now
+	Roots *x509.CertPool   // the authorities that senders trust; nil is those of the system
+	Idle  time.Duration    // how long a consumer may be without activity; 0 is 5 minutes
+	Lag   time.Duration    // how old an event may be that a consumer has not read; 0 is 1 hour
+}
+
+const (
+	checkTimeout   = 15 * time.Second              // of one check
+	senderSchedule = 27*time.Hour + 35*time.Minute // how long the sender retries a webhook
+)
+
+// A doctor makes the checks. A check sets what later ones need.
+type doctor struct {
+	Config
+
+	running bool              // the ingress answers
+	metrics metrics           // of the ingress
+	served  *x509.Certificate // by its webhook listener; nil if there is none
+	secrets []string          // if they are valid
+	broker  *broker.Connection
+	account *jetstream.AccountInfo // nil if the broker cannot be used
+	events  jetstream.Stream       // nil if there is none
+}
+
+// The checks are in the order in which an event passes what they check.
+var checks = []struct {
+	name  string
+	needs string // besides the settings
+	run   func(*doctor, context.Context, *Result)
+}{
+	{"settings", "", (*doctor).checkSettings},
+	{"ingress", "", (*doctor).checkIngress},
+	{"certificate", "", (*doctor).checkCertificate},
+	{"secrets", "", (*doctor).checkSecrets},
+	{"broker", "", (*doctor).checkBroker},
+	{"store", "broker", (*doctor).checkStore},
+	{"losses", "", (*doctor).checkLosses},
+	{"events", "broker", (*doctor).checkEvents},
+	{"clock", "stream", (*doctor).checkClock},
+	{"quarantine", "broker", (*doctor).checkQuarantine},
+	{"consumers", "stream", (*doctor).checkConsumers},
+	{"dead letters", "broker", (*doctor).checkDeadLetters},
+	{"probe", "", (*doctor).checkProbe},
+}
+
+// Run makes all checks.
+func Run(ctx context.Context, c Config) Report {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.Idle, c.Lag = cmp.Or(c.Idle, 5*time.Minute), cmp.Or(c.Lag, time.Hour)
+	d := &doctor{Config: c}
+	defer func() {
+		if d.broker != nil {
+			d.broker.Close()
+		}
+	}()
+	var report Report
+	for i, c := range checks {
+		r := Result{Check: c.name, Status: OK}
+		switch {
+		case i > 0 && d.SettingsErr != nil:
+			r.skip("not checked: the settings cannot be read")
+		case c.needs != "" && d.account == nil:
+			r.skip("not checked: it needs the broker")
+		case c.needs == "stream" && d.events == nil:
+			r.skip("not checked: it needs the stream")
+		default:
+			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+			c.run(d, ctx, &r)
+			cancel()
+		}
+		report.Status = max(report.Status, r.Status)
+		report.Checks = append(report.Checks, r)
+	}
+	return report
+}

@@ -1,0 +1,265 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
+)
+
+var settingName = regexp.MustCompile(`^INGRESS_[A-Z0-9_]+`)
+
+func (d *doctor) checkSettings(_ context.Context, r *Result) {
+	s, err := &d.Settings, d.SettingsErr
+	if err == nil {
+		r.Seen = "embedded broker in " + s.DataDir
+		if d.external() {
+			r.Seen = "broker " + publish.Addresses(s.NATSURL)
+		}
+		r.Seen += ", stream " + s.Stream
+		err = cmp.Or(s.CheckValues(), s.CheckFiles())
+	}
+	const retried = "the sender retries for 27 h 35 m, and a retry of an event that is gone by then is stored again"
+	switch {
+	case err != nil:
+		remedy := "versive-ingress serve --help"
+		if name := settingName.FindString(err.Error()); name != "" {
+			remedy = fmt.Sprintf("unset %s  # or correct it: %s", name, remedy)
+		}
+		r.add(Problem, "settings", err.Error(), "serve does not start with it", remedy)
+	case s.MaxAge > 0 && s.MaxAge < senderSchedule:
+		r.add(Problem, "age_short", fmt.Sprintf("INGRESS_MAX_AGE is %s", s.MaxAge), retried, "export INGRESS_MAX_AGE=48h  # or longer; and restart")
+	case s.DedupeWindow < senderSchedule:
+		r.add(Warning, "window_short", fmt.Sprintf("INGRESS_DEDUPE_WINDOW is %s", s.DedupeWindow), retried, "unset INGRESS_DEDUPE_WINDOW  # and restart: the default is 48h")
+	}
+}
+
+func (d *doctor) external() bool { return d.Settings.NATSURL != "" }
+
+const restart = "sudo systemctl restart versive-ingress"
+
+func (d *doctor) checkIngress(ctx context.Context, r *Result) {
+	admin, err := d.Settings.AdminURL()
+	if err != nil {
+		return // checkSettings reports it
+	}
+	response, text, err := get(ctx, admin+"/readyz")
+	if err != nil {
+		r.add(Unknown, "no_ingress", "no ingress answers at "+admin, "webhooks are accepted only while it runs", "versive-ingress serve")
+		return
+	}
+	d.running = true
+	if response.StatusCode != http.StatusOK {
+		r.add(Problem, "not_ready", "the ingress is not ready: "+strings.TrimSpace(text), "it answers webhooks 503, and the sender gives up after 27 h 35 m",
+			"versive-ingress health  # once the findings below are resolved; if it still fails, see the ingress's log")
+	}
+	if _, text, err = get(ctx, admin+"/metrics"); err == nil {
+		d.metrics = parseMetrics(text)
+	}
+	for _, s := range d.metrics.series("versive_ingress_config_last_reload_successful") {
+		if s.Value == 0 {
+			r.add(Warning, "reload_failed", fmt.Sprintf("the ingress could not reload: %s", s.Metric["source"]),
+				"it uses what it loaded before, and would not start again", "journalctl -u versive-ingress | grep -i reload | tail -n 1")
+		}
+	}
+	webhooks := d.Settings.WebhookURL()
+	response, _, err = get(ctx, webhooks)
+	if err == nil && response.StatusCode != http.StatusMethodNotAllowed {
+		err = fmt.Errorf("a GET is answered %d, not 405", response.StatusCode)
+	}
+	if err != nil {
+		r.add(Problem, "no_webhooks", fmt.Sprintf("there is no webhook endpoint at %s: %v", webhooks, err),
+			"the running ingress has other settings (INGRESS_LISTEN, INGRESS_PATH, INGRESS_TLS_CERT)", restart)
+	} else if response.TLS != nil {
+		d.served = response.TLS.PeerCertificates[0]
+	}
+	r.Seen = "at " + webhooks
+	for _, s := range d.metrics.series("versive_ingress_build_info") {
+		r.Seen = fmt.Sprintf("version %s at %s", s.Metric["version"], webhooks)
+	}
+}
+
+func (d *doctor) checkCertificate(_ context.Context, r *Result) {
+	file, key := d.Settings.TLSCert, d.Settings.TLSKey
+	if file == "" || key == "" {
+		r.Seen = "none: a proxy is expected to serve HTTPS"
+		return
+	}
+	pair, err := tls.LoadX509KeyPair(file, key)
+	if err != nil {
+		r.add(Problem, "certificate_unusable", fmt.Sprintf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %v", err), "serve does not start with them",
+			fmt.Sprintf("openssl x509 -noout -pubkey -in %s; openssl pkey -pubout -in %s  # both must print the same key", file, key))
+		return
+	}
+	leaf, now := pair.Leaf, d.Now()
+	names := leaf.DNSNames
+	for _, ip := range leaf.IPAddresses {
+		names = append(names, ip.String())
+	}
+	r.Seen = fmt.Sprintf("for %s, until %s", strings.Join(names, ", "), leaf.NotAfter.UTC().Format(time.DateOnly))
+
+	intermediates := x509.NewCertPool()
+	for _, der := range pair.Certificate[1:] {
+		if c, err := x509.ParseCertificate(der); err == nil {
+			intermediates.AddCert(c)
+		}
+	}
+	_, err = leaf.Verify(x509.VerifyOptions{Roots: d.Roots, Intermediates: intermediates, CurrentTime: now})
+	const refused = "the sender does not connect"
+	renew := fmt.Sprintf("openssl x509 -noout -dates -in %s  # renew it, and replace the file", file)
+	switch left := leaf.NotAfter.Sub(now); {
+	case left <= 0:
+		r.add(Problem, "certificate_expired", fmt.Sprintf("the certificate expired %s ago", terminal.Age(-left)), refused, renew)
+	case now.Before(leaf.NotBefore):
+		r.add(Problem, "certificate_not_yet_valid", "the certificate is not valid before "+leaf.NotBefore.UTC().Format(time.RFC3339), refused, renew)
+	case len(names) == 0:
+		r.add(Problem, "certificate_nameless", "the certificate has no subject alternative name", refused,
+			fmt.Sprintf("openssl x509 -noout -ext subjectAltName -in %s  # have it issued for the endpoint's name", file))
+	case err != nil:
+		r.add(Warning, "certificate_untrusted", fmt.Sprintf("this machine does not trust the certificate: %v", err), refused+", unless a proxy does",
+			fmt.Sprintf("cat certificate.pem intermediate.pem > %s  # the leaf first, then the intermediate ones", file))
+	case left < leaf.NotAfter.Sub(leaf.NotBefore)/5:
+		r.add(Warning, "certificate_expires", fmt.Sprintf("the certificate expires in %s", terminal.Age(left)), "its renewal is overdue", renew)
+	}
+	if d.served != nil && !d.served.Equal(leaf) {
+		r.add(Warning, "certificate_stale", "the ingress does not serve the certificate in INGRESS_TLS_CERT", "the sender may get an old one", restart)
+	}
+}
+
+const setSecret = "export INGRESS_SECRETS=whsec_…  # from the endpoint's page"
+
+// checkSecrets checks the secrets of the settings, and what the ingress has verified
+// with its own.
+func (d *doctor) checkSecrets(_ context.Context, r *Result) {
+	secrets, err := d.Settings.SigningSecrets()
+	d.secrets, r.Seen = secrets, terminal.Plural(len(secrets), "secret", "secrets")
+	if err != nil {
+		remedy := setSecret
+		if file := d.Settings.SecretsFile; file != "" {
+			remedy = fmt.Sprintf("ls -l %s  # it has one secret per line, from the endpoint's page", file)
+		}
+		r.Seen = "invalid"
+		r.add(Problem, "secret_invalid", err.Error(), "serve does not start without valid secrets", remedy)
+	}
+	for i, secret := range secrets {
+		secrets[i] = strings.TrimPrefix(secret, "whsec_") // the prefix is optional
+		if first := slices.Index(secrets, secrets[i]); first < i {
+			r.add(Warning, "secret_duplicate", fmt.Sprintf("secrets %d and %d of %d are the same", first+1, i+1, len(secrets)),
+				"one of them may have been meant to be another, such as the new one of a rotation", setSecret)
+		}
+	}
+	d.checkUse(r)
+}
+
+// rotation is how long the sender also signs with the old secret after a rotation.
+const rotation = 24 * time.Hour
+
+// checkUse reports secrets that have verified nothing for longer than that while
+// another has, and signs that no secret can verify anything.
+func (d *doctor) checkUse(r *Result) {
+	idle := func(last float64) time.Duration { return d.Now().Sub(time.Unix(int64(last), 0)) }
+	secrets, newest := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds"), 0.0
+	for _, s := range secrets {
+		newest = max(newest, float64(s.Value))
+	}
+	for _, s := range secrets {
+		secret, last := fmt.Sprintf("secret %s (%s)", s.Metric["position"], s.Metric["fingerprint"]), float64(s.Value)
+		if last == 0 {
+			r.Seen += fmt.Sprintf("; %s has verified nothing", secret)
+			last = d.metrics.sum("process_start_time_seconds")
+		} else {
+			r.Seen += fmt.Sprintf("; %s verified a webhook %s ago", secret, terminal.Age(idle(last)))
+		}
+		if idle(last) >= rotation && idle(newest) < rotation {
+			r.add(Warning, "secret_unused", fmt.Sprintf("%s has verified nothing for %s, while another has", secret, terminal.Age(idle(last))),
+				"if it was replaced, the sender no longer signs with it, but anyone who has it can forge events",
+				fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # see Rotate secrets in docs/operations.md", secret))
+		}
+	}
+	for _, s := range d.metrics.series("versive_ingress_requests_total") {
+		switch reason := string(s.Metric["reason"]); {
+		case newest > 0 || s.Value == 0: // what is rejected beside verified webhooks is forged
+		case reason == "signature":
+			r.add(Warning, "secret_wrong", fmt.Sprintf("no secret has verified anything, and %v webhooks were rejected by their signature", s.Value),
+				"if they are the sender's, the secret is that of another endpoint", setSecret)
+		case strings.HasPrefix(reason, "timestamp_too_"):
+			r.add(Warning, "timestamps_refused", fmt.Sprintf("no secret has verified anything, and %v webhooks were rejected as %s", s.Value, reason),
+				fmt.Sprintf("if they are the sender's, this machine's clock is wrong by more than INGRESS_TOLERANCE (%s)", d.Settings.Tolerance), syncClock)
+		}
+	}
+}
+
+// localClient returns a client for this machine's listeners, whose certificate is for
+// another name. checkCertificate checks it.
+func localClient() *http.Client {
+	return &http.Client{
+		Timeout:       config.SenderTimeout,
+		CheckRedirect: sender.Client.CheckRedirect,
+		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
+	}
+}
+
+// get returns the response to a GET, and the first MiB of its body.
+func get(ctx context.Context, address string) (*http.Response, string, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	if err != nil {
+		return nil, "", err
+	}
+	response, err := localClient().Do(request)
+	if err != nil {
+		return nil, "", err
+	}
+	defer response.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	return response, string(text), err
+}
+
+// redacted returns a URL without its password.
+func redacted(address string) string {
+	u, _ := url.Parse(address)
+	return u.Redacted() // "" if it cannot be parsed
+}
+
+// metrics are the samples of the ingress.
+type metrics model.Vector
+
+// parseMetrics returns the samples that can be parsed.
+func parseMetrics(text string) metrics {
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, _ := parser.TextToMetricFamilies(strings.NewReader(text))
+	samples, _ := expfmt.ExtractSamples(&expfmt.DecodeOptions{}, slices.Collect(maps.Values(families))...)
+	return metrics(samples)
+}
+
+func (m metrics) series(name string) (samples metrics) {
+	for _, s := range m {
+		if string(s.Metric[model.MetricNameLabel]) == name {
+			samples = append(samples, s)
+		}
+	}
+	return samples
+}
+
+func (m metrics) sum(name string) (sum float64) {
+	for _, s := range m.series(name) {
+		sum += float64(s.Value)
+	}
+	return sum
+}

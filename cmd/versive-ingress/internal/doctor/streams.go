@@ -1,0 +1,248 @@
+package doctor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+func (d *doctor) checkEvents(ctx context.Context, r *Result) {
+	d.events = d.checkStream(ctx, r, schema.KindEvent)
+}
+
+func (d *doctor) checkQuarantine(ctx context.Context, r *Result) {
+	if d.checkStream(ctx, r, schema.KindQuarantine) == nil {
+		return
+	}
+	if n, oldest := d.readBacklog(ctx, r, schema.KindQuarantine); n > 0 {
+		r.add(Warning, "quarantine_not_empty",
+			fmt.Sprintf("%s authentic but not understood, the oldest for %s", terminal.Plural(n, "webhook is", "webhooks are"), terminal.Age(oldest)),
+			"they were answered 202, and consumers do not receive them", "versive-ingress quarantine list")
+	}
+}
+
+func (d *doctor) checkDeadLetters(ctx context.Context, r *Result) {
+	if d.checkStream(ctx, r, schema.KindDead) == nil {
+		return
+	}
+	if n, oldest := d.readBacklog(ctx, r, schema.KindDead); n > 0 {
+		r.add(Warning, "dead_letters", fmt.Sprintf("consumers have dead-lettered %s, the oldest %s ago", terminal.Plural(n, "message", "messages"), terminal.Age(oldest)),
+			"a downstream service lacks an event, or has not erased an interview",
+			fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.Settings.Stream), schema.HeaderReason))
+	}
+}
+
+// readBacklog returns how many messages of a kind wait for an operator, and the age of
+// the oldest.
+func (d *doctor) readBacklog(ctx context.Context, r *Result, kind schema.Kind) (n int, oldest time.Duration) {
+	name := kind.Stream(d.Settings.Stream)
+	for m, err := range d.broker.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
+		switch {
+		case err != nil:
+			r.unanswered("stream "+name, err, "nats stream info "+name)
+			return n, oldest
+		case schema.IsSettled(m.Header):
+			continue
+		case n == 0:
+			oldest = d.Now().Sub(m.Time)
+		}
+		n++
+	}
+	r.Seen = fmt.Sprintf("%d in %s", n, name)
+	return n, oldest
+}
+
+// checkStream checks the stream of a kind of message against the promise. It returns
+// nil if the stream cannot be looked up.
+func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) jetstream.Stream {
+	name := kind.Stream(d.Settings.Stream)
+	stream, err := d.broker.JetStream.Stream(ctx, name)
+	switch {
+	case errors.Is(err, jetstream.ErrStreamNotFound) && kind == schema.KindDead:
+		r.Seen = "none: no consumer has dead-lettered anything"
+		return nil
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		r.add(Unknown, "stream_missing", "there is no stream "+name,
+			"the ingress creates it when it starts; if it is running, its INGRESS_STREAM differs from that of these settings", "versive-ingress serve")
+		return nil
+	case err != nil:
+		r.unanswered("stream "+name, err, "nats stream info "+name)
+		return nil
+	}
+	info := stream.CachedInfo()
+	c, s := info.Config, info.State
+	r.Seen = fmt.Sprintf("%d in %s", s.Msgs, name)
+	d.checkConfig(r, kind, c)
+	r.limit("stream_full", "stream "+name, s.Bytes, c.MaxBytes, smallEvent, "bytes", fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
+	r.limit("stream_full", "stream "+name, s.Msgs, c.MaxMsgs, 1, "messages", fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
+	if info.Cluster != nil {
+		checkReplicas(r, name, info.Cluster.Replicas)
+	}
+	return stream
+}
+
+// checkConfig reports the drifts of a stream, and what package publish cannot know:
+// the sender's schedule, the largest body and the broker.
+func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConfig) {
+	s := d.Settings
+	for _, drift := range s.Streams().Inspect(kind, c) {
+		level, id := Warning, "stream_"+drift.Name
+		switch {
+		case kind == schema.KindDead && drift.Name != "owner" && (drift.Name != "max_age" || drift.Action != publish.Tolerate):
+			continue // consumers create that stream
+		case drift.Action == publish.Reject, drift.Name == "subjects":
+			level = Problem
+		case drift.Name == "window_limited" && c.MaxAge < senderSchedule:
+			level, id = Problem, "age_short"
+		}
+		r.add(level, id, fmt.Sprintf("stream %s %s", c.Name, drift.Problem), drift.Why, drift.Remedy)
+	}
+	if d.external() && d.broker.NC.ConnectedClusterName() != "" && c.Replicas == 1 && s.Replicas == 1 {
+		r.add(Warning, "one_replica", fmt.Sprintf("stream %s has one replica on a cluster", c.Name),
+			"its events are lost with that server's disk, and unavailable while the server is", "export INGRESS_REPLICAS=3  # and restart")
+	}
+	if room := config.BodyRoom(int64(c.MaxMsgSize)); c.MaxMsgSize > 0 && room < s.BodyLimit() {
+		r.add(Warning, "message_size", fmt.Sprintf("stream %s accepts bodies of %v, not of %v", c.Name, config.Size(room), config.Size(s.BodyLimit())),
+			"larger bodies are rejected on every retry", fmt.Sprintf("nats stream edit %s --max-msg-size %d", c.Name, s.MaxPayload()))
+	}
+}
+
+// checkReplicas reports replicas that do not follow their leader. Under load all of
+// them lag a little.
+func checkReplicas(r *Result, stream string, replicas []*jetstream.PeerInfo) {
+	for _, peer := range replicas {
+		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
+			r.add(Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", stream, peer.Name),
+				"events are on fewer disks than INGRESS_REPLICAS requires", "nats server report jetstream")
+		}
+	}
+}
+
+const syncClock = "sudo timedatectl set-ntp true && timedatectl timesync-status"
+
+// checkClock compares the clock with the broker's.
+func (d *doctor) checkClock(ctx context.Context, r *Result) {
+	info, err := d.events.Info(ctx)
+	if err != nil {
+		r.unanswered("the broker's clock", err, "nats stream info "+d.Settings.Stream)
+		return
+	}
+	apart, tolerance, level := d.Now().Sub(info.TimeStamp).Abs(), d.Settings.Tolerance, Warning
+	switch {
+	case apart < max(tolerance/10, time.Second):
+		r.Seen = "agrees with the broker's"
+		return
+	case apart >= tolerance:
+		level = Problem
+	}
+	r.add(level, "clock", fmt.Sprintf("the clocks of this machine and of the broker differ by %s", apart.Round(time.Second)),
+		fmt.Sprintf("if this machine's is wrong, webhooks are rejected: it may differ from the sender's by INGRESS_TOLERANCE (%s)", tolerance),
+		syncClock)
+}
+
+// checkConsumers checks the durable consumers of the events.
+func (d *doctor) checkConsumers(ctx context.Context, r *Result) {
+	durable := 0
+	list := d.events.ListConsumers(ctx)
+	for info := range list.Info() {
+		if info.Config.Durable != "" { // not that of a reader such as tail
+			durable++
+			d.checkConsumer(ctx, r, info)
+		}
+	}
+	if err := list.Err(); err != nil {
+		r.unanswered("the consumers", err, "nats consumer ls "+d.Settings.Stream)
+	}
+	r.Seen = fmt.Sprintf("%d durable", durable)
+}
+
+func (d *doctor) checkConsumer(ctx context.Context, r *Result, info *jetstream.ConsumerInfo) {
+	c, name := info.Config, info.Stream+" "+info.Name
+	warn := func(id, found, why, remedy string) {
+		r.add(Warning, id, fmt.Sprintf("consumer %s %s", info.Name, found), why, remedy)
+	}
+	if c.AckPolicy == jetstream.AckNonePolicy {
+		warn("consumer_no_ack", "does not acknowledge events", "it loses what is delivered when it crashes",
+			fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # and read with that one", name, info.Name))
+	}
+	if c.MaxDeliver > 0 {
+		warn("consumer_gives_up", fmt.Sprintf("has max_deliver %d", c.MaxDeliver), "it loses an event that was delivered that often",
+			fmt.Sprintf("nats consumer edit %s --max-deliver=-1", name))
+	}
+	since := func(last *time.Time) time.Duration { // by the broker's clock
+		if last == nil {
+			last = &info.Created
+		}
+		return info.TimeStamp.Sub(*last)
+	}
+	unacknowledged := since(info.AckFloor.Last)
+	inactive := min(unacknowledged, since(info.Delivered.Last))
+	switch {
+	case info.Paused:
+		warn("consumer_paused", fmt.Sprintf("is paused for another %s", terminal.Age(info.PauseRemaining)), "it receives no events", "nats consumer resume "+name)
+	case c.MaxAckPending > 0 && info.NumAckPending >= c.MaxAckPending && unacknowledged >= d.Idle:
+		warn("consumer_stuck", fmt.Sprintf("reached max_ack_pending (%d) and has acknowledged nothing for %s", c.MaxAckPending, terminal.Age(unacknowledged)),
+			"it receives no more events until it acknowledges some",
+			fmt.Sprintf("nats consumer edit %s --max-pending %d  # if it handles that many concurrently; otherwise find out why it does not acknowledge", name, 2*c.MaxAckPending))
+	case info.NumPending > 0 && info.NumWaiting == 0 && !info.PushBound && inactive >= d.Idle:
+		warn("consumer_idle", fmt.Sprintf("has %d pending, no active client for %s", info.NumPending, terminal.Age(inactive)),
+			"the program that should read them is not running", fmt.Sprintf("nats consumer rm %s  # if it is no longer needed; otherwise start its program", name))
+	case info.NumPending > 0:
+		subject := jetstream.WithGetMsgSubject(cmp.Or(c.FilterSubject, broker.AnySubject))
+		next, err := d.events.GetMsg(ctx, info.Delivered.Stream+1, subject)
+		if err == nil && info.TimeStamp.Sub(next.Time) >= d.Lag {
+			warn("consumer_behind", fmt.Sprintf("lags: %d pending, the oldest stored %s ago", info.NumPending, terminal.Age(info.TimeStamp.Sub(next.Time))),
+				"it reads more slowly than events arrive, or is blocked by one of them", "nats consumer info "+name+"  # then raise its Concurrency, or run more instances")
+		}
+	}
+}
+
+// checkLosses reports the losses that the ingress has reported, and that nobody has
+// acknowledged.
+func (d *doctor) checkLosses(_ context.Context, r *Result) {
+	lost := func(found string) {
+		r.add(Problem, "events_lost", found, "they were answered 2xx, so the sender does not resend them", "versive-ingress audit  # then see Losses in docs/operations.md")
+	}
+	r.Seen = "none unacknowledged"
+	if d.external() { // then the ingress keeps the reports in memory
+		messages, streams := d.metrics.sum("versive_ingress_stream_lost_events_total"), d.metrics.sum("versive_ingress_stream_recreated_total")
+		switch {
+		case messages+streams > 0:
+			lost(fmt.Sprintf("the ingress reports %.0f lost messages and %.0f deleted streams", messages, streams))
+		case !d.running:
+			r.Seen = "unknown: the ingress does not run"
+		}
+		return
+	}
+	losses, _, err := publish.ReadLosses(d.Settings.DataDir)
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && !d.running:
+		r.Seen = "unknown: no ingress has used INGRESS_DATA_DIR"
+	case err != nil:
+		r.unanswered("the high-water marks in INGRESS_DATA_DIR", err, "sudo -u versive-ingress versive-ingress doctor  # as the user and with the INGRESS_DATA_DIR of the ingress")
+	}
+	for _, l := range losses {
+		lost(describe(l))
+	}
+}
+
+// describe returns which messages of which stream are lost.
+func describe(l publish.Loss) string {
+	lost := "it had no messages"
+	if n := l.Sequences.Len(); n > 0 {
+		lost = fmt.Sprintf("%s, sequences %v", terminal.Plural(n, "message", "messages"), l.Sequences)
+	}
+	return fmt.Sprintf("stream %s %v: %s", l.Stream, l.Problem, lost)
+}
