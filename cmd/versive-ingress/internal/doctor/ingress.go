@@ -73,12 +73,7 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	if _, text, err = get(ctx, admin+"/metrics"); err == nil {
 		d.metrics = parseMetrics(text)
 	}
-	for _, s := range d.metrics.series("versive_ingress_config_last_reload_successful") {
-		if s.Value == 0 {
-			r.add(Warning, "reload_failed", fmt.Sprintf("the ingress could not reload: %s", s.Metric["source"]),
-				"it uses what it loaded before, and would not start again", "journalctl -u versive-ingress | grep -i reload | tail -n 1")
-		}
-	}
+
 	webhooks := d.Settings.WebhookURL()
 	response, _, err = get(ctx, webhooks)
 	if err == nil && response.StatusCode != http.StatusMethodNotAllowed {
@@ -206,14 +201,12 @@ func (d *doctor) checkUse(r *Result) {
 	}
 }
 
-// localClient returns a client for this machine's listeners, whose certificate is for
-// another name. checkCertificate checks it.
-func localClient() *http.Client {
-	return &http.Client{
-		Timeout:       config.SenderTimeout,
-		CheckRedirect: sender.Client.CheckRedirect,
-		Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
-	}
+// localClient is for this machine's listeners, whose certificate is for another name.
+// checkCertificate checks it.
+var localClient = &http.Client{
+	Timeout:       config.SenderTimeout,
+	CheckRedirect: sender.Client.CheckRedirect,
+	Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
 }
 
 // get returns the response to a GET, and the first MiB of its body.
@@ -222,7 +215,7 @@ func get(ctx context.Context, address string) (*http.Response, string, error) {
 	if err != nil {
 		return nil, "", err
 	}
-	response, err := localClient().Do(request)
+	response, err := localClient.Do(request)
 	if err != nil {
 		return nil, "", err
 	}

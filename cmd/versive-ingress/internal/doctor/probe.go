@@ -38,7 +38,7 @@ func (d *doctor) checkProbe(ctx context.Context, r *Result) {
 	}
 	s := sender.Sender{URL: cmp.Or(d.ProbeURL, d.Settings.WebhookURL())}
 	if d.ProbeURL == "" {
-		s.HTTP = localClient()
+		s.HTTP = localClient
 	}
 	id := "msg_doctor_" + rand.Text()
 	accepted := 0
@@ -91,7 +91,7 @@ func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, accepte
 			"the ingress stores elsewhere than these settings say, or loses what it acknowledges", "nats stream ls  # does the ingress have another INGRESS_STREAM?")
 		return
 	}
-	r.Seen += fmt.Sprintf("; read back once as %s %d and discarded", name, msg.Sequence)
+	r.Seen += fmt.Sprintf("; read back as %s %d and discarded", name, msg.Sequence)
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
 	if err == nil && (info.State.Subjects[subject] != 1 || !bytes.Equal(msg.Data, probeBody)) {
 		r.add(Problem, "probe_not_once", fmt.Sprintf("the probe is in stream %s %d times, or was changed", name, info.State.Subjects[subject]),

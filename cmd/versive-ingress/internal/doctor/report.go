@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -83,13 +84,10 @@ type Report struct {
 
 // Verdict returns the report in one line.
 func (r Report) Verdict() string {
-	verdict := "the promise holds"
-	switch r.Status {
-	case Problem:
-		verdict = "the promise does not hold"
-	case Unknown:
-		verdict = "whether the promise holds could not be checked"
-	}
+	verdict := cmp.Or(map[Level]string{
+		Problem: "the promise does not hold",
+		Unknown: "whether the promise holds could not be checked",
+	}[r.Status], "the promise holds")
 	count := make(map[Level]int)
 	for _, c := range r.Checks {
 		for _, f := range c.Findings {

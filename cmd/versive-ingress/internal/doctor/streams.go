@@ -87,8 +87,14 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	d.checkConfig(r, kind, c)
 	r.limit("stream_full", "stream "+name, s.Bytes, c.MaxBytes, smallEvent, "bytes", fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
 	r.limit("stream_full", "stream "+name, s.Msgs, c.MaxMsgs, 1, "messages", fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
-	if info.Cluster != nil {
-		checkReplicas(r, name, info.Cluster.Replicas)
+	if info.Cluster == nil {
+		return stream
+	}
+	for _, peer := range info.Cluster.Replicas { // under load all of them lag a little
+		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
+			r.add(Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", name, peer.Name),
+				"events are on fewer disks than INGRESS_REPLICAS requires", "nats server report jetstream")
+		}
 	}
 	return stream
 }
@@ -119,17 +125,6 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 	}
 }
 
-// checkReplicas reports replicas that do not follow their leader. Under load all of
-// them lag a little.
-func checkReplicas(r *Result, stream string, replicas []*jetstream.PeerInfo) {
-	for _, peer := range replicas {
-		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
-			r.add(Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", stream, peer.Name),
-				"events are on fewer disks than INGRESS_REPLICAS requires", "nats server report jetstream")
-		}
-	}
-}
-
 const syncClock = "sudo timedatectl set-ntp true && timedatectl timesync-status"
 
 // checkClock compares the clock with the broker's.
@@ -152,7 +147,6 @@ func (d *doctor) checkClock(ctx context.Context, r *Result) {
 		syncClock)
 }
 
-// checkConsumers checks the durable consumers of the events.
 func (d *doctor) checkConsumers(ctx context.Context, r *Result) {
 	durable := 0
 	list := d.events.ListConsumers(ctx)
