@@ -7,11 +7,11 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// A cursor reads the elements of JSON objects and arrays from front to back,
-// each as the bytes that stand in the body. The JSON must be valid: a cursor
-// does not check it, and treats commas and colons as white space.
+// A cursor reads the elements of JSON objects and arrays from front to back. The
+// JSON must be valid: a cursor does not check it, and treats commas and colons
+// as white space.
 type cursor struct {
-	json []byte
+	json jsontext.Value
 	pos  int // how much of json has been read
 }
 
@@ -42,41 +42,15 @@ func (c *cursor) next() jsontext.Value {
 }
 
 // field reads the next name and returns the index of the field that it names,
-// or -1 and the name. Members usually are in the order of the table, without
-// white space: then it is the field at next.
-func (c *cursor) field(fields []field, next int) (i int, name jsontext.Value) {
-	if next < len(fields) {
-		if label := fields[next].label[len(","):]; bytes.HasPrefix(c.json[c.pos:], label) {
+// or -1. It looks for the expected one first, without white space.
+func (c *cursor) field(fields []field, expected int) int {
+	if expected < len(fields) {
+		if label := fields[expected].label[len(","):]; bytes.HasPrefix(c.json[c.pos:], label) {
 			c.pos += len(label)
-			return next, nil
+			return expected
 		}
 	}
-	name = c.next()
-	return find(fields, name), name
-}
-
-// lookup returns the value at a JSON Pointer that leads through objects only,
-// or nil if it is not there. No name on the way may need escaping.
-func lookup(value jsontext.Value, pointer string) jsontext.Value {
-	for name := range strings.SplitSeq(pointer[1:], "/") {
-		if value.Kind() != '{' {
-			return nil
-		}
-		c := cursor{json: value}
-		c.skip()
-		for value = nil; value == nil && c.peek() != '}'; {
-			found := string(nameOf(c.next())) == name
-			if next := c.next(); found {
-				value = next
-			}
-		}
-	}
-	return value
-}
-
-// find returns the index of the field with a quoted name, or -1.
-func find(fields []field, quoted jsontext.Value) int {
-	name := nameOf(quoted)
+	name := unquote(c.next())
 	for i := range fields {
 		if fields[i].name == string(name) {
 			return i
@@ -85,12 +59,23 @@ func find(fields []field, quoted jsontext.Value) int {
 	return -1
 }
 
-// nameOf returns the text of a member's name.
-func nameOf(quoted jsontext.Value) []byte {
-	if bytes.IndexByte(quoted, '\\') >= 0 {
-		return []byte(unquote(quoted))
+// lookup returns the value at a JSON Pointer that leads through objects only,
+// or nil if it is not there. No name on the way may need escaping.
+func lookup(value jsontext.Value, pointer string) jsontext.Value {
+	for name := range strings.SplitSeq(strings.TrimPrefix(pointer, "/"), "/") {
+		if value.Kind() != '{' {
+			return nil
+		}
+		c := cursor{json: value}
+		c.skip()
+		for value = nil; value == nil && c.peek() != '}'; {
+			found := string(unquote(c.next())) == name
+			if next := c.next(); found {
+				value = next
+			}
+		}
 	}
-	return quoted[1 : len(quoted)-1]
+	return value
 }
 
 // valueLen returns the length of the value that b begins with.
@@ -99,18 +84,16 @@ func valueLen(b []byte) int {
 	case '"':
 		return stringLen(b)
 	case '{', '[':
-		for i, depth := 0, 0; ; {
+		for i, depth := 0, 0; ; i++ {
 			switch b[i] {
 			case '"':
-				i += stringLen(b[i:])
-				continue
+				i += stringLen(b[i:]) - 1
 			case '{', '[':
 				depth++
 			case '}', ']':
-				depth--
-			}
-			if i++; depth == 0 {
-				return i
+				if depth--; depth == 0 {
+					return i + 1
+				}
 			}
 		}
 	default: // a number or a literal

@@ -1,7 +1,6 @@
 package schema
 
 import (
-	"maps"
 	"strconv"
 	"strings"
 )
@@ -36,12 +35,11 @@ type Dead struct {
 // the sequence, because one consumer may give up on an event and then on its
 // tombstone.
 func DeadLetter(d Dead, header map[string][]string, data []byte) Message {
-	kept := maps.Clone(header)
-	maps.DeleteFunc(kept, func(name string, _ []string) bool {
-		return strings.HasPrefix(name, "Nats-") // commands to a broker, or its annotations
-	})
-	if kept == nil {
-		kept = make(map[string][]string)
+	kept := make(map[string][]string, len(header)+4)
+	for name, values := range header {
+		if !strings.HasPrefix(name, "Nats-") { // commands to a broker, or its annotations
+			kept[name] = values
+		}
 	}
 	kept[HeaderReason] = []string{encodeHeader(strings.ToValidUTF8(d.Reason[:min(len(d.Reason), maxDeadReason)], ""))}
 	kept[HeaderDeadSubject] = []string{d.Subject}

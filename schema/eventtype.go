@@ -2,10 +2,10 @@ package schema
 
 import (
 	"fmt"
-	"maps"
 	"reflect"
 	"regexp"
-	"slices"
+	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -17,42 +17,24 @@ import (
 // The headers and the subject of a message, its schema's URN, what is
 // quarantined, and how a stored event is decoded follow from it.
 type eventType struct {
-	name    string  // the value of event_type: two words joined by a dot
-	version int     // the major version of the canonical form
-	fields  []field // the known members after event_type, in canonical order
+	name    string       // the value of event_type: two words joined by a dot
+	version int          // the major version of the canonical form
+	urn     string       // names the canonical form in ce-dataschema, and its JSON Schema as the $id
+	data    reflect.Type // the Go type that consumers decode the data into
+	fields  []field      // the known members, in canonical order
 
-	// JSON Pointers to fields. studyID and interviewID lead to an identity; one
-	// of them may be "" if the type has no such id. time leads to a timestamp, or
-	// is "".
-	studyID, interviewID, time string
-
-	// Set by register.
-	data reflect.Type // the Go type that consumers decode the data into
-	urn  string       // names the canonical form in ce-dataschema, and its JSON Schema as the $id
+	// JSON Pointers to the ids; one of them may be "", if the type has no such id.
+	studyID, interviewID string
 }
 
 // A field is a known member of an object.
 type field struct {
 	name string
 	*fieldType
-	fields []field // of an object, or of each object in a list
-
-	// Set by register.
-	captured capture
-	label    []byte // the name as it is written: `,"name":`
+	fields  []field               // of an object, or of each object in a list
+	label   []byte                // the name as it is written: `,"name":`
+	capture func(*parsed) *string // where the value is needed outside of the data; may be nil
 }
-
-// A capture is a value that is needed outside of the data. A field's value is
-// kept in the parser under its capture.
-type capture int
-
-const (
-	captureNothing capture = iota
-	captureStudyID
-	captureInterviewID
-	captureTime
-	captureCount
-)
 
 // eventTypes are the registered types.
 var eventTypes []*eventType
@@ -61,56 +43,78 @@ var eventTypes []*eventType
 // filtered by them (see [Filter]).
 var typeName = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
 
-// register adds an event type whose data consumers decode into a T. It panics
-// if the type contradicts itself.
-func register[T any](t eventType) *eventType {
-	t.data = reflect.TypeFor[T]()
-	t.urn = fmt.Sprintf("urn:versive-ingress:%s:%d", t.name, t.version)
-	t.fields = append([]field{{name: "event_type", fieldType: text}}, t.fields...)
-	if !typeName.MatchString(t.name) || t.version < 1 || t.studyID == "" && t.interviewID == "" {
-		panic(fmt.Sprintf("schema: event type %q: want a name of two words, a version, and a study or interview id", t.name))
+// register adds an event type whose data consumers decode into a T. Its fields
+// are those of T, as fieldsOf reads them. It panics if the type contradicts
+// itself.
+func register[T any](name string, version int) *eventType {
+	t := &eventType{name: name, version: version, urn: fmt.Sprintf("urn:versive-ingress:%s:%d", name, version), data: reflect.TypeFor[T]()}
+	t.fields = t.fieldsOf(t.data, "")
+	if ids := t.studyID + t.interviewID; !typeName.MatchString(name) || version < 1 || ids == "" || strings.Contains(ids, "*") {
+		panic(fmt.Sprintf("schema: event type %q: want a name of two words, a version, and a study or interview id that is not in a list", name))
 	}
-	if typeNamed(t.name) != nil {
-		panic(fmt.Sprintf("schema: event type %q is registered twice", t.name))
+	if typeNamed(name) != nil {
+		panic(fmt.Sprintf("schema: event type %q is registered twice", name))
 	}
-	captures := map[string]capture{t.studyID: captureStudyID, t.interviewID: captureInterviewID, t.time: captureTime}
-	delete(captures, "")
-	t.prepare(t.fields, "", captures)
-	if len(captures) > 0 {
-		panic(fmt.Sprintf("schema: event type %q: no id or timestamp at %q", t.name, slices.Sorted(maps.Keys(captures))))
-	}
-	eventTypes = append(eventTypes, &t)
-	return &t
+	eventTypes = append(eventTypes, t)
+	return t
 }
 
-// prepare sets what register sets in fields, which are those of the object at a
-// JSON Pointer, and removes the captures that it has found.
-func (t *eventType) prepare(fields []field, pointer string, captures map[string]capture) {
-	for i := range fields {
-		f := &fields[i]
-		f.label = fmt.Appendf(nil, ",%q:", f.name)
-		at := pointer + "/" + f.name
-		if c := captures[at]; f.fieldType == identity && c != captureTime || f.fieldType == timestamp && c == captureTime {
-			f.captured = c
-			delete(captures, at)
+// fieldsOf returns the fields of the object at a JSON Pointer, given its Go
+// type: for each member of the struct except Unknown, one with the name of its
+// json tag. Its field type follows from the Go type, and from a tag such as
+// `field:"study_id"`.
+func (t *eventType) fieldsOf(data reflect.Type, pointer string) (fields []field) {
+	for member := range data.Fields() {
+		if member.Name == "Unknown" {
+			continue
 		}
-		if f.fieldType == list {
-			at += "/*" // one pointer is not enough for what is in a list
+		name := member.Tag.Get("json")
+		f := field{name: name, fieldType: fieldTypes[member.Type], label: fmt.Appendf(nil, ",%q:", name)}
+		at := pointer + "/" + name
+		switch kind, tag := member.Type.Kind(), member.Tag.Get("field"); {
+		case tag == "optional":
+			f.fieldType = optional
+		case tag == "lower_case":
+			f.fieldType = lowerCase
+		case tag == "study_id":
+			f.fieldType, f.capture, t.studyID = identity, func(p *parsed) *string { return &p.StudyID }, at
+		case tag == "interview_id":
+			f.fieldType, f.capture, t.interviewID = identity, func(p *parsed) *string { return &p.InterviewID }, at
+		case tag == "time" && f.fieldType == timestamp:
+			f.capture = func(p *parsed) *string { return &p.time }
+		case tag == "" && f.fieldType != nil:
+		case tag == "" && kind == reflect.Struct:
+			f.fieldType, f.fields = object, t.fieldsOf(member.Type, at)
+		case tag == "" && kind == reflect.Slice: // one pointer is not enough for what is in a list
+			f.fieldType, f.fields = list, t.fieldsOf(member.Type.Elem(), at+"/*")
+		default:
+			panic(fmt.Sprintf("schema: event type %q: no field type for %s, a %v with the tag field:%q", t.name, at, member.Type, tag))
 		}
-		t.prepare(f.fields, at, captures)
+		fields = append(fields, f)
 	}
+	return fields
 }
 
-// typeOf returns the event type of a body, or nil if it is not known.
-func typeOf(root jsontext.Value) *eventType {
-	switch value := lookup(root, "/event_type"); {
-	case value == nil || text.isAbsent(value):
-		return nil
-	case value.Kind() != '"':
-		return eventTypes[0] // reading the body by any table reports the wrong type
-	default:
-		return typeNamed(string(nameOf(value)))
+// fieldTypes are the field types of members without a tag.
+var fieldTypes = map[reflect.Type]*fieldType{
+	reflect.TypeFor[string]():         text,
+	reflect.TypeFor[time.Time]():      timestamp,
+	reflect.TypeFor[Number]():         number,
+	reflect.TypeFor[bool]():           boolean,
+	reflect.TypeFor[jsontext.Value](): freeForm,
+}
+
+// typeOf returns the event type of a body.
+func typeOf(root jsontext.Value) (*eventType, *Error) {
+	name := lookup(root, "/event_type")
+	if t := typeNamed(textOf(name)); t != nil {
+		return t, nil
 	}
+	problem := &Error{Reason: UnsupportedType, Pointer: "/event_type", Detail: "is not a known event type"}
+	if kind := name.Kind(); name != nil && kind != 'n' && kind != '"' {
+		problem.Reason, problem.Detail = Invalid, mismatch(kind, '"')
+	}
+	return nil, problem
 }
 
 // typeNamed returns the event type with a name, or nil if there is none.

@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"bytes"
 	"fmt"
 	"strings"
 	"unicode/utf8"
@@ -24,50 +25,33 @@ type fieldType struct {
 // of each object in the list.
 var (
 	text      = &fieldType{kind: '"', zero: jsontext.Value(`""`)}
-	optional  = &fieldType{kind: '"', zero: jsonNull, blank: '"'}
+	optional  = &fieldType{kind: '"', zero: jsontext.Value("null"), blank: '"'}
 	lowerCase = &fieldType{kind: '"', zero: jsontext.Value(`""`), normalize: toLower}
 	identity  = &fieldType{kind: '"', blank: '"', normalize: checkID}
-	timestamp = &fieldType{kind: '"', zero: jsonNull, blank: '"', normalize: toUTC}
-	number    = &fieldType{kind: '0', zero: jsonNull, blank: '"'}
-	boolean   = &fieldType{kind: 't', zero: jsonFalse}
-	freeForm  = &fieldType{kind: '{', zero: jsonEmptyObject}
-	object    = &fieldType{kind: '{', zero: jsonEmptyObject}
+	timestamp = &fieldType{kind: '"', zero: jsontext.Value("null"), blank: '"', normalize: toUTC}
+	number    = &fieldType{kind: '0', zero: jsontext.Value("null"), blank: '"'}
+	boolean   = &fieldType{kind: 't', zero: jsontext.Value("false")}
+	freeForm  = &fieldType{kind: '{', zero: jsontext.Value("{}")}
+	object    = &fieldType{kind: '{', zero: jsontext.Value("{}")}
 	list      = &fieldType{kind: '[', zero: jsontext.Value("[]"), blank: '{'}
 )
 
-var (
-	jsonNull        = jsontext.Value("null")
-	jsonFalse       = jsontext.Value("false")
-	jsonEmptyObject = jsontext.Value("{}")
-)
-
-// isAbsent reports whether a value counts as absent: null, or the blank value.
-func (t *fieldType) isAbsent(value jsontext.Value) bool {
-	return value[0] == 'n' || value[0] == byte(t.blank) && isEmpty(value)
-}
-
-// canonical returns the canonical form of a value that is not absent. If the
-// value cannot be accepted, the second result says why; otherwise it is "".
+// canonical returns the canonical form of a value. If the value cannot be
+// accepted, the second result says why; otherwise it is "".
 func (t *fieldType) canonical(value jsontext.Value) (jsontext.Value, string) {
-	if kind := kindOf(value[0]); kind != t.kind {
+	switch kind := value.Kind(); {
+	case value == nil || kind == 'n' || kind == t.blank && isEmpty(value):
+		if t.zero == nil {
+			return nil, "is required"
+		}
+		return t.zero, ""
+	case kind != t.kind && !(kind == 'f' && t.kind == 't'):
 		return nil, mismatch(kind, t.kind)
-	}
-	if t.normalize == nil {
+	case t.normalize == nil:
 		return value, ""
+	default:
+		return t.normalize(value)
 	}
-	return t.normalize(value)
-}
-
-// kindOf returns the kind of the value that begins with b. Booleans have the
-// kind 't'.
-func kindOf(b byte) jsontext.Kind {
-	switch {
-	case b == 'f':
-		return 't'
-	case b == '-' || '0' <= b && b <= '9':
-		return '0'
-	}
-	return jsontext.Kind(b)
 }
 
 // isEmpty reports whether a JSON string or object is empty.
@@ -82,7 +66,7 @@ func toLower(value jsontext.Value) (jsontext.Value, string) {
 	if isLower(value) {
 		return value, ""
 	}
-	s := unquote(value)
+	s := string(unquote(value))
 	if lower := strings.ToLower(s); lower != s {
 		return quote(lower), ""
 	}
@@ -101,7 +85,7 @@ func isLower(value jsontext.Value) bool {
 }
 
 func toUTC(value jsontext.Value) (jsontext.Value, string) {
-	s, ok := normalizeTimestamp(unquote(value))
+	s, ok := normalizeTimestamp(string(unquote(value)))
 	if !ok {
 		return nil, "is not an RFC 3339 timestamp"
 	}
@@ -112,19 +96,20 @@ func toUTC(value jsontext.Value) (jsontext.Value, string) {
 }
 
 func checkID(value jsontext.Value) (jsontext.Value, string) {
-	if len(value) > MaxIDLen+len(`""`) { // otherwise it is no longer without escapes
-		if n := len(unquote(value)); n > MaxIDLen {
-			return nil, fmt.Sprintf("has %d bytes, want at most %d", n, MaxIDLen)
-		}
+	if n := len(unquote(value)); n > MaxIDLen {
+		return nil, fmt.Sprintf("has %d bytes, want at most %d", n, MaxIDLen)
 	}
 	return value, ""
 }
 
-// unquote returns the text of a valid JSON string. A lone surrogate escape
-// becomes U+FFFD.
-func unquote(value jsontext.Value) string {
-	b, _ := jsontext.AppendUnquote(make([]byte, 0, 64), value)
-	return string(b)
+// unquote returns the text of a valid JSON string, which may be a part of value.
+// A lone surrogate escape becomes U+FFFD.
+func unquote(value jsontext.Value) []byte {
+	if bytes.IndexByte(value, '\\') < 0 {
+		return value[1 : len(value)-1]
+	}
+	text, _ := jsontext.AppendUnquote(nil, value)
+	return text
 }
 
 // textOf returns the text of a JSON string; "" for every other value, or nil.
@@ -132,7 +117,7 @@ func textOf(value jsontext.Value) string {
 	if value.Kind() != '"' {
 		return ""
 	}
-	return unquote(value)
+	return string(unquote(value))
 }
 
 // quote is the inverse of [unquote].
@@ -143,22 +128,9 @@ func quote(s string) jsontext.Value {
 
 // mismatch describes a value of the wrong JSON type.
 func mismatch(got, want jsontext.Kind) string {
-	return "is " + kindName(got) + ", want " + kindName(want)
+	return "is " + kindNames[got] + ", want " + kindNames[want]
 }
 
-func kindName(k jsontext.Kind) string {
-	switch k {
-	case 'n':
-		return "null"
-	case 't', 'f':
-		return "a boolean"
-	case '"':
-		return "a string"
-	case '0':
-		return "a number"
-	case '{':
-		return "an object"
-	default:
-		return "an array"
-	}
+var kindNames = map[jsontext.Kind]string{
+	'n': "null", 't': "a boolean", 'f': "a boolean", '"': "a string", '0': "a number", '{': "an object", '[': "an array",
 }

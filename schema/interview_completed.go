@@ -6,43 +6,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-var _ = register[InterviewCompleted](eventType{
-	name:        "interview.completed",
-	version:     1,
-	studyID:     "/study/id",
-	interviewID: "/interview/id",
-	time:        "/interview/ended_at",
-	fields: []field{
-		{name: "interview", fieldType: object, fields: []field{
-			{name: "id", fieldType: identity},
-			{name: "title", fieldType: text},
-			{name: "status", fieldType: text},
-			{name: "is_mock", fieldType: boolean},
-			{name: "is_archived", fieldType: boolean},
-			{name: "created_at", fieldType: timestamp},
-			{name: "started_at", fieldType: timestamp},
-			{name: "ended_at", fieldType: timestamp},
-			{name: "type", fieldType: text},
-			{name: "metadata", fieldType: freeForm},
-			{name: "active_time", fieldType: number},
-			{name: "recording_url", fieldType: optional},
-			{name: "transcript", fieldType: text},
-			{name: "parsed_conversation_json", fieldType: list, fields: []field{
-				{name: "role", fieldType: lowerCase},
-				{name: "content", fieldType: text},
-			}},
-			{name: "vid", fieldType: optional},
-		}},
-		{name: "study", fieldType: object, fields: []field{
-			{name: "id", fieldType: identity},
-			{name: "title", fieldType: text},
-			{name: "metadata", fieldType: freeForm},
-			{name: "type", fieldType: text},
-			{name: "mode", fieldType: text},
-			{name: "created_at", fieldType: timestamp},
-		}},
-	},
-})
+var _ = register[InterviewCompleted]("interview.completed", 1)
 
 // InterviewCompleted is the data of an interview.completed event: an interview
 // was completed, and the vendor has enriched it. Get it from an event with
@@ -62,27 +26,27 @@ type InterviewCompleted struct {
 // Interview is an interview with one participant. Times are in UTC, and zero if
 // the vendor sent none.
 type Interview struct {
-	ID           string         `json:"id"`
+	ID           string         `json:"id" field:"interview_id"`
 	Title        string         `json:"title"`
 	Status       string         `json:"status"`
 	IsMock       bool           `json:"is_mock"`
 	IsArchived   bool           `json:"is_archived"`
 	CreatedAt    time.Time      `json:"created_at"`
 	StartedAt    time.Time      `json:"started_at"`
-	EndedAt      time.Time      `json:"ended_at"`
+	EndedAt      time.Time      `json:"ended_at" field:"time"`
 	Type         string         `json:"type"`
-	Metadata     jsontext.Value `json:"metadata"`      // a JSON object
-	ActiveTime   Number         `json:"active_time"`   // in seconds; "" if the vendor sent none
-	RecordingURL string         `json:"recording_url"` // "" if there is no recording
+	Metadata     jsontext.Value `json:"metadata"`                       // a JSON object
+	ActiveTime   Number         `json:"active_time"`                    // in seconds; "" if the vendor sent none
+	RecordingURL string         `json:"recording_url" field:"optional"` // "" if there is no recording
 	Transcript   string         `json:"transcript"`
 	Conversation []Turn         `json:"parsed_conversation_json"`
-	VID          string         `json:"vid"` // "" if the vendor sent none
+	VID          string         `json:"vid" field:"optional"` // "" if the vendor sent none
 	Unknown      jsontext.Value `json:",embed"`
 }
 
 // Turn is one utterance of a conversation.
 type Turn struct {
-	Role    string         `json:"role"` // in lower case: "assistant" or "user"
+	Role    string         `json:"role" field:"lower_case"` // in lower case: "assistant" or "user"
 	Content string         `json:"content"`
 	Unknown jsontext.Value `json:",embed"`
 }
@@ -90,7 +54,7 @@ type Turn struct {
 // Study is the study that an interview belongs to. CreatedAt is in UTC, and
 // zero if the vendor sent none.
 type Study struct {
-	ID        string         `json:"id"`
+	ID        string         `json:"id" field:"study_id"`
 	Title     string         `json:"title"`
 	Metadata  jsontext.Value `json:"metadata"` // a JSON object
 	Type      string         `json:"type"`

@@ -1,5 +1,7 @@
 package schema
 
+import "fmt"
+
 // Kind is the kind of a message, and with it the stream that the message
 // belongs to. The streams' names and the first tokens of their subjects derive
 // from those of the event stream, which the operator chooses.
@@ -28,6 +30,36 @@ func (k Kind) Prefix(events string) string {
 	return events + [...]string{"", "-quarantine", "-dead"}[k]
 }
 
+// Keys of a stream's metadata, which record the ingress that owns the stream and
+// the kind of its messages. A stream without them was created by hand, by an older
+// version, or on a broker before nats-server 2.10, which keeps no metadata.
+const (
+	MetadataStream = "versive-ingress.stream" // the event stream of its ingress
+	MetadataKind   = "versive-ingress.kind"   // event, quarantine or dead
+)
+
+// Metadata returns the metadata of the stream of this kind, given the name of the
+// event stream.
+func (k Kind) Metadata(events string) map[string]string {
+	return map[string]string{MetadataStream: events, MetadataKind: k.name()}
+}
+
+// CheckOwner returns an error if, by its metadata, an existing stream is not the
+// stream of this kind, given the name of the event stream. The stream's name is
+// not enough: the quarantine of ingress A can have the name of the event stream
+// of another ingress.
+func (k Kind) CheckOwner(events string, metadata map[string]string) error {
+	for key, want := range k.Metadata(events) {
+		if have := metadata[key]; have != "" && have != want {
+			return fmt.Errorf("is the %s stream of ingress %s, not the %s stream of ingress %s",
+				metadata[MetadataKind], metadata[MetadataStream], k.name(), events)
+		}
+	}
+	return nil
+}
+
+func (k Kind) name() string { return [...]string{"event", "quarantine", "dead"}[k] }
+
 // Message is an event, a quarantined body, a dead letter or a tombstone, as it
 // is stored. [Normalize], [Quarantine], [DeadLetter] and [Tombstone] return
 // messages; nothing changes one afterwards.
@@ -44,6 +76,13 @@ type Message struct {
 // subjects.
 func (m Message) Subject(prefix string) string {
 	return m.Kind.Prefix(prefix) + "." + m.tokens
+}
+
+// Receipt states where a message is stored.
+type Receipt struct {
+	Stream    string
+	Sequence  uint64
+	Duplicate bool // the message was stored before this call
 }
 
 // MaxSvixIDLen is the longest svix-id, in bytes.

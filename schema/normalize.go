@@ -1,5 +1,7 @@
 package schema
 
+import "bytes"
+
 const (
 	// MaxGrowth is the largest number of bytes by which a canonical event can be
 	// longer than the body that it was made from: the defaults that are filled in.
@@ -44,4 +46,70 @@ func Normalize(id string, body []byte) (Message, error) {
 		Data:   e.Data,
 		tokens: s.relative(),
 	}, nil
+}
+
+// Reason is the class of problem for which an authentic body cannot be
+// normalized. The quarantine is sorted by it.
+type Reason string
+
+const (
+	// Malformed: the body is not one JSON object in valid UTF-8 without duplicate
+	// member names.
+	Malformed Reason = "malformed"
+	// UnsupportedType: the event_type is not known.
+	UnsupportedType Reason = "unsupported_type"
+	// Invalid: a required member is missing, or a member has the wrong type.
+	Invalid Reason = "invalid"
+)
+
+// Error is the reason why a body is not an event. It holds nothing of the body
+// but the names of members that the schema knows, so it may be logged.
+type Error struct {
+	Reason  Reason
+	Pointer string // JSON Pointer (RFC 6901) to the member; "" is the whole body
+	Detail  string // the problem with the member, to follow its name in a sentence
+}
+
+// in returns the error as seen from the object or array that the value belongs
+// to, given the value's name or index.
+func (e *Error) in(name string) *Error {
+	e.Pointer = "/" + name + e.Pointer
+	return e
+}
+
+// Description returns the member and its problem, without the reason.
+func (e *Error) Description() string {
+	if e.Pointer == "" {
+		return "body " + e.Detail
+	}
+	return e.Pointer + " " + e.Detail
+}
+
+// Error returns the reason and the description.
+func (e *Error) Error() string { return string(e.Reason) + ": " + e.Description() }
+
+// Headers of a quarantined message. The headers of the request are kept under
+// names that begin with HeaderHTTP: under their own names, the broker could take
+// them for commands.
+const (
+	HeaderReason      = "Ingress-Reason"      // the [Reason]; of a dead letter, see [DecodeReason]
+	HeaderDescription = "Ingress-Description" // see [Error.Description]
+	HeaderHTTP        = "Ingress-Http-"       // prefix: Ingress-Http-Svix-Id, and so on
+)
+
+// Quarantine returns the message that keeps the body of a verified webhook
+// exactly as it was received, because Normalize returned the given error. It
+// keeps every header in origin, percent-encoded, so the caller passes only the
+// verified ones and the content type. The message does not alias body.
+func Quarantine(id string, body []byte, reason *Error, origin map[string][]string) Message {
+	header := map[string][]string{
+		HeaderReason:      {string(reason.Reason)},
+		HeaderDescription: {reason.Description()},
+	}
+	for name, values := range origin {
+		for _, value := range values {
+			header[HeaderHTTP+name] = append(header[HeaderHTTP+name], encodeHeader(value))
+		}
+	}
+	return Message{Kind: KindQuarantine, ID: id, Header: header, Data: bytes.Clone(body), tokens: Escape(id)}
 }

@@ -29,9 +29,7 @@ func SequenceRange(first, last uint64) Sequences {
 func SequencesOf(list []uint64) Sequences {
 	var s Sequences
 	for _, sequence := range slices.Sorted(slices.Values(list)) {
-		if sequence > 0 {
-			s.Add(sequence, sequence)
-		}
+		s.Add(max(sequence, 1), sequence)
 	}
 	return s
 }
@@ -42,20 +40,18 @@ func (s *Sequences) Add(first, last uint64) {
 	if last < first {
 		return
 	}
-	// The ranges from i to j overlap with the new one or touch it.
-	i := len(s.ranges)
-	for i > 0 && s.ranges[i-1].last+1 >= first {
-		i--
-		if s.ranges[i].first <= first {
-			break
-		}
+	var end *sequenceRange
+	if n := len(s.ranges); n > 0 {
+		end = &s.ranges[n-1]
 	}
-	j := i
-	for j < len(s.ranges) && s.ranges[j].first <= last+1 {
-		first, last = min(first, s.ranges[j].first), max(last, s.ranges[j].last)
-		j++
+	switch {
+	case end == nil || first > end.last && first-1 > end.last:
+		s.ranges = append(s.ranges, sequenceRange{first, last})
+	case first >= end.first:
+		end.last = max(end.last, last)
+	default:
+		*s = s.Union(Sequences{[]sequenceRange{{first, last}}})
 	}
-	s.ranges = slices.Replace(s.ranges, i, j, sequenceRange{first, last})
 }
 
 // Union returns the sequences that are in s or in t.
@@ -153,11 +149,8 @@ func (s *Sequences) UnmarshalText(text []byte) error {
 			to = from
 		}
 		first, err := strconv.ParseUint(from, 10, 64)
-		if err != nil {
-			return fmt.Errorf("sequences: %w", err)
-		}
-		last, err := strconv.ParseUint(to, 10, 64)
-		if err != nil {
+		last, errLast := strconv.ParseUint(to, 10, 64)
+		if err = cmp.Or(err, errLast); err != nil {
 			return fmt.Errorf("sequences: %w", err)
 		}
 		s.Add(first, last)

@@ -34,16 +34,7 @@ func (s Subject) String() string {
 
 // relative returns the subject without its first token.
 func (s Subject) relative() string {
-	b := append(make([]byte, 0, 256), s.Type...)
-	for _, id := range [...]string{s.StudyID, s.InterviewID} {
-		b = append(b, '.')
-		if id == "" {
-			b = append(b, noID...)
-		}
-		b = appendToken(b, id)
-	}
-	b = append(b, '.')
-	return string(appendToken(b, s.ID))
+	return s.Type + "." + cmp.Or(Escape(s.StudyID), noID) + "." + cmp.Or(Escape(s.InterviewID), noID) + "." + Escape(s.ID)
 }
 
 // ParseSubject is the inverse of [Subject.String]. It accepts only what String
@@ -76,12 +67,6 @@ func ParseID(subject string) (string, error) {
 		return "", fmt.Errorf("subject %q: %w", subject, err)
 	}
 	return id, nil
-}
-
-// below returns a subject without its first token.
-func below(subject string) string {
-	_, rest, _ := strings.Cut(subject, ".")
-	return rest
 }
 
 // Filter selects events by their subjects. The zero Filter selects all events;
@@ -118,7 +103,29 @@ func (f Filter) Subject(prefix string) string {
 // Escape returns an id as one subject token: bytes outside [A-Za-z0-9_-] are
 // percent-encoded with upper-case digits.
 func Escape(id string) string {
-	return string(appendToken(make([]byte, 0, len(id)), id))
+	return escape(id, func(c byte) bool {
+		return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
+	})
+}
+
+// escape percent-encodes the bytes of s that are not safe.
+func escape(s string, safe func(byte) bool) string {
+	i := 0
+	for i < len(s) && safe(s[i]) {
+		i++
+	}
+	if i == len(s) {
+		return s
+	}
+	escaped := []byte(s[:i])
+	for ; i < len(s); i++ {
+		if safe(s[i]) {
+			escaped = append(escaped, s[i])
+		} else {
+			escaped = fmt.Appendf(escaped, "%%%02X", s[i])
+		}
+	}
+	return string(escaped)
 }
 
 // Unescape is the inverse of [Escape]. A token that Escape does not write is
@@ -129,22 +136,4 @@ func Unescape(token string) (string, error) {
 		return "", fmt.Errorf("token %q is not a percent-encoded id", token)
 	}
 	return id, nil
-}
-
-const upperHex = "0123456789ABCDEF"
-
-func appendToken(b []byte, id string) []byte {
-	for i := 0; i < len(id); i++ {
-		c := id[i]
-		if isTokenByte(c) {
-			b = append(b, c)
-		} else {
-			b = append(b, '%', upperHex[c>>4], upperHex[c&15])
-		}
-	}
-	return b
-}
-
-func isTokenByte(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '_' || c == '-'
 }

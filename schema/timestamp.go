@@ -1,6 +1,9 @@
 package schema
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // normalizeTimestamp returns s in RFC 3339, in UTC, with "Z" and without
 // trailing zeros in the fraction. It accepts RFC 3339 with an upper- or
@@ -8,62 +11,23 @@ import "time"
 // digits (those beyond nanoseconds are cut), and without a zone (read as UTC).
 func normalizeTimestamp(s string) (string, bool) {
 	const layout = "2006-01-02T15:04:05"
-	// time.Parse alone is too lenient: it accepts "1:02:03" and ",5".
-	if len(s) < len(layout) || s[13] != ':' || s[16] != ':' {
+	// time.Parse alone is too lenient: it accepts "1:02:03", ",5", "+24:00" and
+	// "+00:60".
+	if len(s) < len(layout) || s[13] != ':' || s[16] != ':' || strings.HasSuffix(s, ":60") || strings.Contains(s, ",") {
 		return "", false
 	}
-	switch s[10] {
-	case 'T', 't', ' ':
-	default:
-		return "", false
+	if s[10] == ' ' {
+		s = s[:10] + "T" + s[11:]
 	}
-	t, err := time.Parse(layout, s[:10]+"T"+s[11:len(layout)])
-	if err != nil {
-		return "", false
+	s = strings.ToUpper(s)
+	if !strings.ContainsAny(s[len(layout):], "Z+-") {
+		s += "Z"
 	}
-	rest := s[len(layout):]
-
-	if rest != "" && rest[0] == '.' {
-		digits := 1
-		nanos, unit := 0, int(time.Second)
-		for ; digits < len(rest) && '0' <= rest[digits] && rest[digits] <= '9'; digits++ {
-			unit /= 10
-			nanos += int(rest[digits]-'0') * unit
-		}
-		if digits == 1 {
-			return "", false
-		}
-		t = t.Add(time.Duration(nanos))
-		rest = rest[digits:]
-	}
-
-	switch rest {
-	case "", "Z", "z":
-	default:
-		offset, ok := parseOffset(rest)
-		if !ok {
-			return "", false
-		}
-		t = t.Add(-offset)
-	}
-	if t.Year() < 0 || t.Year() > 9999 { // moved out of range by the offset
+	t, err := time.Parse(time.RFC3339, s)
+	_, offset := t.Zone()
+	t = t.UTC()
+	if err != nil || max(offset, -offset) >= 24*60*60 || t.Year() < 0 || t.Year() > 9999 {
 		return "", false
 	}
 	return t.Format(time.RFC3339Nano), true
-}
-
-// parseOffset reads "+hh:mm" or "-hh:mm".
-func parseOffset(s string) (time.Duration, bool) {
-	if len(s) != len("+hh:mm") || s[0] != '+' && s[0] != '-' {
-		return 0, false
-	}
-	t, err := time.Parse("15:04", s[1:])
-	if err != nil {
-		return 0, false
-	}
-	offset := time.Duration(t.Hour())*time.Hour + time.Duration(t.Minute())*time.Minute
-	if s[0] == '-' {
-		offset = -offset
-	}
-	return offset, true
 }

@@ -1,6 +1,9 @@
 package schema
 
-import "strconv"
+import (
+	"strconv"
+	"strings"
+)
 
 // HeaderErased names the header that marks a tombstone: a message without data
 // that replaces an erased one under the same subject. A tombstone keeps a resend
@@ -37,7 +40,7 @@ func Tombstone(kind Kind, subject string, sequence uint64) (Message, error) {
 		Kind:   kind,
 		ID:     "erased:" + id + ":" + strconv.FormatUint(sequence, 10),
 		Header: newHeader(HeaderErased, "true"),
-		tokens: below(subject),
+		tokens: subject[strings.IndexByte(subject, '.')+1:],
 	}
 	if kind != KindEvent {
 		return m, nil
@@ -75,9 +78,7 @@ func (s Subject) ErasedType() string {
 // the type may lack one. It reports false if the body is malformed, or if an id
 // is missing or invalid.
 func GuessSubject(id string, body []byte) (Subject, bool) {
-	p := parsers.Get().(*parser)
-	defer p.release()
-	root, problem := p.check(body)
+	root, problem := check(body)
 	if problem != nil {
 		return Subject{}, false
 	}
@@ -88,16 +89,15 @@ func GuessSubject(id string, body []byte) (Subject, bool) {
 		t = &eventType{studyID: "/study/id", interviewID: "/interview/id"}
 	}
 	for pointer, id := range map[string]*string{t.studyID: &s.StudyID, t.interviewID: &s.InterviewID} {
-		if pointer == "" {
-			continue
-		}
 		value := lookup(root, pointer)
-		if value == nil && !known {
-			continue // the type may lack this id
+		if pointer == "" || value == nil && !known {
+			continue // the type lacks this id, or may lack it
 		}
-		if *id = textOf(value); *id == "" || len(*id) > MaxIDLen {
+		value, detail := identity.canonical(value)
+		if detail != "" {
 			return Subject{}, false
 		}
+		*id = textOf(value)
 	}
 	return s, typeName.MatchString(s.Type) && s.StudyID+s.InterviewID != ""
 }

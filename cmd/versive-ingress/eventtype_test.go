@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/rogpeppe/go-internal/txtar"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
@@ -22,9 +23,9 @@ import (
 
 // TestAddEventType follows "How to add an event type" in CONTRIBUTING.md: it
 // builds the ingress with a type of another shape, which belongs to no
-// interview, by adding a Go file to package schema and nothing else. A webhook of
-// the type that was quarantined before is requeued; events are stored, decoded,
-// shown, replayed and erased.
+// interview, by adding a Go file and a JSON Schema to package schema and nothing
+// else. A webhook of the type that was quarantined before is requeued; events are
+// normalized, stored, decoded, tailed, replayed and erased by their study.
 func TestAddEventType(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
@@ -89,7 +90,7 @@ func TestAddEventType(t *testing.T) {
 	if got := string(stored.Data()); got != canonical {
 		t.Errorf("stored\n%s, want\n%s", got, canonical)
 	}
-	validateAs(t, "testdata/eventtype/study.created.v1.json", stored.Data())
+	validateAs(t, filepath.Join(filepath.Dir(program), "..", "schema", "study.created.v1.json"), stored.Data())
 
 	consumed := startPrinting(t, "NATS_URL=nats://"+s.NATSListen, filepath.Join(filepath.Dir(program), "consumer"))
 	tailed := startPrinting(t, "INGRESS_NATS_LISTEN="+s.NATSListen, program, "tail", "--since", "1h")
@@ -126,39 +127,42 @@ func TestAddEventType(t *testing.T) {
 	}
 }
 
-// studyCreated returns a webhook of the type in testdata/eventtype.
+// studyCreated returns a webhook of a type in testdata/eventtype.txtar.
 func studyCreated(title string) []byte {
 	return fmt.Appendf(nil, `{"study":{"questions":[{"more":[1.0],"author":{"role":"Editor","name":"Ann"}}],
 		"created_at":"2024-01-01 01:00:00+01:00","title":%q,"id":"study_1"},"event_type":"study.created"}`, title)
 }
 
-// buildWithEventTypes builds the ingress, and the consumer in
-// testdata/eventtype, as if the types there were in package schema, and returns
-// the path of the ingress.
+// buildWithEventTypes builds the ingress, and a consumer, as if the files in
+// testdata/eventtype.txtar were in the project, and returns the path of the
+// ingress. The files are beside its directory.
 func buildWithEventTypes(t *testing.T) string {
 	t.Helper()
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := filepath.Glob(filepath.Join(root, "cmd", "versive-ingress", "testdata", "eventtype", "*.go"))
-	if err != nil || len(files) == 0 {
-		t.Fatalf("no event types: %v", err)
+	archive, err := txtar.ParseFile(filepath.Join("testdata", "eventtype.txtar"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := txtar.Write(archive, dir); err != nil {
+		t.Fatal(err)
 	}
 	replace := make(map[string]string)
-	for _, file := range files {
-		replace[filepath.Join(root, "schema", filepath.Base(file))] = file
+	for _, file := range archive.Files {
+		replace[filepath.Join(root, file.Name)] = filepath.Join(dir, file.Name)
 	}
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replace})
 	if err != nil {
 		t.Fatal(err)
 	}
-	bin := t.TempDir()
-	if err := os.WriteFile(filepath.Join(bin, "overlay.json"), overlay, 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-overlay", filepath.Join(bin, "overlay.json"), "-o", bin,
-		"./cmd/versive-ingress", "./cmd/versive-ingress/testdata/eventtype/consumer")
+	bin := filepath.Join(dir, "bin")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin+"/", "./cmd/versive-ingress", "./consumer")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
