@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -54,8 +55,8 @@ func (e Erased) Sync(dir string) (remaining []uint64, err error) {
 		err = syncRenames(blocks)
 	}
 	if err == nil {
-		err = e.find(blocks, func(b staleBlock) error {
-			for _, m := range b.records {
+		err = e.find(blocks, func(_ string, _ []byte, stale []record) error {
+			for _, m := range stale {
 				remaining = append(remaining, m.sequence)
 			}
 			return nil
@@ -89,15 +90,9 @@ func (e Erased) blocks(dir string) (string, error) {
 	return "", err
 }
 
-// A staleBlock is a block that still has the content of erased messages.
-type staleBlock struct {
-	path    string
-	data    []byte
-	records []record // of the erased messages
-}
-
-// find calls visit for each stale block, the newest first.
-func (e Erased) find(blocks string, visit func(staleBlock) error) error {
+// find calls visit for each block that still has the content of erased messages, with
+// their records, the newest block first.
+func (e Erased) find(blocks string, visit func(path string, block []byte, stale []record) error) error {
 	paths, err := blockFiles(blocks)
 	if err != nil {
 		return err
@@ -115,6 +110,37 @@ func (e Erased) find(blocks string, visit func(staleBlock) error) error {
 		}
 	}
 	return nil
+}
+
+// findIn is find for one block. The sequences must be sorted.
+func (e Erased) findIn(path string, sequences []uint64, visit func(path string, block []byte, stale []record) error) error {
+	if len(sequences) == 0 {
+		return nil
+	}
+	block, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var stale []record
+	for m, err := range records(e.Stream, blockIndex(path), block) {
+		if err != nil {
+			return err
+		}
+		if m.deletion {
+			continue
+		}
+		if m.sequence > sequences[len(sequences)-1] {
+			break // a running server may be writing the end of the block
+		}
+		stored := e.Until.IsZero() || m.timestamp <= e.Until.UnixNano()
+		if _, ok := slices.BinarySearch(sequences, m.sequence); ok && stored && !m.erased {
+			stale = append(stale, m)
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	return visit(path, block, stale)
 }
 
 // firstSequence returns the sequence of the first message of a block, 0 if it has
@@ -144,37 +170,6 @@ func firstSequence(path string) (uint64, error) {
 		}
 		offset += length
 	}
-}
-
-// findIn calls visit if the block at path is stale. The sequences must be sorted.
-func (e Erased) findIn(path string, sequences []uint64, visit func(staleBlock) error) error {
-	if len(sequences) == 0 {
-		return nil
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	b := staleBlock{path: path, data: data}
-	for m, err := range records(e.Stream, blockIndex(path), data) {
-		if err != nil {
-			return err
-		}
-		if m.deletion {
-			continue
-		}
-		if m.sequence > sequences[len(sequences)-1] {
-			break // a running server may be writing the end of the block
-		}
-		stored := e.Until.IsZero() || m.timestamp <= e.Until.UnixNano()
-		if _, ok := slices.BinarySearch(sequences, m.sequence); ok && stored && !m.erased {
-			b.records = append(b.records, m)
-		}
-	}
-	if len(b.records) == 0 {
-		return nil
-	}
-	return visit(b)
 }
 
 // scheduled is the file in the data directory that lists what the next start
@@ -214,9 +209,10 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 		}
 		blocks, failed := e.blocks(dir)
 		if failed == nil {
-			failed = e.find(blocks, func(b staleBlock) error {
-				overwritten += len(b.records)
-				return b.overwrite(e.Stream)
+			failed = e.find(blocks, func(path string, block []byte, stale []record) error {
+				overwritten += len(stale)
+				overwrite(block, stale, blockDigest(e.Stream, blockIndex(path)))
+				return writeFile(path, block)
 			})
 		}
 		// The stream may have been deleted, encrypted or compressed since.
@@ -234,12 +230,11 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 	log.Info("overwrote erased messages that a crash had restored", "messages", overwritten)
 }
 
-// overwrite replaces the content of the messages with random bytes, as the server
-// does, and rewrites the block file.
-func (b staleBlock) overwrite(stream string) error {
-	digest := blockDigest(stream, blockIndex(b.path))
-	for _, m := range b.records {
-		content := b.data[m.offset : m.offset+m.length]
+// overwrite replaces the content of messages in a block with random bytes, as the server
+// does.
+func overwrite(block []byte, stale []record, digest hash.Hash) {
+	for _, m := range stale {
+		content := block[m.offset : m.offset+m.length]
 		clear(content[:recordHeaderLen]) // no subject, no timestamp
 		binary.LittleEndian.PutUint32(content, uint32(m.length))
 		binary.LittleEndian.PutUint64(content[4:], m.sequence|erasedBit)
@@ -250,5 +245,4 @@ func (b staleBlock) overwrite(stream string) error {
 		digest.Write(content[recordHeaderLen:sum])
 		copy(content[sum:], digest.Sum(nil))
 	}
-	return writeFile(b.path, b.data)
 }

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -23,16 +24,12 @@ func (l *serverLog) Noticef(format string, v ...any) { l.log.Debug(fmt.Sprintf(f
 // Warnf drops the warning about a max_payload over 8 MiB, which is intended.
 func (l *serverLog) Warnf(format string, v ...any) {
 	if !strings.HasPrefix(format, "Maximum payloads over") {
-		text := fmt.Sprintf(format, v...)
-		l.keep(text)
-		l.log.Warn(text)
+		l.keep(slog.LevelWarn, fmt.Sprintf(format, v...))
 	}
 }
 
 func (l *serverLog) Errorf(format string, v ...any) {
-	text := fmt.Sprintf(format, v...)
-	l.keep(text)
-	l.log.Error(text)
+	l.keep(slog.LevelError, fmt.Sprintf(format, v...))
 }
 
 func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }
@@ -47,8 +44,9 @@ func (l *serverLog) Fatalf(format string, v ...any) {
 	}
 }
 
-// keep adds a warning. There are few for each stream.
-func (l *serverLog) keep(warning string) {
+// keep logs a warning and adds it to warnings. There are few for each stream.
+func (l *serverLog) keep(level slog.Level, warning string) {
+	l.log.Log(context.Background(), level, warning)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.started {
