@@ -1,4 +1,4 @@
-package main
+package doctor_test
 
 import (
 	"bufio"
@@ -12,6 +12,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -24,14 +25,84 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/nats-io/nats-server/v2/server"
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/doctor"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/cmd/versive-ingress/internal/server"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
+
+func TestMain(m *testing.M) {
+	os.Exit(embeddedtest.Run(m, sender.Client.CloseIdleConnections))
+}
+
+// newSettings returns the defaults, with a secret, a directory and addresses of their
+// own.
+func newSettings(t *testing.T) config.Settings {
+	t.Helper()
+	s := config.Defaults()
+	s.Secrets = []string{config.NewSecret()}
+	s.Listen, s.AdminListen, s.NATSListen = embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)
+	s.DataDir = t.TempDir()
+	return s
+}
+
+// run starts an ingress.
+func run(t *testing.T, s config.Settings) *server.Server {
+	t.Helper()
+	if err := s.Check(); err != nil {
+		t.Fatal(err)
+	}
+	ingress, err := server.Start(t.Context(), server.Config{Settings: s, Version: "v9.8.7", Commit: "c0ffee", Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(ingress.Stop)
+	return ingress
+}
+
+// post posts an event and requires that it is stored.
+func post(t *testing.T, s config.Settings) {
+	t.Helper()
+	vendor, err := sender.New(s.WebhookURL(), s.Secrets[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	body := []byte(`{"event_type":"interview.completed","study":{"id":"study_1"},"interview":{"id":"interview_1"}}`)
+	if a, err := vendor.Post(t.Context(), "msg_1", time.Now(), body); err != nil || a.Outcome != "stored" {
+		t.Fatalf("got %v, %v", a, err)
+	}
+}
+
+func readyz(t *testing.T, s config.Settings) int {
+	t.Helper()
+	response, err := sender.Client.Get("http://" + s.AdminListen + "/readyz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	response.Body.Close()
+	return response.StatusCode
+}
+
+// stored returns the ids of a kind of message.
+func stored(t *testing.T, js jetstream.JetStream, kind schema.Kind) (ids []string) {
+	t.Helper()
+	for m, err := range (subscribe.Source{JetStream: js}).Range(t.Context(), subscribe.Selection{Kind: kind}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids = append(ids, m.ID)
+	}
+	return ids
+}
+
+const maxPayload = 9 << 20
 
 // newDoctor returns what the command checks.
 func newDoctor(s config.Settings) *doctor.Config {
@@ -137,26 +208,26 @@ func fakeAdmin(t *testing.T, metrics string) string {
 // monitored starts a broker with a monitoring port, and returns where that is.
 func startMonitored(t *testing.T) (broker *embedded.Broker, monitor string) {
 	t.Helper()
-	monitor = freeAddr(t)
+	monitor = embeddedtest.FreeAddress(t)
 	file := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(file, []byte("listen: \""+freeAddr(t)+"\"\nhttp: \""+monitor+"\"\n"), 0o600); err != nil {
+	if err := os.WriteFile(file, []byte("listen: \""+embeddedtest.FreeAddress(t)+"\"\nhttp: \""+monitor+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return startBroker(t, embedded.Config{Dir: t.TempDir(), ConfigFile: file, MaxPayload: maxPayload}), "http://" + monitor
+	return embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file, MaxPayload: maxPayload}), "http://" + monitor
 }
 
 // startServer starts a nats-server as anybody may have set it up.
-func startServer(t *testing.T, change func(*server.Options)) *server.Server {
+func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Server {
 	t.Helper()
-	o := &server.Options{Host: "127.0.0.1", Port: server.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: server.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: maxPayload}
+	o := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: maxPayload}
 	change(o)
-	s, err := server.NewServer(o)
+	s, err := natsserver.NewServer(o)
 	if err != nil {
 		t.Fatal(err)
 	}
 	s.Start()
 	t.Cleanup(func() { s.Shutdown(); s.WaitForShutdown() })
-	if !s.ReadyForConnections(patience) {
+	if !s.ReadyForConnections(embeddedtest.Timeout) {
 		t.Fatal("no server")
 	}
 	return s
@@ -187,8 +258,8 @@ func startOlder(t *testing.T, broker string) (address string) {
 				go func() { _, _ = io.Copy(to, client); to.Close() }()
 				for lines := bufio.NewReader(to); ; {
 					line, err := lines.ReadBytes('\n')
-					line = bytes.Replace(line, []byte(`"version":"`+server.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
-					line = bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, server.JSApiLevel), []byte(`"level":1`), 1)
+					line = bytes.Replace(line, []byte(`"version":"`+natsserver.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
+					line = bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, natsserver.JSApiLevel), []byte(`"level":1`), 1)
 					if _, broken := client.Write(line); err != nil || broken != nil {
 						return
 					}

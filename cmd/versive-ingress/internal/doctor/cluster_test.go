@@ -1,4 +1,4 @@
-package main
+package doctor_test
 
 import (
 	"context"
@@ -14,12 +14,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
 // A cluster is good with three replicas, also while one of them catches up, and
 // not without one of them.
-func TestDoctorOnCluster(t *testing.T) {
+func TestRunOnCluster(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	brokers := startCluster(t)
@@ -28,23 +29,21 @@ func TestDoctorOnCluster(t *testing.T) {
 		urls = append(urls, broker.URL())
 	}
 	s.NATSURL, s.NATSListen, s.Replicas = strings.Join(urls, ","), "", 3
-	sys := run(t, s)
-	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
-		t.Fatalf("got %v", a)
-	}
+	run(t, s)
+	post(t, s)
 	d := newDoctor(s)
 	d.Probe = true
 	requireFindings(t, d)
 
-	other := byHand(t, connect(t, s.NATSURL), s, "other", func(*jetstream.StreamConfig) {})
+	other := byHand(t, embeddedtest.Connect(t, s.NATSURL), s, "other", func(*jetstream.StreamConfig) {})
 	other.Replicas = 1
 	requireFindings(t, newDoctor(other),
 		"warning sync_unknown: --monitor", "warning one_replica: export INGRESS_REPLICAS=3", "warning one_replica: export INGRESS_REPLICAS=3")
 
 	away := brokers[0]
-	js := connect(t, brokers[1].URL())
+	js := embeddedtest.Connect(t, brokers[1].URL())
 	away.Stop()
-	eventually(t, "streams with a replica away", func() bool {
+	embeddedtest.Await(t, "streams with a replica away", func() bool {
 		if !hasLeader(t, js) { // it may have been the one
 			return false
 		}
@@ -56,7 +55,7 @@ func TestDoctorOnCluster(t *testing.T) {
 				return false
 			}
 		}
-		return readyz(s) == http.StatusOK
+		return readyz(t, s) == http.StatusOK
 	})
 	requireFindings(t, newDoctor(s), "warning replica_behind: nats server report jetstream", "warning replica_behind: nats server report jetstream")
 }
@@ -64,19 +63,19 @@ func TestDoctorOnCluster(t *testing.T) {
 // startCluster starts three brokers that are a cluster.
 func startCluster(t *testing.T) (brokers []*embedded.Broker) {
 	t.Helper()
-	routes := []string{freeAddr(t), freeAddr(t), freeAddr(t)}
+	routes := []string{embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)}
 	for i, route := range routes {
 		file := filepath.Join(t.TempDir(), "nats.conf")
 		text := fmt.Sprintf("server_name: node-%d\nlisten: %q\ncluster { name: test, listen: %q, routes: [\"nats://%s\"] }\n",
-			i, freeAddr(t), route, strings.Join(routes, `", "nats://`))
+			i, embeddedtest.FreeAddress(t), route, strings.Join(routes, `", "nats://`))
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		brokers = append(brokers, startBroker(t, embedded.Config{Dir: t.TempDir(), ConfigFile: file, MaxPayload: maxPayload}))
+		brokers = append(brokers, embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file, MaxPayload: maxPayload}))
 	}
 	// What is asked before they have a leader is not answered.
-	js := connect(t, brokers[0].URL())
-	eventually(t, "a leader", func() bool { return hasLeader(t, js) })
+	js := embeddedtest.Connect(t, brokers[0].URL())
+	embeddedtest.Await(t, "a leader", func() bool { return hasLeader(t, js) })
 	return brokers
 }
 

@@ -1,4 +1,4 @@
-package main
+package doctor_test
 
 import (
 	"fmt"
@@ -12,6 +12,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/doctor"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -19,11 +20,11 @@ func asCreated(*jetstream.StreamConfig) {}
 
 // What somebody has made of the streams. They are all on the broker of one
 // ingress, under names of their own.
-func TestDoctorOnStreams(t *testing.T) {
+func TestRunOnStreams(t *testing.T) {
 	t.Parallel()
 	good := newSettings(t)
 	sys := run(t, good)
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	fill := func(n int) func(*testing.T, config.Settings, *doctor.Config) {
 		return func(t *testing.T, s config.Settings, _ *doctor.Config) {
 			for i := range n {
@@ -153,11 +154,11 @@ func TestDoctorOnStreams(t *testing.T) {
 
 // An ingress that is not ready is a problem by itself, and so is its cause; and
 // a probe that is answered 202 must be where the settings say.
-func TestDoctorOnIngress(t *testing.T) {
+func TestRunOnIngress(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	sys := run(t, s)
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 
 	other := newDoctor(byHand(t, js, s, "other", asCreated))
 	other.Probe = true
@@ -172,7 +173,7 @@ func TestDoctorOnIngress(t *testing.T) {
 	if _, err := js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+	embeddedtest.Await(t, "readyz 503", func() bool { return readyz(t, s) == http.StatusServiceUnavailable })
 	d := newDoctor(s)
 	d.Probe = true
 	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: curl -i")
