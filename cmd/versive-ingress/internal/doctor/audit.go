@@ -104,9 +104,9 @@ func auditStreams(ctx context.Context, table io.Writer) (unreadable map[string]s
 		if err != nil {
 			return unreadable, fmt.Errorf("stream %s: %w", name, err)
 		}
-		deleted := schema.SequencesOf(info.State.Deleted)
-		otherwise := deleted.Minus(schema.SequencesOf(copies)).Len()
-		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", name, messages, deleted.Len()-otherwise, otherwise, lost)
+		erased := schema.SequencesOf(copies)
+		otherwise := schema.SequencesOf(info.State.Deleted).Minus(erased).Len()
+		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", name, messages, erased.Len(), otherwise, lost)
 	}
 	return unreadable, nil
 }
