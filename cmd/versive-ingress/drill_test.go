@@ -67,8 +67,8 @@ func (b *barrage) requireCalm(t testing.TB) {
 	b.complaints.Range(func(text, _ any) bool { t.Error(text); return true })
 }
 
-// The rotation that README.md describes, under load: not one authentic
-// webhook is refused, and the metric shows when the old secret fell silent.
+// The rotation that docs/operations.md describes, under load: no authentic webhook is
+// rejected, and the metric shows since when the old secret has not been used.
 func TestRotationDrill(t *testing.T) {
 	t.Parallel()
 	first, second := config.NewSecret(), config.NewSecret()

@@ -31,7 +31,7 @@ async def main():
                     handle(db, msg)
                 await msg.ack_sync()
             except Exception:
-                logging.exception("%s: it will come again", msg.subject)
+                logging.exception("%s: it will be redelivered", msg.subject)
                 await msg.nak(delay=60)
 
 

@@ -21,14 +21,14 @@ for await (const msg of await consumer.consume()) {
   try {
     await handle(msg);
   } catch (err) {
-    console.error(`${msg.subject}: it will come again:`, err);
+    console.error(`${msg.subject}: it will be redelivered:`, err);
     msg.nak(60_000);
     continue;
   }
   try {
     await msg.ackAck();
   } catch (err) {
-    console.error(`${msg.subject}: not confirmed, so it may come again:`, err);
+    console.error(`${msg.subject}: not confirmed, so it may be redelivered:`, err);
   }
 }
 

@@ -44,12 +44,12 @@ func run(ctx context.Context) error {
 	}
 	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
 		if err := handle(msg); err != nil {
-			log.Printf("%s: %v; it will come again", msg.Subject(), err)
+			log.Printf("%s: %v; it will be redelivered", msg.Subject(), err)
 			msg.NakWithDelay(time.Minute)
 			return
 		}
 		if err := msg.DoubleAck(context.Background()); err != nil {
-			log.Printf("%s: not confirmed, so it may come again: %v", msg.Subject(), err)
+			log.Printf("%s: not confirmed, so it may be redelivered: %v", msg.Subject(), err)
 		}
 	})
 	if err != nil {
