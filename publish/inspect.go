@@ -50,117 +50,84 @@ func (c Config) Inspect(kind schema.Kind, have jetstream.StreamConfig) []Drift {
 // operator has configured.
 func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired jetstream.StreamConfig, drifts []Drift) {
 	want := c.desired(kind)
-	drifts = c.conflicts(kind, have)
-	add := func(action Action, name, problem, why, flags string) {
-		drifts = append(drifts, Drift{name, problem, why, edit(want.Name, flags), action})
+	add := func(found bool, action Action, name, problem, why, remedy string) {
+		if found {
+			drifts = append(drifts, Drift{name, problem, why, remedy, action})
+		}
 	}
+	edit := func(flags string) string { return edit(want.Name, flags) }
+	limited := have.MaxBytes > 0 || have.MaxMsgs > 0 // it can become full
+
+	// An operator must resolve the following. Most of it cannot be updated.
+	names := fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2", c.Stream, c.Subject)
+	elsewhere := names + "  # a new stream, or recreate this one"
+	if err := kind.CheckOwner(c.Stream, have.Metadata); err != nil {
+		add(true, Reject, "owner", err.Error(), "each would delete messages that the other has acknowledged",
+			names+"  # a separate name; or, if no other ingress uses this stream: "+edit(claimFlags(want.Metadata)))
+	}
+	add(have.Mirror != nil, Reject, "mirror", "is a mirror", "it cannot be written to", elsewhere)
+	add(have.Sealed, Reject, "sealed", "is sealed", "it cannot be written to", elsewhere)
+	add(have.Retention != want.Retention, Reject, "retention", fmt.Sprintf("has %s retention, not limits", have.Retention),
+		"it deletes messages that were read: they cannot be replayed, and resends are stored again", elsewhere)
+	add(have.Storage != want.Storage, Reject, "storage", "is stored in memory, not in a file", "a restart of the broker empties it", elsewhere)
+	add(have.NoAck, Reject, "no_ack", "does not acknowledge messages (no_ack)", "there is no confirmation that an event is stored", elsewhere)
+	add(have.PersistMode == jetstream.AsyncPersistMode, Reject, "persist_mode", "acknowledges messages before they are on disk (persist_mode async)",
+		"a power loss can lose acknowledged events", elsewhere)
+	add(have.SubjectTransform != nil, Reject, "transform", "transforms subjects", "a second copy cannot be recognized by its subject", elsewhere)
+	add(have.DiscardNewPerSubject, Reject, "discard_new_per_subject", "has discard_new_per_subject", "streams that source from it stall", edit("--no-discard-per-subject"))
+	add(have.Discard != want.Discard && limited, Reject, "discards_old", "has a limit and discards old messages when it is full",
+		"events would be lost silently", edit("--discard new"))
 
 	repaired = have
 	if !slices.Contains(have.Subjects, want.Subjects[0]) {
-		add(Repair, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, want.Subjects[0]),
+		add(true, Repair, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, want.Subjects[0]),
 			"events cannot be published to it; copies under other subjects are recognized only within the duplicate window",
-			subjectFlags(have.Subjects, want.Subjects[0]))
+			edit(subjectFlags(have.Subjects, want.Subjects[0])))
 		repaired.Subjects = append(slices.Clone(have.Subjects), want.Subjects...)
 	}
-	if have.Discard != want.Discard && !limited(have) {
-		add(Repair, "discard", "would discard old messages at a limit", "a limit that is set later would lose events silently", "--discard new")
-		repaired.Discard = want.Discard
-	}
-	if have.Replicas < want.Replicas {
-		add(Repair, "replicas", fmt.Sprintf("has %d of %d replicas", have.Replicas, want.Replicas),
-			"events are on fewer disks than INGRESS_REPLICAS requires", fmt.Sprintf("--replicas %d", want.Replicas))
-		repaired.Replicas = want.Replicas
-	}
-	if !have.AllowDirect {
-		add(Repair, "direct_get", "does not allow direct get", "only its leader can look up messages", "--allow-direct")
-		repaired.AllowDirect = true
-	}
-	if !have.AllowAtomicPublish {
-		add(Repair, "atomic_publish", "does not allow atomic batches", "every event needs its own commit", "--allow-batch")
-		repaired.AllowAtomicPublish = true
-	}
-
-	if have.Metadata[schema.MetadataStream] == "" || have.Metadata[schema.MetadataKind] == "" {
-		add(Repair, unclaimed, "does not record which ingress it belongs to", "another ingress can claim it and delete its messages", claimFlags(want.Metadata))
-		repaired.Metadata = make(map[string]string)
-		maps.Copy(repaired.Metadata, have.Metadata)
-		maps.Copy(repaired.Metadata, want.Metadata)
-	}
+	add(have.Discard != want.Discard && !limited, Repair, "discard", "would discard old messages at a limit",
+		"a limit that is set later would lose events silently", edit("--discard new"))
+	repaired.Discard = want.Discard
+	add(have.Replicas < want.Replicas, Repair, "replicas", fmt.Sprintf("has %d of %d replicas", have.Replicas, want.Replicas),
+		"events are on fewer disks than INGRESS_REPLICAS requires", edit(fmt.Sprintf("--replicas %d", want.Replicas)))
+	repaired.Replicas = max(have.Replicas, want.Replicas)
+	add(!have.AllowDirect, Repair, "direct_get", "does not allow direct get", "only its leader can look up messages", edit("--allow-direct"))
+	repaired.AllowDirect = true
+	add(!have.AllowAtomicPublish, Repair, "atomic_publish", "does not allow atomic batches", "every event needs its own commit", edit("--allow-batch"))
+	repaired.AllowAtomicPublish = true
+	add(have.Metadata[schema.MetadataStream] == "" || have.Metadata[schema.MetadataKind] == "", Repair, unclaimed,
+		"does not record which ingress it belongs to", "another ingress can claim it and delete its messages", edit(claimFlags(want.Metadata)))
+	repaired.Metadata = make(map[string]string)
+	maps.Copy(repaired.Metadata, have.Metadata)
+	maps.Copy(repaired.Metadata, want.Metadata)
 
 	// An age that was set by hand stays if INGRESS_MAX_AGE is not set, because it may
 	// be there for privacy.
-	longer := fmt.Sprintf("--max-age %s", want.MaxAge)
+	longer := edit(fmt.Sprintf("--max-age %s", want.MaxAge))
 	switch {
 	case want.MaxAge > 0 && have.MaxAge > 0 && have.MaxAge < want.MaxAge:
-		add(Repair, "max_age", fmt.Sprintf("keeps events for %s, not for %s", have.MaxAge, want.MaxAge), "events expire earlier than INGRESS_MAX_AGE", longer)
+		add(true, Repair, "max_age", fmt.Sprintf("keeps events for %s, not for %s", have.MaxAge, want.MaxAge), "events expire earlier than INGRESS_MAX_AGE", longer)
 		repaired.MaxAge = want.MaxAge
 	case want.MaxAge > 0 && have.MaxAge != want.MaxAge:
-		add(Tolerate, "max_age", fmt.Sprintf("keeps events longer than %s", want.MaxAge), "INGRESS_MAX_AGE does not shorten the age of an existing stream", longer)
+		add(true, Tolerate, "max_age", fmt.Sprintf("keeps events longer than %s", want.MaxAge), "INGRESS_MAX_AGE does not shorten the age of an existing stream", longer)
 	}
 	possible := window(want.Duplicates, repaired.MaxAge)
-	if have.Duplicates < possible {
-		add(Repair, "window", fmt.Sprintf("has a duplicate window of %s, not %s", have.Duplicates, possible),
-			"after that, a resend is recognized only while the first copy is in the stream", fmt.Sprintf("--dupe-window %s", possible))
-		repaired.Duplicates = possible
-	}
-	if possible < want.Duplicates {
-		add(Tolerate, "window_limited", fmt.Sprintf("has a maximum age of %s, which also limits the duplicate window", repaired.MaxAge),
-			"a resend of an expired event is stored again", fmt.Sprintf("--max-age %[1]s --dupe-window %[1]s", want.Duplicates))
-	}
+	add(have.Duplicates < possible, Repair, "window", fmt.Sprintf("has a duplicate window of %s, not %s", have.Duplicates, possible),
+		"after that, a resend is recognized only while the first copy is in the stream", edit(fmt.Sprintf("--dupe-window %s", possible)))
+	repaired.Duplicates = max(have.Duplicates, possible)
+	add(possible < want.Duplicates, Tolerate, "window_limited", fmt.Sprintf("has a maximum age of %s, which also limits the duplicate window", repaired.MaxAge),
+		"a resend of an expired event is stored again", edit(fmt.Sprintf("--max-age %[1]s --dupe-window %[1]s", want.Duplicates)))
 
-	if have.DenyDelete {
-		add(Tolerate, "deny_delete", "denies deletion, which cannot be undone", "interviews cannot be erased and quarantined webhooks cannot be removed", "")
-		drifts[len(drifts)-1].Remedy = c.elsewhere()
-	}
-	if have.MaxMsgsPerSubject > 0 {
-		add(Tolerate, "subject_limit", fmt.Sprintf("keeps %d messages per subject", have.MaxMsgsPerSubject),
-			"a tombstone displaces the event before it is overwritten", "--max-msgs-per-subject=-1")
-	}
-	if len(have.Sources) > 0 {
-		add(Tolerate, "sources", "takes messages from other streams", "their signatures were not verified, and copies are not rejected", "--interactive  # remove sources")
-	}
+	add(have.DenyDelete, Tolerate, "deny_delete", "denies deletion, which cannot be undone",
+		"interviews cannot be erased and quarantined webhooks cannot be removed", elsewhere)
+	add(have.MaxMsgsPerSubject > 0, Tolerate, "subject_limit", fmt.Sprintf("keeps %d messages per subject", have.MaxMsgsPerSubject),
+		"a tombstone displaces the event before it is overwritten", edit("--max-msgs-per-subject=-1"))
+	add(len(have.Sources) > 0, Tolerate, "sources", "takes messages from other streams",
+		"their signatures were not verified, and copies are not rejected", edit("--interactive  # remove sources"))
 	return repaired, drifts
 }
 
-// limited reports whether a stream can become full.
-func limited(c jetstream.StreamConfig) bool { return c.MaxBytes > 0 || c.MaxMsgs > 0 }
-
-// conflicts returns the drifts to reject, which an operator must resolve.
-func (c Config) conflicts(kind schema.Kind, have jetstream.StreamConfig) []Drift {
-	var drifts []Drift
-	stream := kind.Stream(c.Stream)
-	check := func(found bool, name, problem, why, remedy string) {
-		if found {
-			drifts = append(drifts, Drift{name, problem, why, remedy, Reject})
-		}
-	}
-	if err := kind.CheckOwner(c.Stream, have.Metadata); err != nil {
-		check(true, "owner", err.Error(), "each would delete messages that the other has acknowledged",
-			fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2  # a separate name; or, if no other ingress uses this stream: %s",
-				c.Stream, c.Subject, edit(stream, claimFlags(kind.Metadata(c.Stream)))))
-	}
-	elsewhere := c.elsewhere()
-	check(have.Mirror != nil, "mirror", "is a mirror", "it cannot be written to", elsewhere)
-	check(have.Sealed, "sealed", "is sealed", "it cannot be written to", elsewhere)
-	check(have.Retention != jetstream.LimitsPolicy, "retention", fmt.Sprintf("has %s retention, not limits", have.Retention),
-		"it deletes messages that were read: they cannot be replayed, and resends are stored again", elsewhere)
-	check(have.Storage != jetstream.FileStorage, "storage", "is stored in memory, not in a file", "a restart of the broker empties it", elsewhere)
-	check(have.NoAck, "no_ack", "does not acknowledge messages (no_ack)", "there is no confirmation that an event is stored", elsewhere)
-	check(have.PersistMode == jetstream.AsyncPersistMode, "persist_mode", "acknowledges messages before they are on disk (persist_mode async)",
-		"a power loss can lose acknowledged events", elsewhere)
-	check(have.SubjectTransform != nil, "transform", "transforms subjects", "a second copy cannot be recognized by its subject", elsewhere)
-	check(have.DiscardNewPerSubject, "discard_new_per_subject", "has discard_new_per_subject", "streams that source from it stall", edit(stream, "--no-discard-per-subject"))
-	check(have.Discard == jetstream.DiscardOld && limited(have), "discards_old", "has a limit and discards old messages when it is full",
-		"events would be lost silently", edit(stream, "--discard new"))
-	return drifts
-}
-
 func edit(stream, flags string) string { return fmt.Sprintf("nats stream edit %s %s", stream, flags) }
-
-// elsewhere returns the remedy for a stream that cannot be updated.
-func (c Config) elsewhere() string {
-	return fmt.Sprintf("export INGRESS_STREAM=%s_2 INGRESS_SUBJECT=%s-2  # a new stream, or recreate this one", c.Stream, c.Subject)
-}
 
 // subjectFlags returns flags with all subjects, because an edit replaces them.
 func subjectFlags(have []string, want string) string {
