@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -182,14 +183,21 @@ func (c *committer) publishEach(entries []*entry) {
 	wg.Wait()
 }
 
-// publishAlone publishes one message by itself and gives its callers the
-// outcome. It returns when e.ctx ends at the latest.
+// publishAlone publishes one message by itself, and retries while another copy is in
+// flight. It gives the callers of e their outcome when e.ctx ends at the latest.
 func (c *committer) publishAlone(e *entry) {
 	if e.isDone() {
 		return
 	}
 	c.remember(e)
-	receipt, err := c.p.publishAlone(e.ctx, c.kind, e.msg)
+	receipt, err := c.p.attempt(e.ctx, c.kind, e.msg)
+	for wait := 5 * time.Millisecond; isInFlight(err); wait *= 2 {
+		if sleep(e.ctx, wait) != nil {
+			err = fmt.Errorf("%w: another copy of the message is in flight: %v", e.ctx.Err(), err)
+			break
+		}
+		receipt, err = c.p.attempt(e.ctx, c.kind, e.msg)
+	}
 	if err == nil && !receipt.Duplicate {
 		c.p.metrics.commits.Observe(1)
 	}

@@ -134,13 +134,11 @@ func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Cop
 			// prevent a second tombstone.
 			msg.Header.Set(jetstream.MsgIDHeader, tombstone.ID+":"+nuid.Next())
 		}
-		select {
-		case <-ctx.Done():
+		if sleep(ctx, wait) != nil {
 			if err == nil {
 				err = fmt.Errorf("it was acknowledged, but is not in the stream (JetStream domain of the acknowledgement: %q)", ack.Domain)
 			}
 			return fmt.Errorf("putting a tombstone on %s: %w: %w", c.Subject, context.Cause(ctx), err)
-		case <-time.After(wait):
 		}
 	}
 }

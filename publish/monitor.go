@@ -65,15 +65,8 @@ func (p *Publisher) Ready() error {
 
 // monitor checks the streams until ctx is done.
 func (p *Publisher) monitor(ctx context.Context) {
-	ticker := time.NewTicker(checkInterval)
-	defer ticker.Stop()
 	var unknownSince time.Time // since when the leader is unknown; zero while it is known
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
+	for sleep(ctx, checkInterval) == nil {
 		err := p.check(ctx)
 		if ctx.Err() != nil {
 			return
@@ -107,12 +100,19 @@ func (p *Publisher) repeat(ctx context.Context, level slog.Level, failed string,
 			pause = min(2*pause, maxPause)
 			p.cfg.Logger.Log(ctx, level, failed, "error", err, "wait", pause)
 		}
-		select {
-		case <-ctx.Done():
+		if sleep(ctx, pause) != nil {
 			return
-		case <-time.After(pause):
 		}
 	}
+}
+
+// sleep waits for d or until ctx is done, and returns ctx.Err().
+func sleep(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
+	}
+	return ctx.Err()
 }
 
 // leaderUnknown reports whether the connected server does not answer or knows no leader

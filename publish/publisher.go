@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -76,10 +75,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 			return nil, fmt.Errorf("opening publisher: %w (last: %v)", context.Cause(ctx), err)
 		}
 		cfg.Logger.Warn("broker is not ready; waiting for it", "error", err)
-		select {
-		case <-ctx.Done():
-		case <-time.After(retryWait):
-		}
+		_ = sleep(ctx, retryWait)
 	}
 	_ = p.check(ctx) // compares the marks before anything is stored, because lost sequences are reused
 	runCtx, stop := context.WithCancel(context.Background())
@@ -171,22 +167,6 @@ func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 		header[name] = []string{value}
 	}
 	return &nats.Msg{Subject: m.Subject(p.cfg.Subject), Header: header, Data: m.Data}
-}
-
-// publishAlone publishes one message by itself, and retries while another copy is
-// in flight.
-func (p *Publisher) publishAlone(ctx context.Context, kind schema.Kind, msg *nats.Msg) (schema.Receipt, error) {
-	for wait := 5 * time.Millisecond; ; wait *= 2 {
-		receipt, err := p.attempt(ctx, kind, msg)
-		if !isInFlight(err) {
-			return receipt, err
-		}
-		select {
-		case <-ctx.Done():
-			return schema.Receipt{}, fmt.Errorf("%w: another copy of the message is in flight: %v", ctx.Err(), err)
-		case <-time.After(wait):
-		}
-	}
 }
 
 // attempt publishes a message once. It implements the exactly-once rule.
