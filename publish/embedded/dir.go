@@ -23,7 +23,7 @@ func lockDir(dir string) (*os.File, error) {
 		if !exists(path) {
 			path = dir
 		}
-		return nil, fmt.Errorf("locking the data directory: %w", accessError(dir, path, err))
+		err = accessError(dir, path, err)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", err)

@@ -12,6 +12,7 @@ package embedded
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -61,28 +62,24 @@ type Broker struct {
 	stop   context.CancelFunc
 	healer sync.WaitGroup
 
-	mu       sync.Mutex
-	server   *server.Server // replaced by heal; guarded by mu
-	maxStore int64          // of server, in bytes; guarded by mu
-	down     error          // why the last restart failed, or nil; guarded by mu
+	mu     sync.Mutex
+	server *server.Server // replaced by heal; guarded by mu
+	down   error          // why the last restart failed, or nil; guarded by mu
 }
 
 // Start starts a broker and returns when it accepts connections and has recovered
 // all streams, which can take minutes with a large store. When ctx is done before
 // that, Start returns an error; later, ctx has no effect. Start also returns an
 // error if a part of the store cannot be read and written, or is not recovered.
-func Start(ctx context.Context, cfg Config) (*Broker, error) {
+func Start(ctx context.Context, cfg Config) (_ *Broker, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("embedded broker: %w", err)
+		}
+	}()
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	b, err := start(ctx, cfg)
-	if err != nil {
-		return nil, fmt.Errorf("embedded broker: %w", err)
-	}
-	return b, nil
-}
-
-func start(ctx context.Context, cfg Config) (*Broker, error) {
 	options, err := cfg.options()
 	if err != nil {
 		return nil, err
@@ -158,7 +155,7 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.server, b.maxStore = s, options.JetStreamMaxStore
+	b.server = s
 	return nil
 }
 
@@ -253,20 +250,16 @@ func hasAuthorization(o *server.Options) bool {
 		len(o.TrustedOperators) > 0 || o.AuthCallout != nil || o.TLSMap)
 }
 
-// current returns the current server and its limit. While none is running, it is
-// the last one.
-func (b *Broker) current() (*server.Server, int64) {
+// current returns the current server. While none is running, it is the last one.
+func (b *Broker) current() *server.Server {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.server, b.maxStore
+	return b.server
 }
 
 // InProcessConn connects to the broker without a socket. It implements
 // [nats.InProcessConnProvider], and fails while the server restarts.
-func (b *Broker) InProcessConn() (net.Conn, error) {
-	s, _ := b.current()
-	return s.InProcessConn()
-}
+func (b *Broker) InProcessConn() (net.Conn, error) { return b.current().InProcessConn() }
 
 // URL returns the URL for subscribers. It does not change while the broker runs.
 func (b *Broker) URL() string { return b.url }
@@ -274,19 +267,20 @@ func (b *Broker) URL() string { return b.url }
 // Usage returns how many bytes the streams take, and their limit. It fails while
 // the server restarts.
 func (b *Broker) Usage() (used, limit int64, err error) {
-	s, maxStore := b.current()
-	info, err := s.Jsz(nil)
+	info, err := b.current().Jsz(nil)
+	if err == nil && info.Disabled {
+		err = errors.New("JetStream is not running")
+	}
 	if err != nil {
 		return 0, 0, fmt.Errorf("embedded broker: %w", err)
 	}
-	return int64(info.Store), maxStore, nil
+	return int64(info.Store), info.Config.MaxStore, nil
 }
 
 // Messages returns the number of messages in all streams, 0 while the server
 // restarts.
 func (b *Broker) Messages() int64 {
-	s, _ := b.current()
-	info, err := s.Jsz(nil)
+	info, err := b.current().Jsz(nil)
 	if err != nil {
 		return 0
 	}
@@ -297,7 +291,7 @@ func (b *Broker) Messages() int64 {
 func (b *Broker) Stop() {
 	b.stop()
 	b.healer.Wait()
-	s, _ := b.current()
+	s := b.current()
 	s.Shutdown()
 	s.WaitForShutdown()
 	unlockDir(b.lock)

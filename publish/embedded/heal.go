@@ -30,15 +30,11 @@ func (b *Broker) Ready() error {
 	if err := b.Durable(); err != nil {
 		return err
 	}
-	s, maxStore := b.current()
-	info, err := s.Jsz(nil)
-	if err != nil {
-		return fmt.Errorf("embedded broker: %w", err)
+	used, limit, err := b.Usage()
+	if err == nil && used+smallEvent > limit {
+		err = fmt.Errorf("embedded broker: store is full: %d bytes of %d", used, limit)
 	}
-	if info.Store+smallEvent > uint64(maxStore) {
-		return fmt.Errorf("embedded broker: store is full: %d bytes of %d", info.Store, maxStore)
-	}
-	return nil
+	return err
 }
 
 // Durable returns an error if messages that the server reports as stored may not
@@ -93,7 +89,7 @@ func (b *Broker) heal(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		s, _ := b.current()
+		s := b.current()
 		problem := broken(s)
 		if problem == nil {
 			if time.Since(last) > maxPause {
