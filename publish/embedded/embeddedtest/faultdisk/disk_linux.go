@@ -1,6 +1,6 @@
 // Package faultdisk provides tests with a disk that fails as real disks do, with a real
-// file system on it: a power cut loses data that was not flushed, and reads, writes
-// and flushes can fail. It serves to test the promise of the ingress that a 2xx answer
+// file system on it: a power cut loses data that was not flushed, and writes and
+// flushes can fail. It serves to test the promise of the ingress that a 2xx answer
 // means a durable event.
 //
 // A disk is a loop device on a file of a FUSE file system that the test process serves
@@ -73,9 +73,6 @@ type When func(n int, data []byte) bool
 // Always makes every request fail.
 func Always() When { return Every(1) }
 
-// Nth makes only the nth request fail.
-func Nth(n int) When { return func(i int, _ []byte) bool { return i == n } }
-
 // Every makes every nth request fail.
 func Every(n int) When { return func(i int, _ []byte) bool { return i%n == 0 } }
 
@@ -137,10 +134,6 @@ func New(t testing.TB, kind Kind) *Disk {
 	return d
 }
 
-// FailReads makes reads of the disk fail with EIO, until the next call; nil lifts the
-// fault. Data in the page cache is not read from the disk.
-func (d *Disk) FailReads(when When) { d.image.setFault(opRead, when) }
-
 // FailWrites makes writes to the disk fail with EIO, until the next call; nil lifts the
 // fault. A failed write changes nothing.
 func (d *Disk) FailWrites(when When) { d.image.setFault(opWrite, when) }
@@ -149,9 +142,6 @@ func (d *Disk) FailWrites(when When) { d.image.setFault(opWrite, when) }
 // lifts the fault. The data stays in the disk's cache: a later flush may make it
 // durable, and a power cut may lose it.
 func (d *Disk) FailSyncs(when When) { d.image.setFault(opFlush, when) }
-
-// FailedReads returns how many reads have failed since the fault was set.
-func (d *Disk) FailedReads() int { return d.image.failed(opRead) }
 
 // FailedWrites returns how many writes have failed since the fault was set.
 func (d *Disk) FailedWrites() int { return d.image.failed(opWrite) }

@@ -117,27 +117,6 @@ func TestFailedSync(t *testing.T) {
 	})
 }
 
-func TestFailedRead(t *testing.T) {
-	onEach(t, func(t *testing.T, d *faultdisk.Disk) {
-		file := create(t, d)
-		if err := write(t, file, before); err != nil {
-			t.Fatal(err)
-		}
-		file.Close()
-		d.Remount()
-		path := filepath.Join(d.Dir, "file")
-		if _, err := os.Stat(path); err != nil {
-			t.Fatal(err)
-		}
-		d.FailReads(faultdisk.Always())
-		if _, err := os.ReadFile(path); !errors.Is(err, syscall.EIO) {
-			t.Errorf("reading returned %v, want EIO", err)
-		}
-		d.FailReads(nil)
-		read(t, d)
-	})
-}
-
 // A power cut loses only data that was not flushed.
 func TestCut(t *testing.T) {
 	onEach(t, func(t *testing.T, d *faultdisk.Disk) {
@@ -255,7 +234,7 @@ func TestGuard(t *testing.T) {
 }
 
 func ExampleHolding() {
-	when := faultdisk.Holding([]byte("event"), faultdisk.Nth(2))
+	when := faultdisk.Holding([]byte("event"), faultdisk.Every(2))
 	for i, data := range []string{"journal", "event 1", "journal", "event 2", "event 3"} {
 		fmt.Println(data, when(i+1, []byte(data)))
 	}

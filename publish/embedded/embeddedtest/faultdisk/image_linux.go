@@ -27,15 +27,14 @@ type image struct {
 	durable    map[int64]page
 	volatile   map[int64][]page // written since the last flush, oldest first
 	generation int              // number of power cuts
-	faults     [3]fault         // by op
+	faults     [2]fault         // by op
 }
 
 // op is a type of request that can fail.
 type op int
 
 const (
-	opRead op = iota
-	opWrite
+	opWrite op = iota
 	opFlush
 )
 
@@ -61,20 +60,6 @@ func (i *image) failed(o op) int {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	return i.faults[o].failed
-}
-
-// fails reports whether a request must fail. The caller must hold mu.
-func (i *image) fails(o op, data []byte) bool {
-	f := &i.faults[o]
-	if f.when == nil {
-		return false
-	}
-	f.seen++
-	if !f.when(f.seen, data) {
-		return false
-	}
-	f.failed++
-	return true
 }
 
 // cut drops volatile writes and invalidates all open handles. If random is not nil, each
@@ -121,19 +106,28 @@ type handle struct {
 	generation int
 }
 
-// begin locks the image, and returns EIO if the request must fail.
-func (h *handle) begin(o op, data []byte) syscall.Errno {
-	h.image.mu.Lock()
-	if h.generation != h.image.generation || h.image.fails(o, data) {
-		return syscall.EIO
+// fails reports whether a write or flush must fail. The caller must hold mu.
+func (h *handle) fails(o op, data []byte) bool {
+	if h.generation != h.image.generation {
+		return true
 	}
-	return 0
+	f := &h.image.faults[o]
+	if f.when == nil {
+		return false
+	}
+	f.seen++
+	if !f.when(f.seen, data) {
+		return false
+	}
+	f.failed++
+	return true
 }
 
 func (h *handle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResult, syscall.Errno) {
+	h.image.mu.Lock()
 	defer h.image.mu.Unlock()
-	if errno := h.begin(opRead, nil); errno != 0 {
-		return nil, errno
+	if h.generation != h.image.generation {
+		return nil, syscall.EIO
 	}
 	dest = dest[:max(0, min(int64(len(dest)), Size-off))]
 	for n := 0; n < len(dest); {
@@ -148,9 +142,10 @@ func (h *handle) Read(_ context.Context, dest []byte, off int64) (fuse.ReadResul
 }
 
 func (h *handle) Write(_ context.Context, data []byte, off int64) (uint32, syscall.Errno) {
+	h.image.mu.Lock()
 	defer h.image.mu.Unlock()
-	if errno := h.begin(opWrite, data); errno != 0 {
-		return 0, errno
+	if h.fails(opWrite, data) {
+		return 0, syscall.EIO
 	}
 	if off+int64(len(data)) > Size {
 		return 0, syscall.ENOSPC
@@ -170,9 +165,10 @@ func (h *handle) Write(_ context.Context, data []byte, off int64) (uint32, sysca
 
 // Fsync makes earlier writes durable.
 func (h *handle) Fsync(context.Context, uint32) syscall.Errno {
+	h.image.mu.Lock()
 	defer h.image.mu.Unlock()
-	if errno := h.begin(opFlush, nil); errno != 0 {
-		return errno
+	if h.fails(opFlush, nil) {
+		return syscall.EIO
 	}
 	for at, versions := range h.image.volatile {
 		if p := versions[len(versions)-1]; p != nil {
