@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // Each kind of error is planted in a real stream and reported.
@@ -44,11 +46,7 @@ func TestCompare(t *testing.T) {
 	expect(events, "98 events answered 2xx, 0 of them missing; 0 stored more than once; 1 stored but never answered 2xx")
 	events[98].accepted, events[99].accepted = true, true
 	expect(events, "100 events answered 2xx, 1 of them missing; 0 stored more than once; 0 stored but never answered 2xx")
-	for deadline := time.Now().Add(testTimeout); !publish(events[0].id); {
-		if time.Now().After(deadline) {
-			t.Fatal("the duplicate window does not end")
-		}
-	}
+	embeddedtest.Await(t, "the duplicate window ends", func() bool { return publish(events[0].id) })
 	expect(events, "100 events answered 2xx, 1 of them missing; 1 stored more than once; 0 stored but never answered 2xx")
 
 	if _, err := readIDs(t.Context(), js, "OTHER"); err == nil {
@@ -103,7 +101,7 @@ func TestSettleAndProve(t *testing.T) {
 			defer server.Close()
 			sys := &system{ctx: t.Context(), address: server.Listener.Addr().String(), js: js, stream: "BENCH"}
 			s := newSource(newSecret(), 2<<10)
-			if _, err := sys.send(load{senders: sys.senders(4), batch: 1, duration: testTimeout}, s, 1000, 0); err != nil {
+			if _, err := sys.send(load{senders: sys.senders(4), batch: 1, duration: embeddedtest.Timeout}, s, 1000, 0); err != nil {
 				t.Fatal(err)
 			}
 			accepted, err := sys.prove(s)

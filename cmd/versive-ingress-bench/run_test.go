@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"github.com/go-json-experiment/json"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // A whole run, small: real processes, every kind of HTTP target, all reports.
@@ -81,7 +83,7 @@ func TestRun(t *testing.T) {
 func TestInterrupted(t *testing.T) {
 	t.Parallel()
 	out := t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), testTimeout)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 	var stdout bytes.Buffer
 	cmd := command()
