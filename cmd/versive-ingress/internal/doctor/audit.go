@@ -18,11 +18,14 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// Audit writes to out what the streams hold, having read them from end to end, and the
-// losses that the ingress has reported; to notes, what could not be read. It returns
-// an error if anything is lost and not acknowledged. With acknowledge, it acknowledges
-// what it wrote instead.
-func Audit(ctx context.Context, s config.Settings, acknowledge bool, out, notes io.Writer) error {
+// Audit reads the streams from end to end, and writes to out what they hold and the
+// losses that the ingress has reported, to notes what could not be read. It returns an
+// error if a loss is not acknowledged; with acknowledge, it acknowledges them instead.
+func Audit(ctx context.Context, acknowledge bool, out, notes io.Writer) error {
+	s, err := config.Read()
+	if err != nil {
+		return err
+	}
 	losses, settled, err := publish.ReadLosses(s.DataDir)
 	unknown := ""
 	switch {
@@ -35,19 +38,15 @@ func Audit(ctx context.Context, s config.Settings, acknowledge bool, out, notes 
 	case err != nil:
 		return fmt.Errorf("reading the high-water marks, as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
 	}
-	table := terminal.NewTable(out)
-	unreadable, err := auditStreams(ctx, table)
-	if err != nil && !acknowledge {
-		return err
-	}
+	unreadable, err := auditStreams(ctx, out)
 	if err != nil {
+		if !acknowledge {
+			return err
+		}
 		fmt.Fprintf(notes, "the streams were not read: %v\n", err)
 	}
 	if unknown != "" {
 		fmt.Fprintf(notes, "whether the ingress has reported losses is not known: %s\n", unknown)
-	}
-	if err := table.Flush(); err != nil {
-		return err
 	}
 	for _, l := range losses {
 		fmt.Fprintf(out, "reported %s: %s\n", l.Time.Format(time.RFC3339), describe(l))
@@ -71,14 +70,15 @@ func Audit(ctx context.Context, s config.Settings, acknowledge bool, out, notes 
 
 // auditStreams writes a table of the streams, and returns the messages that they
 // count and cannot return.
-func auditStreams(ctx context.Context, table io.Writer) (unreadable map[string]schema.Sequences, err error) {
-	fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED OTHERWISE\tUNREADABLE")
+func auditStreams(ctx context.Context, out io.Writer) (unreadable map[string]schema.Sequences, err error) {
 	c, err := broker.Dial(ctx, "audit")
 	if err != nil {
 		return nil, err
 	}
 	defer c.Close()
 	unreadable = make(map[string]schema.Sequences)
+	table := terminal.NewTable(out)
+	fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED OTHERWISE\tUNREADABLE")
 	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
 		name, messages, lost := kind.Stream(c.Settings.Stream), 0, "none"
 		var copies []uint64 // that were erased: a tombstone stands for each
@@ -88,7 +88,7 @@ func auditStreams(ctx context.Context, table io.Writer) (unreadable map[string]s
 			case isUnreadable:
 				unreadable[name], lost = u.Sequences, fmt.Sprintf("%d: %v", u.Sequences.Len(), u.Sequences)
 			case kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound):
-				return unreadable, nil // no consumer has created it yet
+				return unreadable, table.Flush() // no consumer has created it yet
 			case err != nil:
 				return unreadable, err
 			default:
@@ -96,11 +96,11 @@ func auditStreams(ctx context.Context, table io.Writer) (unreadable map[string]s
 				copies = append(copies, publish.ErasedCopies(m.Header)...)
 			}
 		}
+		var info *jetstream.StreamInfo
 		stream, err := c.JetStream.Stream(ctx, name)
-		if err != nil {
-			return unreadable, fmt.Errorf("stream %s: %w", name, err)
+		if err == nil {
+			info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true))
 		}
-		info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
 		if err != nil {
 			return unreadable, fmt.Errorf("stream %s: %w", name, err)
 		}
@@ -108,5 +108,5 @@ func auditStreams(ctx context.Context, table io.Writer) (unreadable map[string]s
 		otherwise := schema.SequencesOf(info.State.Deleted).Minus(erased).Len()
 		fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", name, messages, erased.Len(), otherwise, lost)
 	}
-	return unreadable, nil
+	return unreadable, table.Flush()
 }

@@ -26,14 +26,15 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 		r.unanswered("the broker", err, "versive-ingress serve --help")
 		return
 	}
-	var err error
-	if d.broker, err = broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor"); err != nil { // for later checks, too
+	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor") // later checks use it
+	if err != nil {
 		d.unreachable(r, err)
 		return
 	}
-	nc := d.broker.NC
+	d.broker = conn
+	nc := conn.NC
 	r.Seen = fmt.Sprintf("nats-server %s at %s", nc.ConnectedServerVersion(), publish.Addresses(nc.ConnectedUrlRedacted()))
-	d.account, err = d.broker.JetStream.AccountInfo(ctx)
+	d.account, err = conn.JetStream.AccountInfo(ctx)
 	switch {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		r.add(Problem, "no_jetstream", "the broker has no JetStream for this account", "events cannot be stored",
@@ -67,7 +68,7 @@ func (d *doctor) unreachable(r *Result, err error) {
 
 // checkPayload checks that the event of the largest body fits a message.
 func (d *doctor) checkPayload(r *Result, payload int64) {
-	room, body := config.BodyRoom(payload), d.Settings.BodyLimit()
+	room, body := max(config.BodyRoom(payload), 0), d.Settings.BodyLimit()
 	if room >= body {
 		return
 	}
@@ -127,7 +128,7 @@ func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 		interval = time.Duration(server.Config.SyncInterval).String()
 	}
 	r.Seen += ", sync_interval: " + interval
-	r.limit("broker_full", "JetStream of the broker", server.Store, limit, smallEvent, "bytes",
+	r.limit("broker_full", "JetStream of the broker", "bytes", server.Store, limit,
 		fmt.Sprintf("max_file_store: %d  # in the server's configuration, below the size of its disk", 2*limit))
 	if interval != "always" && d.Settings.Replicas == 1 {
 		r.add(Problem, "sync_lazy", fmt.Sprintf("the broker syncs its disk every %s, and there is one replica", interval),
@@ -139,7 +140,7 @@ func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 func (d *doctor) checkStore(_ context.Context, r *Result) {
 	for _, tier := range append(slices.Collect(maps.Values(d.account.Tiers)), d.account.Tier) {
 		limit := tier.Limits.MaxStore
-		r.limit("account_full", "the account", tier.Store, limit, smallEvent, "bytes", fmt.Sprintf("jetstream: { max_file: %d }  # in the account's configuration", 2*limit))
+		r.limit("account_full", "the account", "bytes", tier.Store, limit, fmt.Sprintf("jetstream: { max_file: %d }  # in the account's configuration", 2*limit))
 	}
 	if d.external() {
 		r.Seen = terminal.Bytes(d.account.Store) + " stored; the disk is the broker's"
@@ -153,7 +154,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	}
 	r.Seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
 	limit := cmp.Or(int64(d.Settings.MaxStore), int64(d.metrics.sum("versive_ingress_store_max_bytes")))
-	r.limit("store_full", "the store", uint64(stored), limit, smallEvent, "bytes", fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", 2*limit>>20))
+	r.limit("store_full", "the store", "bytes", uint64(stored), limit, fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", 2*limit>>20))
 	if limit-stored > free {
 		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and the disk has %s left", terminal.Bytes(limit-stored), terminal.Bytes(free)),
 			"on a full disk the broker stops until there is space; a full store rejects events and goes on",

@@ -10,6 +10,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -110,12 +111,9 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 	}
 	r.Seen = fmt.Sprintf("for %s, until %s", strings.Join(names, ", "), leaf.NotAfter.UTC().Format(time.DateOnly))
 
+	text, _ := os.ReadFile(file) // as just before
 	intermediates := x509.NewCertPool()
-	for _, der := range pair.Certificate[1:] {
-		if c, err := x509.ParseCertificate(der); err == nil {
-			intermediates.AddCert(c)
-		}
-	}
+	intermediates.AppendCertsFromPEM(text)
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: d.Roots, Intermediates: intermediates, CurrentTime: now})
 	const refused = "the sender does not connect"
 	renew := fmt.Sprintf("openssl x509 -noout -dates -in %s  # renew it, and replace the file", file)
@@ -166,8 +164,8 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 // rotation is how long the sender also signs with the old secret after a rotation.
 const rotation = 24 * time.Hour
 
-// checkUse reports secrets that have verified nothing for longer than that while
-// another has, and signs that no secret can verify anything.
+// checkUse reports secrets that have verified nothing for longer than a rotation lasts
+// while another has, and rejected webhooks if no secret has verified any.
 func (d *doctor) checkUse(r *Result) {
 	idle := func(last float64) time.Duration { return d.Now().Sub(time.Unix(int64(last), 0)) }
 	secrets, newest := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds"), 0.0
@@ -185,7 +183,7 @@ func (d *doctor) checkUse(r *Result) {
 		if idle(last) >= rotation && idle(newest) < rotation {
 			r.add(Warning, "secret_unused", fmt.Sprintf("%s has verified nothing for %s, while another has", secret, terminal.Age(idle(last))),
 				"if it was replaced, the sender no longer signs with it, but anyone who has it can forge events",
-				fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # see Rotate secrets in docs/operations.md", secret))
+				fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # if it was replaced: docs/operations.md#rotate-secrets-certificates-and-credentials", secret))
 		}
 	}
 	for _, s := range d.metrics.series("versive_ingress_requests_total") {

@@ -21,6 +21,7 @@ const (
 	Problem              // the promise does not hold, or webhooks are rejected
 )
 
+// String returns the name of the level in reports.
 func (l Level) String() string {
 	return [...]string{"skipped", "ok", "warning", "unknown", "problem"}[l]
 }
@@ -57,19 +58,16 @@ func (r *Result) unanswered(what string, err error, remedy string) {
 	r.add(Unknown, "unanswered", fmt.Sprintf("%s: %v", what, err), "what cannot be read cannot be checked", remedy)
 }
 
-const (
-	nearlyFull = 0.9
-	smallEvent = 4 << 10 // bytes
-)
+// nearlyFull is the part of a limit from which on there is a warning.
+const nearlyFull = 0.9
 
-// limit adds a finding if a limit, unless it is 0 or less, has no room for need more
-// or is nearly reached.
-func (r *Result) limit(id, holder string, used uint64, limit int64, need uint64, unit, remedy string) {
-	level := Warning
-	switch {
-	case limit <= 0 || float64(used) < nearlyFull*float64(limit) && used+need <= uint64(limit):
+// limit adds a finding if a limit is reached or nearly so. One of 0 or less is none.
+func (r *Result) limit(id, holder, unit string, used uint64, limit int64, remedy string) {
+	if limit <= 0 || float64(used) < nearlyFull*float64(limit) {
 		return
-	case used+need > uint64(limit):
+	}
+	level := Warning
+	if used >= uint64(limit) {
 		level = Problem
 	}
 	r.add(level, id, fmt.Sprintf("%s holds %d of at most %d %s", holder, used, limit, unit),

@@ -23,45 +23,41 @@ func (d *doctor) checkEvents(ctx context.Context, r *Result) {
 }
 
 func (d *doctor) checkQuarantine(ctx context.Context, r *Result) {
-	if d.checkStream(ctx, r, schema.KindQuarantine) == nil {
-		return
-	}
-	if n, oldest := d.readBacklog(ctx, r, schema.KindQuarantine); n > 0 {
-		r.add(Warning, "quarantine_not_empty",
-			fmt.Sprintf("%s authentic but not understood, the oldest for %s", terminal.Plural(n, "webhook is", "webhooks are"), terminal.Age(oldest)),
+	d.checkBacklog(ctx, r, schema.KindQuarantine, func(n int, oldest string) {
+		r.add(Warning, "quarantine_not_empty", fmt.Sprintf("%s authentic but not understood, the oldest for %s", terminal.Plural(n, "webhook is", "webhooks are"), oldest),
 			"they were answered 202, and consumers do not receive them", "versive-ingress quarantine list")
-	}
+	})
 }
 
 func (d *doctor) checkDeadLetters(ctx context.Context, r *Result) {
-	if d.checkStream(ctx, r, schema.KindDead) == nil {
-		return
-	}
-	if n, oldest := d.readBacklog(ctx, r, schema.KindDead); n > 0 {
-		r.add(Warning, "dead_letters", fmt.Sprintf("consumers have dead-lettered %s, the oldest %s ago", terminal.Plural(n, "message", "messages"), terminal.Age(oldest)),
+	d.checkBacklog(ctx, r, schema.KindDead, func(n int, oldest string) {
+		r.add(Warning, "dead_letters", fmt.Sprintf("consumers have dead-lettered %s, the oldest %s ago", terminal.Plural(n, "message", "messages"), oldest),
 			"a downstream service lacks an event, or has not erased an interview",
 			fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.Settings.Stream), schema.HeaderReason))
-	}
+	})
 }
 
-// readBacklog returns how many messages of a kind wait for an operator, and the age of
-// the oldest.
-func (d *doctor) readBacklog(ctx context.Context, r *Result, kind schema.Kind) (n int, oldest time.Duration) {
-	name := kind.Stream(d.Settings.Stream)
+// checkBacklog checks a stream whose messages wait for an operator. If there are any,
+// it calls report with their number and the age of the oldest.
+func (d *doctor) checkBacklog(ctx context.Context, r *Result, kind schema.Kind, report func(n int, oldest string)) {
+	if d.checkStream(ctx, r, kind) == nil {
+		return
+	}
+	n, oldest, name := 0, time.Duration(0), kind.Stream(d.Settings.Stream)
 	for m, err := range d.broker.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
-		switch {
-		case err != nil:
+		if err != nil {
 			r.unanswered("stream "+name, err, "nats stream info "+name)
-			return n, oldest
-		case schema.IsSettled(m.Header):
-			continue
-		case n == 0:
-			oldest = d.Now().Sub(m.Time)
+			return
 		}
-		n++
+		if !schema.IsSettled(m.Header) {
+			oldest = max(oldest, d.Now().Sub(m.Time))
+			n++
+		}
 	}
 	r.Seen = fmt.Sprintf("%d in %s", n, name)
-	return n, oldest
+	if n > 0 {
+		report(n, terminal.Age(oldest))
+	}
 }
 
 // checkStream checks the stream of a kind of message against the promise. It returns
@@ -85,8 +81,8 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	c, s := info.Config, info.State
 	r.Seen = fmt.Sprintf("%d in %s", s.Msgs, name)
 	d.checkConfig(r, kind, c)
-	r.limit("stream_full", "stream "+name, s.Bytes, c.MaxBytes, smallEvent, "bytes", fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
-	r.limit("stream_full", "stream "+name, s.Msgs, c.MaxMsgs, 1, "messages", fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
+	r.limit("stream_full", "stream "+name, "bytes", s.Bytes, c.MaxBytes, fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
+	r.limit("stream_full", "stream "+name, "messages", s.Msgs, c.MaxMsgs, fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
 	if info.Cluster == nil {
 		return stream
 	}
@@ -119,7 +115,7 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 		r.add(Warning, "one_replica", fmt.Sprintf("stream %s has one replica on a cluster", c.Name),
 			"its events are lost with that server's disk, and unavailable while the server is", "export INGRESS_REPLICAS=3  # and restart")
 	}
-	if room := config.BodyRoom(int64(c.MaxMsgSize)); c.MaxMsgSize > 0 && room < s.BodyLimit() {
+	if room := max(config.BodyRoom(int64(c.MaxMsgSize)), 0); c.MaxMsgSize > 0 && room < s.BodyLimit() {
 		r.add(Warning, "message_size", fmt.Sprintf("stream %s accepts bodies of %v, not of %v", c.Name, config.Size(room), config.Size(s.BodyLimit())),
 			"larger bodies are rejected on every retry", fmt.Sprintf("nats stream edit %s --max-msg-size %d", c.Name, s.MaxPayload()))
 	}

@@ -102,7 +102,7 @@ func TestRunOnStreams(t *testing.T) {
 		"direct":     {func(c *jetstream.StreamConfig) { c.AllowDirect = false }, nil, []string{"warning stream_direct_get: nats stream edit $ --allow-direct"}},
 		"size":       {func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, nil, []string{"warning message_size: nats stream edit $ --max-msg-size 8519680"}},
 		"full":       {func(c *jetstream.StreamConfig) { c.MaxMsgs = 3 }, fill(3), []string{"problem stream_full: nats stream edit $ --max-msgs 6"}},
-		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 4000 }, nil, []string{"problem stream_full: nats stream edit $ --max-bytes 8000"}},
+		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 90 }, fill(2), []string{"warning stream_full: nats stream edit $ --max-bytes 180"}},
 		"nearlyfull": {func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, fill(9), []string{"warning stream_full: nats stream edit $ --max-msgs 20"}},
 
 		"quarantine": {asCreated, keep(schema.KindQuarantine, schema.HeaderReason), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
