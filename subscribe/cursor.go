@@ -17,9 +17,9 @@ import (
 //     the connection, was deleted, or has lost a message. open creates the next
 //     one, which begins at next.
 //   - Fetching: a request is outstanding, or its batch is being read.
-//   - Caught up: still fetching, while the consumer has nothing pending, or does
-//     not deliver what is pending. A bounded range then asks the stream whether it
-//     is at its end; one that follows continues to wait.
+//   - Caught up: the consumer has nothing pending, or has delivered nothing for
+//     the time of patience. A bounded range then asks the stream whether it is at
+//     its end; one that follows continues to wait.
 //
 // The goroutine that ranges owns all fields. If the process ends without close,
 // the broker removes the consumer after inactiveThreshold. The client's ordered
@@ -28,8 +28,9 @@ type cursor struct {
 	source Source
 	sel    Selection
 
-	next    uint64    // the sequence of the next message, or a lower one
-	created time.Time // of the stream; zero until it was first seen
+	next     uint64        // the sequence of the next message, or a lower one
+	created  time.Time     // of the stream; zero until it was first seen
+	patience time.Duration // how long to wait for a message: stallCheck until one was lost
 
 	stream    jetstream.Stream
 	consumer  jetstream.Consumer // nil while there is none
@@ -53,26 +54,24 @@ const (
 // errStreamRecreated ends a bounded range, whose messages no longer exist.
 var errStreamRecreated = errors.New("the stream was deleted and recreated while it was read")
 
-func (s Source) cursor(sel Selection) cursor {
-	return cursor{source: s, sel: sel, next: max(sel.First, 1)}
-}
-
 // read calls message for each message of the selection, and caughtUp each time that
 // the cursor has caught up or is still waiting, until one of them returns false.
 func (c *cursor) read(ctx context.Context, message func(Message) bool, caughtUp func(context.Context) bool) error {
-	for {
+	for more := true; more; {
 		if c.consumer == nil {
-			if err := c.open(ctx); err != nil {
+			if err := c.retry(ctx, c.open); err != nil {
 				return err
 			}
 		}
 		if c.pending == 0 && !caughtUp(ctx) {
 			return nil
 		}
-		if more, err := c.fetch(ctx, message, caughtUp); err != nil || !more {
+		var err error
+		if more, err = c.fetch(ctx, message, caughtUp); err != nil {
 			return err
 		}
 	}
+	return nil
 }
 
 // fetch reads one batch, and reports whether to continue. It closes a consumer that
@@ -88,76 +87,65 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 		return true, nil
 	}
 	defer end()
-	c.empty = true
-	began := time.Now()
-	undelivered := false // whether the consumer has sent a message that has not arrived
-	stalled := time.NewTimer(stallCheck)
+	stalled := time.AfterFunc(c.patience, end)
 	defer stalled.Stop()
-	for {
-		select {
-		case msg, ok := <-batch.Messages():
-			switch {
-			case ctx.Err() != nil:
-				return false, context.Cause(ctx)
-			case !ok:
-				removed := time.Since(began) > inactiveThreshold-apiTimeout // the broker may have, while the batch was read
-				if batch.Error() != nil || undelivered || removed {
-					c.close()
-				}
-				return true, nil
-			}
-			m, err := newMessage(msg)
-			if err != nil {
-				return false, err
-			}
-			if c.received++; m.delivery != c.received { // a message before it was lost
-				c.close()
-				return true, nil
-			}
-			c.next, c.pending, c.empty, undelivered = m.Sequence+1, m.Pending, false, false
-			if !message(m) || c.pending == 0 && !caughtUp(ctx) {
-				return false, nil
-			}
-		case <-stalled.C:
-			infoCtx, cancel := context.WithTimeout(ctx, apiTimeout)
-			info, err := c.consumer.Info(infoCtx)
-			cancel()
-			switch {
-			case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
-				c.close()
-				return true, nil
-			case err != nil: // the reply may be queued after a large message; without heartbeats, the batch ends
-			// Not by the stream's sequence: that passes messages that cannot be read.
-			case info.Delivered.Consumer > c.received: // in flight, or lost if the batch ends without it
-				undelivered = true
-			case !caughtUp(ctx):
-				return false, nil
-			}
+	c.empty = true
+	for msg := range batch.Messages() {
+		stalled.Stop()
+		if ctx.Err() != nil {
+			break
 		}
-		stalled.Reset(stallCheck)
+		m := newMessage(msg)
+		if c.received++; m.delivery != c.received { // a message before it was lost
+			c.close()
+			return true, nil
+		}
+		c.next, c.pending, c.empty = m.Sequence+1, m.Pending, false
+		if !message(m) || c.pending == 0 && !caughtUp(ctx) {
+			return false, nil
+		}
+		stalled.Reset(c.patience)
 	}
+	switch {
+	case ctx.Err() != nil:
+		return false, context.Cause(ctx)
+	case batch.Error() == nil: // it is complete, or its first message is larger than fetchBytes
+		return true, nil
+	}
+	infoCtx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	info, err := c.consumer.Info(infoCtx)
+	// Not by the stream's sequence: that passes messages that cannot be read.
+	if err == nil && info.Delivered.Consumer == c.received {
+		return caughtUp(ctx), nil
+	}
+	// The connection or the consumer is lost. Or a message is, which may be too
+	// large to arrive in that time: wait until shortly before the request expires.
+	c.patience = jetstream.DefaultExpires - time.Second
+	c.close()
+	return true, nil
 }
 
-// open creates a consumer that begins at c.next. For the first one, any error is
-// returned; for later ones, open waits for a broker that is away.
-func (c *cursor) open(ctx context.Context) error {
+// retry calls a function until it succeeds. It waits for a broker that is away,
+// except before the first consumer, and returns an error that does not change.
+func (c *cursor) retry(ctx context.Context, call func(context.Context) error) error {
 	for {
-		err := c.tryOpen(ctx)
+		err := call(ctx)
+		_, unreadable := errors.AsType[*UnreadableError](err)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case c.consumers == 0, isClosed(err), errors.Is(err, errStreamRecreated):
-			return err
-		case !c.sel.Follow && errors.Is(err, jetstream.ErrStreamNotFound):
+		case c.consumers == 0, unreadable, isClosed(err), errors.Is(err, errStreamRecreated), errors.Is(err, jetstream.ErrStreamNotFound) && !c.sel.Follow:
 			return err
 		}
 		wait(ctx)
 	}
 }
 
-func (c *cursor) tryOpen(ctx context.Context) error {
+// open creates a consumer that begins at c.next.
+func (c *cursor) open(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	stream, err := c.source.open(ctx, c.sel.Kind)
@@ -167,7 +155,11 @@ func (c *cursor) tryOpen(ctx context.Context) error {
 	if err := c.identify(stream.CachedInfo()); err != nil {
 		return err
 	}
-	consumer, err := stream.CreateConsumer(ctx, c.config())
+	since := c.sel.Since
+	if c.next > 1 {
+		since = time.Time{}
+	}
+	consumer, err := stream.CreateConsumer(ctx, c.config(c.next, since))
 	if err != nil {
 		return err
 	}
@@ -191,40 +183,48 @@ func (c *cursor) identify(stream *jetstream.StreamInfo) error {
 	return nil
 }
 
-// config returns the configuration of a consumer that begins at c.next.
-func (c *cursor) config() jetstream.ConsumerConfig {
+// config returns the configuration of a consumer that begins at a sequence, or,
+// where it is not zero, at a time.
+func (c *cursor) config(sequence uint64, at time.Time) jetstream.ConsumerConfig {
 	config := jetstream.ConsumerConfig{
-		FilterSubject:     c.source.filterSubject(c.sel),
+		FilterSubject:     c.subject(),
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       c.next,
+		OptStartSeq:       sequence,
 		AckPolicy:         jetstream.AckNonePolicy,
 		HeadersOnly:       c.sel.HeadersOnly,
 		InactiveThreshold: inactiveThreshold,
 		MemoryStorage:     true,
 		Replicas:          1,
 	}
-	if c.next == 1 && !c.sel.Since.IsZero() {
-		return startingAt(config, c.sel.Since)
+	if !at.IsZero() {
+		config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &at
 	}
 	return config
 }
 
-// startingAt returns the configuration with a start time in place of a sequence.
-func startingAt(config jetstream.ConsumerConfig, t time.Time) jetstream.ConsumerConfig {
-	config.DeliverPolicy, config.OptStartSeq, config.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, &t
-	return config
-}
-
-// filterSubject returns the subject of the selected messages, with wildcards.
-func (s Source) filterSubject(sel Selection) string {
+// subject returns the subject of the selected messages, with wildcards.
+func (c *cursor) subject() string {
 	switch {
-	case sel.Subject != "":
-		return sel.Subject
-	case sel.Kind == schema.KindEvent:
-		return sel.Filter.Subject(s.subject())
+	case c.sel.Subject != "":
+		return c.sel.Subject
+	case c.sel.Kind == schema.KindEvent:
+		return c.sel.Filter.Subject(c.source.subject())
 	default:
-		return sel.Kind.Prefix(s.subject()) + ".>"
+		return c.sel.Kind.Prefix(c.source.subject()) + ".>"
 	}
+}
+
+// count returns how many messages a consumer would deliver.
+func (c *cursor) count(ctx context.Context, sequence uint64, at time.Time) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
+	defer cancel()
+	consumer, err := c.stream.CreateConsumer(ctx, c.config(sequence, at))
+	if err != nil {
+		return 0, err
+	}
+	info := consumer.CachedInfo()
+	_ = c.stream.DeleteConsumer(ctx, info.Name) // otherwise the broker removes it after inactiveThreshold
+	return info.NumPending, nil
 }
 
 // close deletes the consumer, if there is one.
@@ -234,6 +234,6 @@ func (c *cursor) close() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
-	_ = c.source.JetStream.DeleteConsumer(ctx, c.source.stream(c.sel.Kind), c.consumer.CachedInfo().Name)
+	_ = c.stream.DeleteConsumer(ctx, c.consumer.CachedInfo().Name)
 	c.consumer = nil
 }

@@ -66,30 +66,31 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 	// The expected sequence alone prevents a second copy of the letter. With a
 	// message id, the broker would drop it as a duplicate of one that was deleted
 	// recently.
-	for last := uint64(0); ; { // sequence of the letter that is stored already
-		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
-		ack, err := d.source.JetStream.PublishMsg(ctx, msg)
-		api, _ := errors.AsType[*jetstream.APIError](err)
-		switch name := d.source.stream(schema.KindDead); {
-		case err != nil && (api == nil || api.ErrorCode != jetstream.JSErrCodeStreamWrongLastSequence):
-			return err
-		case err == nil && ack.Stream != name:
-			return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
-		}
-		// The event is acknowledged next, so the letter is read back first: another
-		// stream of this name may have replied, across a leaf node connection.
+	for ack := (*jetstream.PubAck)(nil); ; {
 		stored, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
 		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			stored = &jetstream.RawStreamMsg{}
 		case err != nil:
-			return fmt.Errorf("reading the dead letter back: %w", err)
+			return fmt.Errorf("looking the dead letter up: %w", err)
 		case stored.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
 			return d.checkErased(ctx, m, dead, stored.Sequence)
 		case schema.IsTombstone(stored.Header) && !m.Erased():
 			return nil // the event was erased
-		case ack != nil:
+		}
+		// The event is acknowledged next, so the letter must be in the stream: another
+		// stream of this name may have replied, across a leaf node connection.
+		if ack != nil {
 			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
 		}
-		last = stored.Sequence // the letter of the event, while m is its tombstone
+		// What is stored already is the letter of the event, while m is its tombstone.
+		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(stored.Sequence, 10))
+		if ack, err = d.source.JetStream.PublishMsg(ctx, msg); err != nil {
+			return err
+		}
+		if name := d.source.stream(schema.KindDead); ack.Stream != name {
+			return fmt.Errorf("subject %s belongs to stream %s, not %s", msg.Subject, ack.Stream, name)
+		}
 	}
 }
 

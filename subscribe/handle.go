@@ -10,6 +10,12 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
 
 	"versive-ingress/schema"
 )
@@ -111,16 +117,13 @@ func panicStack() string {
 	}
 }
 
-// confirmTimeout bounds one attempt to acknowledge a message.
-const confirmTimeout = 5 * time.Second
-
 // confirm acknowledges a message and waits until the broker confirms that it
 // has stored the acknowledgement. Without the confirmation the message may be
 // redelivered; the handler then recognizes it by its ID.
 func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) {
 	var err error
 	for range 3 {
-		trying, cancel := context.WithTimeout(ctx, confirmTimeout)
+		trying, cancel := context.WithTimeout(ctx, apiTimeout)
 		err = msg.DoubleAck(trying)
 		cancel()
 		if err == nil || ctx.Err() != nil {
@@ -130,4 +133,45 @@ func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) 
 	if err != nil {
 		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "error", err)
 	}
+}
+
+// tracer uses the program's tracer provider, if it has set one
+// (otel.SetTracerProvider).
+var tracer = otel.Tracer("versive-ingress/subscribe")
+
+// startSpan begins the span of one attempt to handle m. It belongs to the trace
+// that the ingress began with the webhook, as a child of the span that published
+// m. It is linked to that span as well, as OpenTelemetry's messaging conventions
+// recommend.
+func (d *dispatcher) startSpan(ctx context.Context, m Message) (context.Context, trace.Span) {
+	var links []trace.Link
+	published := trace.SpanContextFromContext(propagation.TraceContext{}.Extract(context.Background(), propagation.MapCarrier{
+		"traceparent": m.Header.Get("traceparent"),
+		"tracestate":  m.Header.Get("tracestate"),
+	}))
+	if published.IsValid() {
+		ctx = trace.ContextWithRemoteSpanContext(ctx, published)
+		links = append(links, trace.Link{SpanContext: published})
+	}
+	stream := d.source.stream(schema.KindEvent)
+	return tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithLinks(links...), trace.WithAttributes(
+		semconv.MessagingSystemKey.String("nats"),
+		semconv.MessagingOperationTypeProcess,
+		semconv.MessagingOperationName("process"),
+		semconv.MessagingDestinationName(stream),
+		semconv.MessagingConsumerGroupName(d.cfg.Durable),
+		semconv.MessagingMessageID(m.ID),
+		semconv.MessagingMessageBodySize(m.Size),
+		attribute.Int64("versive_ingress.sequence", int64(m.Sequence)),
+		attribute.Int64("versive_ingress.delivery", int64(m.Deliveries)),
+	))
+}
+
+// endSpan ends the span of an attempt. It leaves the error's text to the log.
+func endSpan(span trace.Span, err error) {
+	if err != nil {
+		span.SetAttributes(semconv.ErrorType(err))
+		span.SetStatus(codes.Error, "")
+	}
+	span.End()
 }

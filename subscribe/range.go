@@ -40,46 +40,45 @@ type Selection struct {
 // of the selection that it cannot return. One that follows passes over them.
 func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		read := s.readBounded
+		c := cursor{source: s, sel: sel, next: max(sel.First, 1), patience: stallCheck}
+		defer c.close()
+		read := c.readBounded
 		if sel.Follow {
-			read = s.follow
+			read = c.follow
 		}
-		err := read(ctx, sel, func(m Message) bool { return yield(m, nil) })
+		err := read(ctx, func(m Message) bool { return m.Time.Before(sel.Since) || yield(m, nil) })
 		if err != nil {
 			yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
 		}
 	}
 }
 
-// follow yields the messages of a selection, and waits for new ones. It returns nil
-// when yield has returned false.
-func (s Source) follow(ctx context.Context, sel Selection, yield func(Message) bool) error {
-	c := s.cursor(sel)
-	defer c.close()
-	return c.read(ctx, func(m Message) bool {
-		return m.Time.Before(sel.Since) || yield(m)
-	}, func(context.Context) bool { return true })
+// follow yields messages, and waits for new ones. It returns nil when yield has
+// returned false.
+func (c *cursor) follow(ctx context.Context, yield func(Message) bool) error {
+	return c.read(ctx, yield, func(context.Context) bool { return true })
 }
 
-// bounded is the state of a range that ends.
-type bounded struct {
-	cursor
-	first, last uint64           // sequences that bound the selection
-	beyond      uint64           // messages on the selection's subject after the bounds, when it began
+// bounds are those of a range that ends, and what was read within them.
+type bounds struct {
+	first, last uint64           // sequences
+	beyond      uint64           // messages on the selection's subject after last, when the range began
 	delivered   schema.Sequences // from first to last, by all consumers
 }
 
 // readBounded yields the messages of a bounded selection. It returns nil at the
 // end, or when yield has returned false.
-func (s Source) readBounded(ctx context.Context, sel Selection, yield func(Message) bool) error {
-	b := &bounded{cursor: s.cursor(sel)}
-	defer b.close()
-	if err := b.begin(ctx); err != nil || b.last < b.first {
+func (c *cursor) readBounded(ctx context.Context, yield func(Message) bool) error {
+	if err := c.retry(ctx, c.open); err != nil {
+		return err
+	}
+	b, err := c.bounds(ctx)
+	if err != nil || b.last < b.first {
 		return err
 	}
 	stopped := false
-	err := b.read(ctx, func(m Message) bool {
-		if !sel.Until.IsZero() && !m.Time.Before(sel.Until) {
+	err = c.read(ctx, func(m Message) bool {
+		if !c.sel.Until.IsZero() && !m.Time.Before(c.sel.Until) {
 			b.last = min(b.last, m.Sequence-1)
 		}
 		if m.Sequence > b.last {
@@ -87,47 +86,44 @@ func (s Source) readBounded(ctx context.Context, sel Selection, yield func(Messa
 		}
 		b.delivered.Add(m.Sequence, m.Sequence)
 		m.Pending -= min(m.Pending, b.beyond)
-		stopped = !m.Time.Before(sel.Since) && !yield(m)
+		stopped = !yield(m)
 		return !stopped && m.Sequence < b.last
-	}, b.hasMore)
-	if err != nil || stopped {
+	}, func(ctx context.Context) bool { return c.hasMore(ctx, b.last) })
+	// A message that a consumer cannot read stays pending.
+	if err != nil || stopped || c.consumers == 1 && c.pending == 0 {
 		return err
 	}
-	return b.verify(ctx)
+	return c.retry(ctx, func(ctx context.Context) error { return c.verify(ctx, b) })
 }
 
-// begin opens the first consumer and sets the bounds. The first message that was
-// stored at Until or later lowers last when it is read. It cannot be looked up
-// before: a consumer may be on a replica that lags, and the client cannot ask the
-// stream's leader for a time.
-func (b *bounded) begin(ctx context.Context) error {
-	if err := b.open(ctx); err != nil {
-		return err
+// bounds returns the bounds of the selection. The first message that was stored
+// at Until or later lowers last when it is read. It cannot be looked up before: a
+// consumer may be on a replica that lags, and the client cannot ask the stream's
+// leader for a time.
+func (c *cursor) bounds(ctx context.Context) (b bounds, err error) {
+	stored := c.stream.CachedInfo().State.LastSeq
+	b.first, b.last = c.next, stored
+	if c.sel.Last > 0 {
+		b.last = min(stored, c.sel.Last)
 	}
-	stored := b.stream.CachedInfo().State.LastSeq
-	b.first, b.last = b.next, stored
-	if b.sel.Last > 0 {
-		b.last = min(stored, b.sel.Last)
-	}
-	var err error
 	if b.last < stored {
-		b.beyond, err = b.count(ctx, b.last+1)
+		b.beyond, err = c.count(ctx, b.last+1, time.Time{})
 	}
-	if err == nil && !b.sel.Until.IsZero() {
+	if err == nil && !c.sel.Until.IsZero() {
 		var after uint64
-		after, err = b.countConsumer(ctx, startingAt(b.config(), b.sel.Until))
+		after, err = c.count(ctx, 0, c.sel.Until)
 		b.beyond = max(b.beyond, after)
 	}
-	return err
+	return b, err
 }
 
-// hasMore reports whether the stream may return more messages of the selection.
-// It asks the stream's leader: the consumer may be on a replica that lags. It
-// also returns false if the stream has a next message but cannot return it,
-// because a whole block cannot be read: no consumer gets past that.
-func (b *bounded) hasMore(ctx context.Context) bool {
+// hasMore reports whether the stream may return more messages of the selection,
+// up to last. It asks the stream's leader: the consumer may be on a replica that
+// lags. It also returns false if the stream has a next message but cannot return
+// it, because a whole block cannot be read: no consumer gets past that.
+func (c *cursor) hasMore(ctx context.Context, last uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
-	next, err := b.stream.GetMsg(ctx, b.next, jetstream.WithGetMsgSubject(b.source.filterSubject(b.sel)))
-	return err == nil && next.Sequence <= b.last || err != nil && !errors.Is(err, jetstream.ErrMsgNotFound)
+	next, err := c.stream.GetMsg(ctx, c.next, jetstream.WithGetMsgSubject(c.subject()))
+	return err == nil && next.Sequence <= last || err != nil && !errors.Is(err, jetstream.ErrMsgNotFound)
 }

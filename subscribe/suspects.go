@@ -3,6 +3,7 @@ package subscribe
 import (
 	"context"
 	"encoding/json"
+	"maps"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -16,6 +17,10 @@ import (
 // nothing explains is a suspect, and is handled while no other event is in
 // flight: if the process ends then, the suspect has ended it. The broker records
 // the start of such a call before it, and its return after it.
+//
+// A process reads the records when it begins, counts in its own copy of them,
+// which mu guards, and stores it when it stops gracefully. The count of calls
+// alone is read and written at the broker only, while exclusive is held.
 const (
 	// suspectDeliveries is the number of unexplained deliveries beyond which an
 	// event is a suspect. Innocent events have some: each time that the process
@@ -30,48 +35,33 @@ const (
 	maxRecords = 1000
 )
 
-// A history counts the failures of an event that was not handled successfully.
-type history struct {
+// A record counts the failures of an event that was not handled successfully.
+type record struct {
 	Attempts   int    `json:"attempts,omitempty"`   // handler calls that returned an error, or panicked
 	Deliveries uint64 `json:"deliveries,omitempty"` // the broker's count at the last of them
+	Alone      int    `json:"alone,omitempty"`      // times that it was handled alone without returning
 }
 
-// A record is stored at the broker for the next process that gets the event.
-type record struct {
-	history
-	Alone int `json:"alone,omitempty"` // times that it was handled alone without returning
-}
-
-// records maps the sequences of events to their records.
-type records map[uint64]record
-
-func readRecords(info *jetstream.ConsumerInfo) records {
-	var r records
+// readRecords returns the records at the broker, by the events' sequences.
+func readRecords(info *jetstream.ConsumerInfo) map[uint64]record {
+	records := make(map[uint64]record)
 	// Records that cannot be read were written by hand, and are ignored.
-	if err := json.Unmarshal([]byte(info.Config.Metadata[recordsKey]), &r); err != nil || r == nil {
-		return make(records)
+	if json.Unmarshal([]byte(info.Config.Metadata[recordsKey]), &records) != nil || records == nil {
+		return make(map[uint64]record)
 	}
-	return r
-}
-
-func (r records) histories() map[uint64]history {
-	h := make(map[uint64]history, len(r))
-	for sequence, record := range r {
-		h[sequence] = record.history
-	}
-	return h
+	return records
 }
 
 // isSuspect reports whether so many deliveries of an event are unexplained that
 // it may be what ends the process.
 func (d *dispatcher) isSuspect(m Message) bool {
-	return m.Deliveries > d.history(m.Sequence).Deliveries+uint64(min(suspectDeliveries, d.cfg.Attempts))
+	return m.Deliveries > d.record(m.Sequence).Deliveries+uint64(min(suspectDeliveries, d.cfg.Attempts))
 }
 
-func (d *dispatcher) history(sequence uint64) history {
+func (d *dispatcher) record(sequence uint64) record {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.histories[sequence]
+	return d.records[sequence]
 }
 
 // failed notes that the handler has returned an error, and returns how often it
@@ -79,22 +69,22 @@ func (d *dispatcher) history(sequence uint64) history {
 func (d *dispatcher) failed(m Message) (attempts int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	// Entries of events that another process has handled since are never removed
+	// Records of events that another process has handled since are never removed
 	// singly. Clearing all of them occasionally costs a few more attempts.
-	if len(d.histories) > 2*max(maxRecords, d.durable.CachedInfo().Config.MaxAckPending) {
-		clear(d.histories)
+	if len(d.records) > 2*max(maxRecords, d.durable.CachedInfo().Config.MaxAckPending) {
+		clear(d.records)
 	}
-	h := d.histories[m.Sequence]
-	h.Attempts++
-	h.Deliveries = m.Deliveries
-	d.histories[m.Sequence] = h
-	return h.Attempts
+	r := d.records[m.Sequence]
+	r.Attempts++
+	r.Deliveries = m.Deliveries
+	d.records[m.Sequence] = r
+	return r.Attempts
 }
 
 func (d *dispatcher) forget(sequence uint64) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	delete(d.histories, sequence)
+	delete(d.records, sequence)
 }
 
 // fatalAttempts returns how many processes must have ended while a suspect was
@@ -104,11 +94,11 @@ func (d *dispatcher) fatalAttempts() int { return min(3, d.cfg.Attempts) }
 // beginAlone records that a suspect is about to be handled alone, and returns how
 // often that has ended a process before.
 func (d *dispatcher) beginAlone(ctx context.Context, m Message) (ended int, err error) {
-	err = d.updateRecords(ctx, func(r records) {
-		record := r[m.Sequence]
-		if ended = record.Alone; ended < d.fatalAttempts() {
-			record.Alone++
-			r[m.Sequence] = record
+	err = d.updateRecords(ctx, func(records map[uint64]record) {
+		r := records[m.Sequence]
+		if ended = r.Alone; ended < d.fatalAttempts() {
+			r.Alone++
+			records[m.Sequence] = r
 		}
 	})
 	return ended, err
@@ -116,21 +106,24 @@ func (d *dispatcher) beginAlone(ctx context.Context, m Message) (ended int, err 
 
 // endAlone records that the handling of a suspect has returned.
 func (d *dispatcher) endAlone(ctx context.Context, m Message) error {
-	return d.updateRecords(ctx, func(r records) {
-		r[m.Sequence] = record{history: d.history(m.Sequence)}
+	return d.updateRecords(ctx, func(records map[uint64]record) {
+		r := d.record(m.Sequence)
+		r.Alone = 0
+		records[m.Sequence] = r
 	})
 }
 
-// saveHistories records the histories for the next process. Otherwise that one
-// would treat events whose handler has failed as suspects, and count their
-// attempts from zero.
-func (d *dispatcher) saveHistories(ctx context.Context) {
-	if len(d.histories) == 0 { // no handler runs any more
+// saveRecords stores the records for the next process. Otherwise that one would
+// treat events whose handler has failed as suspects, and count their attempts
+// from zero. No handler may be running.
+func (d *dispatcher) saveRecords(ctx context.Context) {
+	if len(d.records) == 0 {
 		return
 	}
-	err := d.updateRecords(ctx, func(r records) {
-		for sequence, h := range d.histories {
-			r[sequence] = record{history: h, Alone: r[sequence].Alone}
+	err := d.updateRecords(ctx, func(records map[uint64]record) {
+		for sequence, r := range d.records {
+			r.Alone = records[sequence].Alone
+			records[sequence] = r
 		}
 	})
 	if err != nil {
@@ -141,31 +134,26 @@ func (d *dispatcher) saveHistories(ctx context.Context) {
 // updateRecords changes the records at the broker. If two processes do so
 // concurrently, one of the changes may be lost, so the count of processes that an
 // event has ended may be off by one; see fatalAttempts.
-func (d *dispatcher) updateRecords(ctx context.Context, change func(records)) error {
+func (d *dispatcher) updateRecords(ctx context.Context, change func(map[uint64]record)) error {
 	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
 	defer cancel()
 	info, err := d.durable.Info(ctx)
 	if err != nil {
 		return err
 	}
-	r := readRecords(info)
-	change(r)
-	for sequence, record := range r {
-		if sequence <= info.AckFloor.Stream || record.history == (history{}) && record.Alone == 0 || len(r) > maxRecords && record.Alone == 0 {
-			delete(r, sequence)
-		}
-	}
-	text, err := json.Marshal(r)
+	records := readRecords(info)
+	change(records)
+	maps.DeleteFunc(records, func(sequence uint64, r record) bool {
+		return sequence <= info.AckFloor.Stream || r == record{} || r.Alone == 0 && len(records) > maxRecords
+	})
+	text, err := json.Marshal(records)
 	if err != nil {
 		return err
 	}
 	config := info.Config
-	config.Metadata = map[string]string{recordsKey: string(text)}
-	for key, value := range info.Config.Metadata {
-		if key != recordsKey {
-			config.Metadata[key] = value
-		}
-	}
+	config.Metadata = map[string]string{}
+	maps.Copy(config.Metadata, info.Config.Metadata)
+	config.Metadata[recordsKey] = string(text)
 	_, err = d.source.JetStream.UpdateConsumer(ctx, d.source.stream(schema.KindEvent), config)
 	return err
 }
