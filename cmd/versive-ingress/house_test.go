@@ -21,6 +21,7 @@ const (
 	natsClient   = "github.com/nats-io/nats.go"
 	natsServer   = "github.com/nats-io/nats-server/v2"
 	flagParser   = "github.com/spf13/cobra"
+	metrics      = "github.com/prometheus/client_golang"
 	traceSDK     = "go.opentelemetry.io/otel/sdk"
 	fuse         = "github.com/hanwen/go-fuse/v2"
 	rooms        = "cmd/versive-ingress/internal/" // what the commands are made of
@@ -102,13 +103,14 @@ func TestHouse(t *testing.T) {
 				}
 			}
 
-			// NATS, flags and what exports traces stay where they belong, whatever leads there.
+			// NATS, flags, metrics and what exports traces stay where they belong, whatever leads there.
 			inRoom := strings.HasPrefix(own, rooms)
 			may := map[string]bool{
 				natsClient: own == "publish" || own == "subscribe" || own == "cmd" || own == "docs" || own == embeddedtest || inRoom && own != rooms+"terminal",
 				natsServer: own == "publish/embedded" || own == embeddedtest || own == "cmd" || inRoom && slices.Contains(mayImport[own], rooms+"broker") || own == rooms+"broker",
 				traceSDK:   own == "cmd" || own == rooms+"server",
 				flagParser: own == "cmd",
+				metrics:    !slices.Contains([]string{"schema", "subscribe", "docs", "publish/embedded", rooms + "terminal"}, own),
 				fuse:       own == embeddedtest+"/faultdisk",
 			}
 			for _, dependency := range p.Deps {
