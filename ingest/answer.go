@@ -2,7 +2,6 @@ package ingest
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -14,16 +13,20 @@ import (
 	"versive-ingress/schema"
 )
 
-// An outcome is what becomes of a request that is not stored: a row of the HTTP
-// contract's table. Logs and metrics use its name.
+// An outcome is what becomes of a request: a row of the HTTP contract's table.
+// Logs and metrics use its name.
 type outcome struct {
 	name   string
 	status int
-	detail string // for the sender; a rejection may give a more specific one
+	detail string // for the sender; a result may have a more specific one
 	level  slog.Level
 }
 
 var (
+	stored      = &outcome{"stored", http.StatusOK, "", slog.LevelInfo}
+	duplicate   = &outcome{"duplicate", http.StatusOK, "", slog.LevelInfo}
+	quarantined = &outcome{"quarantined", http.StatusAccepted, "", slog.LevelWarn}
+
 	notFound            = &outcome{"not_found", http.StatusNotFound, "there is nothing at this path", slog.LevelInfo}
 	methodNotAllowed    = &outcome{"method_not_allowed", http.StatusMethodNotAllowed, "webhooks are sent with POST", slog.LevelInfo}
 	unsupportedEncoding = &outcome{"unsupported_encoding", http.StatusUnsupportedMediaType, "the body must not be encoded", slog.LevelInfo}
@@ -38,132 +41,88 @@ var (
 // interval of the sender.
 const retryAfter = 5 * time.Second
 
-// A rejection is the error that every step returns.
-type rejection struct {
-	*outcome
-	reason string // for logs and metrics; one of a small, fixed set
-	detail string // for the sender
-	err    error  // for the log; may be nil
-}
-
-func reject(o *outcome, reason string) *rejection {
-	return &rejection{outcome: o, reason: reason, detail: o.detail}
-}
-
-func (r *rejection) withDetail(detail string) *rejection { r.detail = detail; return r }
-
-func (r *rejection) wrap(err error) *rejection { r.err = err; return r }
-
-func (r *rejection) Error() string { return r.name + ": " + r.reason }
-
-// A result describes an event that is stored, or what is known about one that is
-// not.
+// A result is an outcome with its details. It is the error that every step
+// returns if it rejects the request.
 type result struct {
-	id      string // "" until it is verified
-	bytes   int    // length of the body
-	receipt schema.Receipt
-	problem *schema.Error // why the event is in the quarantine, or nil
+	*outcome
+	reason  string         // for logs and metrics; one of a small, fixed set, or ""
+	detail  string         // for the sender
+	err     error          // for the log; may be nil
+	id      string         // "" until it is verified
+	bytes   int            // length of the verified body
+	receipt schema.Receipt // of what is stored
 }
 
-// name returns the outcome as the answer, logs and metrics name it.
-func (r result) name() string {
-	switch {
-	case r.problem != nil:
-		return "quarantined"
-	case r.receipt.Duplicate:
-		return "duplicate"
-	default:
-		return "stored"
-	}
+func reject(o *outcome, reason string) *result {
+	return &result{outcome: o, reason: reason, detail: o.detail}
 }
+
+func (r *result) withDetail(detail string) *result { r.detail = detail; return r }
+
+func (r *result) wrap(err error) *result { r.err = err; return r }
+
+func (r *result) isRejected() bool { return r.status >= http.StatusBadRequest }
+
+func (r *result) Error() string { return r.name + ": " + r.reason }
 
 // answer writes the response, and reports the same outcome and reason to the
 // log, the metrics and the trace.
-func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result result, err error, started time.Time) {
-	var name, reason string
-	var status int
-	var rejected *rejection
-	if err != nil {
-		var ok bool
-		if rejected, ok = errors.AsType[*rejection](err); !ok { // unforeseen, so the event is not stored
-			rejected = reject(unavailable, "internal").wrap(err)
-		}
-		name, reason, status = rejected.name, rejected.reason, rejected.status
-		writeProblem(w, rejected)
-	} else {
-		name, status = result.name(), http.StatusOK
-		if result.problem != nil {
-			reason, status = string(result.problem.Reason), http.StatusAccepted
-		}
-		writeResult(w, result)
-	}
-
+func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result *result, started time.Time) {
+	writeResult(w, result)
 	ctx, elapsed := r.Context(), h.cfg.Now().Sub(started)
-	h.metrics.observe(ctx, name, reason, elapsed)
+	h.metrics.observe(ctx, result, elapsed)
 	// Verified requests are always logged.
-	if result.id != "" || rejected == nil || h.sampler.admit(samplingKey{rejected.outcome, reason}) {
-		h.log(ctx, result, rejected, name, reason, elapsed)
+	if result.id != "" || h.sampler.admit(samplingKey{result.outcome, result.reason}) {
+		h.log(ctx, result, elapsed)
 	}
-	endSpan(ctx, status, name, reason, result)
+	endSpan(ctx, result)
 }
 
-// log writes a request's log line. rejected is nil if the event is stored.
-func (h *Handler) log(ctx context.Context, result result, rejected *rejection, name, reason string, elapsed time.Duration) {
-	level := slog.LevelInfo
+// log writes a request's log line.
+func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
 	attrs := make([]slog.Attr, 0, 10)
-	if result.id != "" {
-		attrs = append(attrs, slog.String("id", result.id))
+	if r.id != "" {
+		attrs = append(attrs, slog.String("id", r.id), slog.Int("bytes", r.bytes))
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
 	}
-	if rejected != nil {
-		level = rejected.level
-		if rejected.err != nil {
-			attrs = append(attrs, slog.Any("error", rejected.err))
-		}
-	} else {
-		attrs = append(attrs,
-			slog.String("stream", result.receipt.Stream),
-			slog.Uint64("sequence", result.receipt.Sequence))
+	if r.err != nil {
+		attrs = append(attrs, slog.Any("error", r.err))
 	}
-	if result.id != "" {
-		attrs = append(attrs, slog.Int("bytes", result.bytes))
+	if !r.isRejected() {
+		attrs = append(attrs, slog.String("stream", r.receipt.Stream), slog.Uint64("sequence", r.receipt.Sequence))
 	}
-	if p := result.problem; p != nil {
-		level = slog.LevelWarn
-		attrs = append(attrs, slog.String("detail", p.Description()))
+	if r.outcome == quarantined {
+		attrs = append(attrs, slog.String("detail", r.detail))
 	}
-	attrs = append(attrs, slog.String("outcome", name), slog.Duration("duration", elapsed))
-	if reason != "" {
-		attrs = append(attrs, slog.String("reason", reason))
+	attrs = append(attrs, slog.String("outcome", r.name), slog.Duration("duration", elapsed))
+	if r.reason != "" {
+		attrs = append(attrs, slog.String("reason", r.reason))
 	}
-	h.cfg.Logger.LogAttrs(ctx, level, "webhook", attrs...)
+	h.cfg.Logger.LogAttrs(ctx, r.level, "webhook", attrs...)
 }
 
-// writeResult writes a 2xx response.
-func writeResult(w http.ResponseWriter, r result) {
-	if r.problem != nil {
-		writeJSON(w, http.StatusAccepted, "application/json", struct {
-			Outcome string        `json:"outcome"`
-			Reason  schema.Reason `json:"reason"`
-			Detail  string        `json:"detail"`
-		}{r.name(), r.problem.Reason, r.problem.Description()})
+// writeResult writes the response. That of a rejection has the format of RFC 9457.
+func writeResult(w http.ResponseWriter, r *result) {
+	switch r.outcome {
+	case quarantined:
+		writeJSON(w, r.status, "application/json", struct {
+			Outcome string `json:"outcome"`
+			Reason  string `json:"reason"`
+			Detail  string `json:"detail"`
+		}{r.name, r.reason, r.detail})
 		return
-	}
-	writeJSON(w, http.StatusOK, "application/json", struct {
-		Outcome  string `json:"outcome"`
-		Stream   string `json:"stream"`
-		Sequence uint64 `json:"sequence"`
-	}{r.name(), r.receipt.Stream, r.receipt.Sequence})
-}
-
-// writeProblem writes an error response in the format of RFC 9457.
-func writeProblem(w http.ResponseWriter, r *rejection) {
-	switch r.status {
-	case http.StatusMethodNotAllowed:
+	case stored, duplicate:
+		writeJSON(w, r.status, "application/json", struct {
+			Outcome  string `json:"outcome"`
+			Stream   string `json:"stream"`
+			Sequence uint64 `json:"sequence"`
+		}{r.name, r.receipt.Stream, r.receipt.Sequence})
+		return
+	case methodNotAllowed:
 		w.Header().Set("Allow", http.MethodPost)
-	case http.StatusServiceUnavailable:
+	case unavailable:
 		// Without this, net/http reads the rest of the body before it answers.
 		w.Header().Set("Connection", "close")
 		w.Header().Set("Retry-After", strconv.Itoa(int(retryAfter/time.Second)))
@@ -181,7 +140,7 @@ func writeProblem(w http.ResponseWriter, r *rejection) {
 func Unavailable(w http.ResponseWriter, r *http.Request) {
 	limitBody(w)
 	discardBody(r)
-	writeProblem(w, reject(unavailable, "starting"))
+	writeResult(w, reject(unavailable, "starting"))
 }
 
 func writeJSON(w http.ResponseWriter, status int, contentType string, v any) {

@@ -3,7 +3,6 @@ package ingest
 import (
 	"errors"
 	"io"
-	"math/bits"
 	"net/http"
 	"sync"
 	"time"
@@ -28,29 +27,17 @@ func discardBody(r *http.Request) {
 	}
 }
 
-// newUpload returns an upload that is charged nothing yet. The announced length is
-// in bytes, or negative if unknown. The caller must call the budget's complete and
-// release.
-func (h *Handler) newUpload(w http.ResponseWriter, announced int64) *upload {
-	u := &upload{w: w, began: time.Now(), length: announced, large: announced > smallBody}
-	if announced < 0 {
-		u.length = h.cfg.MaxBody
-	}
-	return u
-}
-
 // readBody reads the whole body, within MaxBody and the read deadline. The
 // result is valid until u is released.
-func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, u *upload) (body []byte, err error) {
-	defer h.begin(r.Context(), stageRead).end(&err)
-	body, err = h.fill(u, http.MaxBytesReader(w, r.Body, h.cfg.MaxBody), r.ContentLength)
-	if !h.inflight.complete(u) {
+func (h *Handler) readBody(w http.ResponseWriter, r *http.Request, u *upload) ([]byte, error) {
+	body, err := h.fill(u, http.MaxBytesReader(w, r.Body, h.cfg.MaxBody), r.ContentLength)
+	_, isTooLarge := errors.AsType[*http.MaxBytesError](err)
+	switch {
+	case !h.inflight.complete(u):
 		return nil, reject(unavailable, "too_much_in_flight")
-	}
-	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
+	case isTooLarge:
 		return nil, reject(tooLarge, "body")
-	}
-	if err != nil {
+	case err != nil:
 		return nil, reject(badRequest, "body_cut_short").withDetail("the body did not arrive whole and in time")
 	}
 	// Past the deadline, net/http would cancel the request while it is stored.
@@ -70,14 +57,15 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 	u.buffer = getBuffer(firstBuffer)
 	for n := int64(0); n < limit; {
 		size := int64(len(*u.buffer))
-		// If more is expected, filling a small rest of the buffer is not worth a read.
-		if n == size || length > size && n > size/2 {
-			size = nextBuffer(size, limit)
+		if n == size {
+			if size *= 4; size > smallBody {
+				size = min(size, limit)
+			}
 			if !h.inflight.grow(u, min(size, h.cfg.MaxBody)) {
 				return nil, errShed
 			}
 			smaller := u.buffer
-			u.buffer = getBuffer(int(size))
+			u.buffer = getBuffer(size)
 			copy(*u.buffer, *smaller)
 			putBuffer(smaller)
 		}
@@ -97,35 +85,24 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 	return (*u.buffer)[:limit], nil
 }
 
-// firstBuffer is the initial size of a body's buffer, in bytes.
+// firstBuffer is the initial size of a body's buffer, in bytes. The next ones are
+// four times as large, or as large as the body can be.
 const firstBuffer = 4 << 10
 
-// nextBuffer returns the size of the buffer after one of size bytes: four times as
-// much, or less if that suffices for a body of at most limit bytes.
-func nextBuffer(size, limit int64) int64 {
-	switch next := 4 * size; {
-	case next > smallBody:
-		return min(next, limit)
-	case next/2 >= limit:
-		return next / 2
-	default:
-		return next
-	}
-}
-
-// buffers pools the buffers of small bodies by size: firstBuffer, twice that, and so
-// on up to smallBody.
-var buffers [5]sync.Pool
+// buffers pools the buffers of small bodies: of 4, 16 and 64 KiB.
+var buffers [3]sync.Pool
 
 // poolOf returns the pool for buffers of a size, or nil if they are not pooled.
-func poolOf(size int) *sync.Pool {
-	if size > smallBody {
-		return nil
+func poolOf(size int64) *sync.Pool {
+	for i := range buffers {
+		if size == firstBuffer<<(2*i) {
+			return &buffers[i]
+		}
 	}
-	return &buffers[bits.Len(uint(size-1)/firstBuffer)]
+	return nil
 }
 
-func getBuffer(size int) *[]byte {
+func getBuffer(size int64) *[]byte {
 	if pool := poolOf(size); pool != nil {
 		if b, ok := pool.Get().(*[]byte); ok {
 			return b
@@ -136,7 +113,7 @@ func getBuffer(size int) *[]byte {
 }
 
 func putBuffer(b *[]byte) {
-	if pool := poolOf(len(*b)); pool != nil {
+	if pool := poolOf(int64(len(*b))); pool != nil {
 		pool.Put(b)
 	}
 }

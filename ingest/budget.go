@@ -50,6 +50,17 @@ type upload struct {
 	shed    bool  // guarded by budget.mu
 }
 
+// newUpload returns an upload that is charged nothing yet. The announced length is
+// in bytes, or negative if unknown. The caller must call the budget's complete and
+// release.
+func newUpload(w http.ResponseWriter, announced, maxBody int64) *upload {
+	u := &upload{w: w, began: time.Now(), length: announced, large: announced > smallBody}
+	if announced < 0 {
+		u.length = maxBody
+	}
+	return u
+}
+
 func newBudget(max int64) *budget {
 	return &budget{max: max, arriving: make(map[*upload]struct{})}
 }

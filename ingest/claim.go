@@ -16,9 +16,8 @@ import (
 // header holds the three headers of one set and nothing else, so that the id
 // that is verified is the id that is used.
 type claim struct {
-	id     string
-	header http.Header
-	set    headerSet
+	id, timestamp string
+	header        http.Header
 }
 
 // A headerSet has the names of the three headers that sign a request, in
@@ -43,7 +42,7 @@ func readClaim(header http.Header) (claim, error) {
 		if header.Get(set.id) == "" || header.Get(set.timestamp) == "" || header.Get(set.signature) == "" {
 			continue
 		}
-		c := claim{id: header.Get(set.id), header: make(http.Header, 3), set: set}
+		c := claim{id: header.Get(set.id), timestamp: header.Get(set.timestamp), header: make(http.Header, 3)}
 		for _, name := range [...]string{set.id, set.timestamp, set.signature} {
 			if len(header[name]) > 1 {
 				return claim{}, reject(badRequest, "repeated_header").withDetail("header " + name + " occurs more than once")
@@ -76,7 +75,7 @@ func isAmbiguous(id string) bool {
 }
 
 func (c claim) checkTimestamp(now time.Time, tolerance time.Duration) error {
-	seconds, err := strconv.ParseInt(c.header.Get(c.set.timestamp), 10, 64)
+	seconds, err := strconv.ParseInt(c.timestamp, 10, 64)
 	switch {
 	case err != nil:
 		return reject(unauthorized, "timestamp_malformed")

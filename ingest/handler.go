@@ -106,66 +106,81 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.cfg.Now()
 	limitBody(w)
 	r = h.startSpan(r)
-	result, err := h.handleSafely(w, r, time.Now().Add(BodyTimeout))
-	if err != nil {
+	result := h.handleSafely(w, r, time.Now().Add(BodyTimeout))
+	if result.isRejected() {
 		discardBody(r)
+		if result.outcome != unavailable {
+			h.tarpit.wait(r.Context())
+		}
 	}
-	if rejected, ok := errors.AsType[*rejection](err); ok && rejected.outcome != unavailable {
-		h.tarpit.wait(r.Context())
-	}
-	h.answer(w, r, result, err, started)
+	h.answer(w, r, result, started)
 }
 
 // handleSafely turns a panic into a 503, so that the sender resends the event,
 // and logs the stack. It does not log the panic's value, which may quote the body.
-func (h *Handler) handleSafely(w http.ResponseWriter, r *http.Request, deadline time.Time) (_ result, err error) {
+func (h *Handler) handleSafely(w http.ResponseWriter, r *http.Request, deadline time.Time) (done *result) {
 	defer func() {
 		if recover() != nil {
-			err = reject(unavailable, "panic").wrap(errors.New(string(debug.Stack())))
+			done = reject(unavailable, "panic").wrap(errors.New(string(debug.Stack())))
 		}
 	}()
-	return h.handle(w, r, deadline)
+	done, err := h.handle(w, r, deadline)
+	if err != nil {
+		return err.(*result) // as of every step
+	}
+	return done
 }
 
 // handle takes a request through all steps. It does not read the body of a
 // request that its headers rule out.
-func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.Time) (result, error) {
+func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.Time) (*result, error) {
+	ctx := r.Context()
 	if err := h.checkRequest(r); err != nil {
-		return result{}, err
+		return nil, err
 	}
 	claim, err := readClaim(r.Header)
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
 	if err := claim.checkTimestamp(h.cfg.Now(), h.cfg.Tolerance); err != nil {
-		return result{}, err
+		return nil, err
 	}
 	if r.ContentLength > h.cfg.MaxBody {
-		return result{}, reject(tooLarge, "content_length")
+		return nil, reject(tooLarge, "content_length")
 	}
 
-	upload := h.newUpload(w, r.ContentLength)
+	upload := newUpload(w, r.ContentLength, h.cfg.MaxBody)
 	defer h.inflight.release(upload) // nothing refers to the body once it is stored or rejected
-	body, err := h.readBody(w, r, upload)
+	var body []byte
+	err = h.measure(ctx, stageRead, func(context.Context) (err error) {
+		body, err = h.readBody(w, r, upload)
+		return err
+	})
 	if err != nil {
-		return result{}, err
+		return nil, err
 	}
-	if len(body) > smallBody {
-		ctx, cancel := context.WithDeadline(r.Context(), deadline)
+	if size := int64(len(body)); size > smallBody {
+		ctx, cancel := context.WithDeadline(ctx, deadline)
 		defer cancel()
-		if h.processing.Acquire(ctx, int64(len(body))) != nil {
-			return result{}, reject(unavailable, "too_much_in_flight")
+		if h.processing.Acquire(ctx, size) != nil {
+			return nil, reject(unavailable, "too_much_in_flight")
 		}
-		defer h.processing.Release(int64(len(body)))
+		defer h.processing.Release(size)
 	}
-	if err := h.verify(r.Context(), claim, body); err != nil {
-		return result{}, err
+	err = h.measure(ctx, stageVerify, func(context.Context) error {
+		if !h.secrets.Load().verify(body, claim.header, h.cfg.Now()) {
+			return reject(unauthorized, "signature")
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
 	}
 	if h.cfg.Verified != nil {
-		h.cfg.Verified(r.Context())
+		h.cfg.Verified(ctx)
 	}
 	linkCaller(r)
-	return h.store(r, claim, body)
+	return h.store(r, claim, body), nil
 }
 
 func (h *Handler) checkRequest(r *http.Request) error {
@@ -191,46 +206,30 @@ func isIdentity(encodings []string) bool {
 	return true
 }
 
-func (h *Handler) verify(ctx context.Context, claim claim, body []byte) (err error) {
-	defer h.begin(ctx, stageVerify).end(&err)
-	if !h.secrets.Load().verify(body, claim.header, h.cfg.Now()) {
-		return reject(unauthorized, "signature")
-	}
-	return nil
-}
-
 // store publishes a verified body as an event, or to the quarantine if it cannot
 // be parsed.
-func (h *Handler) store(r *http.Request, claim claim, body []byte) (result, error) {
-	result := result{id: claim.id, bytes: len(body)}
+func (h *Handler) store(r *http.Request, claim claim, body []byte) *result {
 	h.metrics.bodies.Observe(float64(len(body)))
-	message, err := h.normalize(r.Context(), claim, body)
-	problem, quarantine := errors.AsType[*schema.Error](err)
-	switch {
-	case quarantine:
+	var message schema.Message
+	err := h.measure(r.Context(), stageNormalize, func(context.Context) (err error) {
+		message, err = schema.Normalize(claim.id, body)
+		return err
+	})
+	result := &result{outcome: stored, id: claim.id, bytes: len(body)}
+	if problem, ok := errors.AsType[*schema.Error](err); ok {
 		message = schema.Quarantine(claim.id, body, problem, claim.quarantineHeader(r.Header))
+		result.outcome, result.reason, result.detail = quarantined, string(problem.Reason), problem.Description()
+	}
+	err = h.measure(r.Context(), stagePublish, func(ctx context.Context) (err error) {
+		result.receipt, err = h.cfg.Publisher.Publish(ctx, message)
+		describePublish(ctx, message, result.receipt)
+		return err
+	})
+	switch {
 	case err != nil:
-		return result, err
+		result.outcome, result.reason, result.detail, result.err = unavailable, reasonOf(err), unavailable.detail, err
+	case result.receipt.Duplicate && result.outcome == stored:
+		result.outcome = duplicate
 	}
-	receipt, err := h.publish(r.Context(), message)
-	if err != nil {
-		return result, reject(unavailable, reasonOf(err)).wrap(err)
-	}
-	result.receipt, result.problem = receipt, problem
-	return result, nil
-}
-
-func (h *Handler) normalize(ctx context.Context, claim claim, body []byte) (_ schema.Message, err error) {
-	defer h.begin(ctx, stageNormalize).end(&err)
-	return schema.Normalize(claim.id, body)
-}
-
-func (h *Handler) publish(ctx context.Context, m schema.Message) (receipt schema.Receipt, err error) {
-	publishing := h.begin(ctx, stagePublish)
-	defer publishing.end(&err)
-	describeMessage(publishing.ctx, m)
-	if receipt, err = h.cfg.Publisher.Publish(publishing.ctx, m); err == nil {
-		describeReceipt(publishing.ctx, receipt)
-	}
-	return receipt, err
+	return result
 }

@@ -7,12 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	svix "github.com/svix/svix-webhooks/go"
 )
 
@@ -25,30 +23,31 @@ const MinSecretLen = 24
 // "whsec_". The error completes a sentence that names the secret; it does not
 // quote it.
 func CheckSecret(secret string) error {
-	key, err := decodeSecret(secret)
-	switch {
-	case secret == "":
-		return errors.New("is empty")
-	case err != nil:
-		return errors.New(`is not "whsec_" and base64; copy it again from the endpoint's page`)
-	case len(key) < MinSecretLen:
-		return fmt.Errorf("has %d bytes, want at least %d; copy it again from the endpoint's page", len(key), MinSecretLen)
-	}
-	return nil
+	_, err := decodeSecret(secret)
+	return err
 }
 
-func decodeSecret(secret string) ([]byte, error) {
-	return base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+func decodeSecret(secret string) (key []byte, err error) {
+	key, err = base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
+	switch {
+	case secret == "":
+		return nil, errors.New("is empty")
+	case err != nil:
+		return nil, errors.New(`is not "whsec_" and base64; copy it again from the endpoint's page`)
+	case len(key) < MinSecretLen:
+		return nil, fmt.Errorf("has %d bytes, want at least %d; copy it again from the endpoint's page", len(key), MinSecretLen)
+	}
+	return key, nil
 }
 
 // Fingerprint returns a public name for a secret: the first 8 hexadecimal digits
 // of the key's SHA-256. It returns "" for a secret that [CheckSecret] does not
 // accept.
 func Fingerprint(secret string) string {
-	if CheckSecret(secret) != nil {
+	key, err := decodeSecret(secret)
+	if err != nil {
 		return ""
 	}
-	key, _ := decodeSecret(secret)
 	sum := sha256.Sum256(key)
 	return hex.EncodeToString(sum[:4])
 }
@@ -76,21 +75,19 @@ func newKeyring(secrets []string, old keyring) (keyring, error) {
 	}
 	k := make(keyring, len(secrets))
 	for i, text := range secrets {
-		err := CheckSecret(text)
-		if err != nil {
+		if err := CheckSecret(text); err != nil {
 			return nil, fmt.Errorf("signing secret %d of %d %w", i+1, len(secrets), err)
 		}
 		name := Fingerprint(text)
-		if s, ok := counted[name]; ok {
-			k[i] = s
-			delete(counted, name) // of two equal secrets, only the first is counted
-			continue
+		s := counted[name]
+		if delete(counted, name); s == nil { // of two equal secrets, only the first is counted
+			webhook, err := svix.NewWebhook(text)
+			if err != nil {
+				return nil, fmt.Errorf("signing secret %d of %d: %w", i+1, len(secrets), err)
+			}
+			s = &secret{Webhook: webhook, fingerprint: name}
 		}
-		webhook, err := svix.NewWebhook(text)
-		if err != nil {
-			return nil, fmt.Errorf("signing secret %d of %d: %w", i+1, len(secrets), err)
-		}
-		k[i] = &secret{Webhook: webhook, fingerprint: name}
+		k[i] = s
 	}
 	return k, nil
 }
@@ -120,34 +117,4 @@ func (h *Handler) SetSecrets(secrets []string) error {
 		h.secrets.Store(&k)
 	}
 	return err
-}
-
-var (
-	secretLabels = []string{"position", "fingerprint"}
-
-	verifiedDesc = prometheus.NewDesc("versive_ingress_secret_verified_total",
-		"Requests verified by a signing secret, by its position in the settings and its fingerprint.", secretLabels, nil)
-	lastVerifiedDesc = prometheus.NewDesc("versive_ingress_secret_last_verified_timestamp_seconds",
-		"When a signing secret last verified a request; 0 if it has not since the start.", secretLabels, nil)
-)
-
-// secretMetrics collects the metrics of the current secrets. A removed secret has
-// none.
-type secretMetrics struct {
-	secrets *atomic.Pointer[keyring]
-}
-
-func (m secretMetrics) Describe(ch chan<- *prometheus.Desc) {
-	ch <- verifiedDesc
-	ch <- lastVerifiedDesc
-}
-
-func (m secretMetrics) Collect(ch chan<- prometheus.Metric) {
-	for i, s := range *m.secrets.Load() {
-		position := strconv.Itoa(i + 1)
-		ch <- prometheus.MustNewConstMetric(verifiedDesc, prometheus.CounterValue,
-			float64(s.verified.Load()), position, s.fingerprint)
-		ch <- prometheus.MustNewConstMetric(lastVerifiedDesc, prometheus.GaugeValue,
-			float64(s.last.Load())/1000, position, s.fingerprint)
-	}
 }

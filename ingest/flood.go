@@ -5,11 +5,41 @@ import (
 	"log/slog"
 	"sync"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
-// logLimit is how many lines per second are logged for each sampling key: enough
-// to diagnose a problem.
-const logLimit = 10
+// A tarpit delays rejections beyond a rate, so that a flood of forged requests
+// does not take the CPU time that signed ones need: a client that waits for an
+// answer sends nothing else on its HTTP/1 connection.
+type tarpit struct{ limiter *rate.Limiter }
+
+const (
+	// rejectionLimit is how many rejections per second are answered immediately.
+	// A sender with a wrong secret stays far below it.
+	rejectionLimit = 1000
+
+	// rejectionDelay is how long each rejection beyond the limit is delayed. It
+	// is short enough for a sender with a wrong secret to still get its answer.
+	rejectionDelay = time.Second
+
+	// logLimit is how many lines per second are logged for each sampling key: enough
+	// to diagnose a problem.
+	logLimit = 10
+)
+
+func newTarpit() tarpit { return tarpit{rate.NewLimiter(rejectionLimit, rejectionLimit)} }
+
+// wait returns when a rejection may be answered or ctx is done.
+func (t tarpit) wait(ctx context.Context) {
+	if t.limiter.Allow() {
+		return
+	}
+	select {
+	case <-time.After(rejectionDelay):
+	case <-ctx.Done():
+	}
+}
 
 // A sampler bounds the log lines about requests that are rejected before they
 // are verified, since anyone can send those. For each key it admits the first
@@ -39,12 +69,12 @@ func (s *sampler) admit(key samplingKey) bool {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.lines[key]++
 	n := s.lines[key]
-	if n == 0 {
+	if n == 1 {
 		time.AfterFunc(time.Second, func() { s.endSecond(key) })
 	}
-	s.lines[key] = n + 1
-	return n < s.limit
+	return n <= s.limit
 }
 
 func (s *sampler) endSecond(key samplingKey) {

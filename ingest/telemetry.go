@@ -1,0 +1,233 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/codes"
+	"go.opentelemetry.io/otel/propagation"
+	semconv "go.opentelemetry.io/otel/semconv/v1.43.0"
+	"go.opentelemetry.io/otel/trace"
+
+	"versive-ingress/schema"
+)
+
+// A stage is a step of a request that has its own duration metric and, with
+// tracing, its own span.
+type stage int
+
+const (
+	stageRead stage = iota
+	stageVerify
+	stageNormalize
+	stagePublish
+)
+
+var stageNames = [...]string{"read", "verify", "normalize", "publish"}
+
+// measure runs a stage with a context that has its span, if there is a tracer. The
+// stage's error marks the span as failed.
+func (h *Handler) measure(ctx context.Context, s stage, run func(context.Context) error) (err error) {
+	started := h.cfg.Now()
+	if h.cfg.Tracer != nil {
+		kind := trace.SpanKindInternal
+		if s == stagePublish {
+			kind = trace.SpanKindProducer
+		}
+		var span trace.Span
+		ctx, span = h.cfg.Tracer.Start(ctx, stageNames[s], trace.WithSpanKind(kind))
+		defer func() {
+			if err != nil {
+				fail(span, reasonOf(err))
+			}
+			span.End()
+		}()
+	}
+	defer func() { observe(ctx, h.metrics.stages[s], h.cfg.Now().Sub(started)) }()
+	return run(ctx)
+}
+
+// fail marks a span as failed.
+func fail(span trace.Span, reason string) {
+	span.SetAttributes(semconv.ErrorTypeKey.String(reason))
+	span.SetStatus(codes.Error, "")
+}
+
+// reasonOf returns why a step failed: one of a small, fixed set of words.
+func reasonOf(err error) string {
+	if rejected, ok := errors.AsType[*result](err); ok {
+		return rejected.reason
+	}
+	if problem, ok := errors.AsType[*schema.Error](err); ok {
+		return string(problem.Reason)
+	}
+	var named interface{ Reason() string }
+	if errors.As(err, &named) {
+		return named.Reason()
+	}
+	return "publishing"
+}
+
+// startSpan starts the request's span, the root of a new trace, if there is a
+// tracer. The span has the same facts as the request's log line and nothing that a
+// forger controls: no path, header or client address. The traceparent header is
+// not signed, so it neither determines the trace ID nor whether the trace is
+// sampled.
+func (h *Handler) startSpan(r *http.Request) *http.Request {
+	if h.cfg.Tracer == nil {
+		return r
+	}
+	name, method, scheme := "HTTP", semconv.HTTPRequestMethodOther, "http"
+	if r.Method == http.MethodPost {
+		name, method = http.MethodPost, semconv.HTTPRequestMethodPost
+	}
+	if r.TLS != nil {
+		scheme = "https"
+	}
+	attributes := []attribute.KeyValue{method, semconv.URLScheme(scheme)}
+	if r.URL.Path == h.cfg.Path {
+		name += " " + h.cfg.Path
+		attributes = append(attributes, semconv.HTTPRoute(h.cfg.Path), semconv.URLPath(h.cfg.Path))
+	}
+	ctx, _ := h.cfg.Tracer.Start(r.Context(), name,
+		trace.WithNewRoot(), trace.WithSpanKind(trace.SpanKindServer), trace.WithAttributes(attributes...))
+	return r.WithContext(ctx)
+}
+
+// linkCaller links the span of a verified request to the span in its traceparent
+// header, such as that of a reverse proxy. The link is only a hint, because the
+// signature does not cover the header.
+func linkCaller(r *http.Request) {
+	span := trace.SpanFromContext(r.Context())
+	if !span.IsRecording() {
+		return
+	}
+	ctx := propagation.TraceContext{}.Extract(context.Background(), propagation.HeaderCarrier(r.Header))
+	caller := trace.SpanContextFromContext(ctx).WithTraceState(trace.TraceState{}) // free text
+	if caller.IsValid() {
+		span.AddLink(trace.Link{SpanContext: caller})
+	}
+}
+
+// endSpan ends the request's span and records the answer.
+func endSpan(ctx context.Context, r *result) {
+	span := trace.SpanFromContext(ctx)
+	if !span.IsRecording() {
+		return
+	}
+	span.SetAttributes(semconv.HTTPResponseStatusCode(r.status), attribute.String("versive_ingress.outcome", r.name))
+	if r.reason != "" {
+		span.SetAttributes(attribute.String("versive_ingress.reason", r.reason))
+	}
+	if r.id != "" {
+		span.SetAttributes(semconv.MessagingMessageID(r.id), semconv.HTTPRequestBodySize(r.bytes))
+	}
+	if r.status >= http.StatusInternalServerError {
+		fail(span, r.reason)
+	}
+	span.End()
+}
+
+// describePublish adds the message's attributes to the publish span, the one that
+// the message propagates to its consumers.
+func describePublish(ctx context.Context, m schema.Message, r schema.Receipt) {
+	if span := trace.SpanFromContext(ctx); span.IsRecording() {
+		span.SetAttributes(
+			semconv.MessagingSystemKey.String("nats"),
+			semconv.MessagingOperationTypeSend,
+			semconv.MessagingOperationName("publish"),
+			semconv.MessagingMessageID(m.ID),
+			semconv.MessagingMessageBodySize(len(m.Data)),
+		)
+		if r.Sequence > 0 {
+			span.SetAttributes(semconv.MessagingDestinationName(r.Stream), attribute.Int64("versive_ingress.sequence", int64(r.Sequence)))
+		}
+	}
+}
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	duration *prometheus.HistogramVec
+	stages   [len(stageNames)]prometheus.Observer
+	bodies   prometheus.Histogram
+}
+
+func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Pointer[keyring]) *metrics {
+	if r != nil {
+		r.MustRegister(prometheus.CollectorFunc(func(ch chan<- prometheus.Metric) { secrets.Load().collect(ch) }))
+	}
+	factory := promauto.With(r)
+	factory.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "versive_ingress_inflight_bytes",
+		Help: "Bytes of buffers that currently hold bodies.",
+	}, func() float64 { return float64(inflight.inUse()) })
+	factory.NewGauge(prometheus.GaugeOpts{
+		Name: "versive_ingress_inflight_max_bytes",
+		Help: "Limit of inflight_bytes; beyond it the slowest uploads are answered 503.",
+	}).Set(float64(inflight.max))
+	stages := factory.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "versive_ingress_stage_duration_seconds",
+		Help:    "Duration of each step of a request: read the body, verify, normalize, publish.",
+		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 11), // 10 µs to 10 s
+	}, []string{"stage"})
+	m := &metrics{
+		requests: factory.NewCounterVec(prometheus.CounterOpts{
+			Name: "versive_ingress_requests_total",
+			Help: "Requests by outcome and, if they were not stored as an event, by reason.",
+		}, []string{"outcome", "reason"}),
+		duration: factory.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "versive_ingress_request_duration_seconds",
+			Help:    "Time from the receipt of a request's headers to its answer, by outcome.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
+		}, []string{"outcome"}),
+		bodies: factory.NewHistogram(prometheus.HistogramOpts{
+			Name:    "versive_ingress_body_bytes",
+			Help:    "Size of verified bodies.",
+			Buckets: prometheus.ExponentialBuckets(1<<10, 4, 8), // 1 KiB to 16 MiB
+		}),
+	}
+	for s, name := range stageNames {
+		m.stages[s] = stages.WithLabelValues(name)
+	}
+	return m
+}
+
+func (m *metrics) observe(ctx context.Context, r *result, elapsed time.Duration) {
+	m.requests.WithLabelValues(r.name, r.reason).Inc()
+	observe(ctx, m.duration.WithLabelValues(r.name), elapsed)
+}
+
+// observe records a duration, with its trace as an exemplar if that is sampled.
+func observe(ctx context.Context, o prometheus.Observer, elapsed time.Duration) {
+	span := trace.SpanContextFromContext(ctx)
+	if e, ok := o.(prometheus.ExemplarObserver); ok && span.IsSampled() {
+		e.ObserveWithExemplar(elapsed.Seconds(), prometheus.Labels{"trace_id": span.TraceID().String()})
+		return
+	}
+	o.Observe(elapsed.Seconds())
+}
+
+var (
+	secretLabels = []string{"position", "fingerprint"}
+
+	verifiedDesc = prometheus.NewDesc("versive_ingress_secret_verified_total",
+		"Requests verified by a signing secret, by its position in the settings and its fingerprint.", secretLabels, nil)
+	lastVerifiedDesc = prometheus.NewDesc("versive_ingress_secret_last_verified_timestamp_seconds",
+		"When a signing secret last verified a request; 0 if it has not since the start.", secretLabels, nil)
+)
+
+// collect sends the metrics of the current secrets. A removed secret has none.
+func (k keyring) collect(ch chan<- prometheus.Metric) {
+	for i, s := range k {
+		position := strconv.Itoa(i + 1)
+		ch <- prometheus.MustNewConstMetric(verifiedDesc, prometheus.CounterValue, float64(s.verified.Load()), position, s.fingerprint)
+		ch <- prometheus.MustNewConstMetric(lastVerifiedDesc, prometheus.GaugeValue, float64(s.last.Load())/1000, position, s.fingerprint)
+	}
+}
