@@ -134,6 +134,7 @@ func (s Source) Consume(ctx context.Context, c Consumer) error {
 	if err != nil {
 		return err
 	}
+	ctx = withoutDeadline{ctx}
 	d, err := s.awaitDispatcher(ctx, c)
 	if err == nil {
 		err = d.run(ctx)
@@ -150,10 +151,12 @@ func (s Source) Consume(ctx context.Context, c Consumer) error {
 func (s Source) awaitDispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
 	nc := s.JetStream.Conn()
 	for logged := ""; ; {
-		before := nc.LastError()
-		d, err := s.dispatcher(ctx, c)
-		if err == nil || !isTransient(err) {
-			return d, err
+		before, err := nc.LastError(), nats.ErrDisconnected
+		if !nc.IsReconnecting() {
+			var d *dispatcher
+			if d, err = s.dispatcher(ctx, c); err == nil || !isTransient(err) {
+				return d, err
+			}
 		}
 		// The broker reports a permission violation on the connection, and does not
 		// reply to the request.

@@ -112,9 +112,7 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 	case batch.Error() == nil: // it is complete, or its first message is larger than fetchBytes
 		return true, nil
 	}
-	infoCtx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	info, err := c.consumer.Info(infoCtx)
+	info, err := c.consumer.Info(ctx)
 	// Not by the stream's sequence: that passes messages that cannot be read.
 	if err == nil && info.Delivered.Consumer == c.received {
 		return caughtUp(ctx), nil
@@ -146,8 +144,6 @@ func (c *cursor) retry(ctx context.Context, call func(context.Context) error) er
 
 // open creates a consumer that begins at c.next.
 func (c *cursor) open(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	stream, err := c.source.open(ctx, c.sel.Kind)
 	if err != nil {
 		return err
@@ -216,8 +212,6 @@ func (c *cursor) subject() string {
 
 // count returns how many messages a consumer would deliver.
 func (c *cursor) count(ctx context.Context, sequence uint64, at time.Time) (uint64, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	consumer, err := c.stream.CreateConsumer(ctx, c.config(sequence, at))
 	if err != nil {
 		return 0, err

@@ -46,8 +46,6 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 
 // deadLetter stores a message as a dead letter, once, before it is acknowledged.
 func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	dead, err := d.source.open(ctx, schema.KindDead)
 	if err != nil {
 		return err

@@ -46,8 +46,6 @@ type dispatcher struct {
 }
 
 func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	stream, err := s.open(ctx, schema.KindEvent)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", s.stream(schema.KindEvent), err)
@@ -125,10 +123,10 @@ func (d *dispatcher) awaitBroker(ctx context.Context, failed error) error {
 	nc := d.source.JetStream.Conn()
 	if nc.IsReconnecting() {
 		d.report(slog.LevelWarn, "connection to the broker is lost; waiting for it", failed)
+		wait(ctx)
+		return nil
 	}
-	askCtx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	_, err := d.durable.Info(askCtx)
+	_, err := d.durable.Info(ctx)
 	switch {
 	case ctx.Err() != nil:
 		return nil
@@ -136,12 +134,12 @@ func (d *dispatcher) awaitBroker(ctx context.Context, failed error) error {
 		return nats.ErrConnectionClosed
 	case errors.Is(err, jetstream.ErrConsumerNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		return fmt.Errorf("was deleted, or its stream: %w", err)
-	case nc.IsReconnecting(), err == nil && errors.Is(failed, context.Canceled): // the connection was lost
+	case err == nil && errors.Is(failed, context.Canceled): // the connection was lost, and is restored
 		return nil
 	case err == nil && errors.Is(failed, jetstream.ErrNoHeartbeat):
 		d.report(slog.LevelWarn, "neither an event nor a heartbeat has arrived, although the broker answers; retrying: the connection may be too slow for an event", failed)
 		return nil
-	case errors.Is(err, context.DeadlineExceeded) && nc.FlushTimeout(apiTimeout) == nil: // a ping needs no permission
+	case errors.Is(err, context.DeadlineExceeded) && nc.FlushTimeout(5*time.Second) == nil: // a ping needs no permission
 		d.report(slog.LevelError, "JetStream does not answer, although the connection is up; retrying. If this continues, a permission is missing, or was missing for a while: "+
 			"the broker has then removed the subscription to this client's inbox, and the client must reconnect (nats.Conn.ForceReconnect)", errors.Join(failed, err, nc.LastError()))
 	default:

@@ -121,14 +121,9 @@ func panicStack() string {
 // has stored the acknowledgement. Without the confirmation the message may be
 // redelivered; the handler then recognizes it by its ID.
 func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) {
-	var err error
-	for range 3 {
-		trying, cancel := context.WithTimeout(ctx, apiTimeout)
-		err = msg.DoubleAck(trying)
-		cancel()
-		if err == nil || ctx.Err() != nil {
-			break
-		}
+	err := msg.DoubleAck(ctx)
+	for retries := 2; err != nil && ctx.Err() == nil && retries > 0; retries-- {
+		err = msg.DoubleAck(ctx)
 	}
 	if err != nil {
 		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "error", err)

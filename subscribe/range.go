@@ -46,7 +46,7 @@ func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, err
 		if sel.Follow {
 			read = c.follow
 		}
-		err := read(ctx, func(m Message) bool { return m.Time.Before(sel.Since) || yield(m, nil) })
+		err := read(withoutDeadline{ctx}, func(m Message) bool { return m.Time.Before(sel.Since) || yield(m, nil) })
 		if err != nil {
 			yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
 		}
@@ -122,8 +122,6 @@ func (c *cursor) bounds(ctx context.Context) (b bounds, err error) {
 // lags. It also returns false if the stream has a next message but cannot return
 // it, because a whole block cannot be read: no consumer gets past that.
 func (c *cursor) hasMore(ctx context.Context, last uint64) bool {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	next, err := c.stream.GetMsg(ctx, c.next, jetstream.WithGetMsgSubject(c.subject()))
 	return err == nil && next.Sequence <= last || err != nil && !errors.Is(err, jetstream.ErrMsgNotFound)
 }

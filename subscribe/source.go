@@ -105,23 +105,26 @@ const (
 	// them immediately, and closes a connection that does not take in what it
 	// writes within its write_deadline, 10 s by default.
 	fetchBytes = 8 << 20
-	// apiTimeout bounds one API request to the broker.
-	apiTimeout = 5 * time.Second
 	// retryWait is between attempts to reach the broker.
 	retryWait = 500 * time.Millisecond
 )
 
-// fetch requests up to n messages from a consumer. The request ends after 30 s
-// (not at a deadline of ctx), with ctx, or with the connection: a broker that
-// was restarted has forgotten it. The caller must call end after it has read the
-// batch.
+// withoutDeadline hides a context's deadline from the client, which bounds each
+// request to the broker only where there is none: by its own timeout, 5 s by
+// default. The context still ends at its deadline.
+type withoutDeadline struct{ context.Context }
+
+func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
+
+// fetch requests up to n messages from a consumer. The request ends after 30 s,
+// with ctx, or with the connection: a broker that was restarted has forgotten it.
+// The caller must call end after it has read the batch; before, end cancels it.
 //
 // If n is above 1, the batch ends before the first message with which it would
 // exceed fetchBytes. A message that is larger by itself arrives only if it is
 // requested alone, so the caller must request one message after an empty batch.
 func (s Source) fetch(ctx context.Context, consumer jetstream.Consumer, n int) (batch jetstream.MessageBatch, end func(), err error) {
-	request, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stop := context.AfterFunc(ctx, cancel)
+	request, cancel := context.WithCancel(ctx)
 	nc := s.JetStream.Conn()
 	lost := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
 	go func() {
@@ -131,10 +134,7 @@ func (s Source) fetch(ctx context.Context, consumer jetstream.Consumer, n int) (
 	if nc.IsReconnecting() { // it was lost before
 		cancel()
 	}
-	end = func() {
-		stop()
-		nc.RemoveStatusListener(lost) // closes it
-	}
+	end = func() { nc.RemoveStatusListener(lost) } // which closes it
 	options := []jetstream.FetchOpt{jetstream.FetchContext(request), jetstream.FetchHeartbeat(heartbeat)}
 	if n > 1 {
 		options = append(options, jetstream.FetchMaxBytes(fetchBytes))

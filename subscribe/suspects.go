@@ -135,8 +135,6 @@ func (d *dispatcher) saveRecords(ctx context.Context) {
 // concurrently, one of the changes may be lost, so the count of processes that an
 // event has ended may be off by one; see fatalAttempts.
 func (d *dispatcher) updateRecords(ctx context.Context, change func(map[uint64]record)) error {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
 	info, err := d.durable.Info(ctx)
 	if err != nil {
 		return err

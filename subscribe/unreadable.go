@@ -43,10 +43,14 @@ func (c *cursor) verify(ctx context.Context, b bounds) error {
 		}
 		stored -= min(stored, after)
 	}
-	state, err := c.state(ctx)
+	info, err := c.stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err == nil {
+		err = c.identify(info)
+	}
 	if err != nil {
 		return err
 	}
+	state := info.State
 	deleted := schema.SequencesOf(state.Deleted)
 	if everything {
 		lacking := schema.SequenceRange(max(b.first, state.FirstSeq), min(b.last, state.LastSeq)).Minus(b.delivered).Minus(deleted)
@@ -68,15 +72,4 @@ func (c *cursor) verify(ctx context.Context, b bounds) error {
 		}
 	}
 	return nil
-}
-
-// state returns the state of the stream with its deleted sequences.
-func (c *cursor) state(ctx context.Context) (jetstream.StreamState, error) {
-	ctx, cancel := context.WithTimeout(ctx, apiTimeout)
-	defer cancel()
-	info, err := c.stream.Info(ctx, jetstream.WithDeletedDetails(true))
-	if err != nil {
-		return jetstream.StreamState{}, err
-	}
-	return info.State, c.identify(info)
 }
