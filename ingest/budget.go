@@ -28,6 +28,12 @@ const referenceRate = 1 << 20
 //     begins and finds too little left is shed then, not when most of it has
 //     arrived.
 //   - A body that has arrived whole is never shed.
+//
+// An upload is new, arriving (from the first grow), then complete or shed, and at
+// last released. Its request's goroutine takes it through these states and owns
+// its buffer; only shedding is done by whichever request needs room, which
+// interrupts the upload's Read. mu guards the sums and the states; nothing waits
+// while it is held.
 type budget struct {
 	max int64 // bytes
 

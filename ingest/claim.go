@@ -11,10 +11,15 @@ import (
 	"versive-ingress/schema"
 )
 
-// A claim is the identity that a request's headers state, until verify proves it.
+// A claim is the identity that a request's headers state. It is taken through
+// three steps: readClaim selects one header set and checks its form,
+// checkTimestamp that it is recent, and after the body has arrived
+// keyring.verify that one of the secrets signed id, timestamp and body. Until
+// then nothing is known, and the id is used for nothing.
 //
-// header holds the three headers of one set and nothing else, so that the id
-// that is verified is the id that is used.
+// header holds the three headers of that set and nothing else, so that the id
+// that is verified is the id that is used. A claim belongs to its request's
+// goroutine and is not changed.
 type claim struct {
 	id, timestamp string
 	header        http.Header

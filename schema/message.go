@@ -1,6 +1,9 @@
 package schema
 
-import "fmt"
+import (
+	"fmt"
+	"strings"
+)
 
 // Kind is the kind of a message, and with it the stream that the message
 // belongs to. The streams' names and the first tokens of their subjects derive
@@ -92,13 +95,5 @@ const MaxSvixIDLen = 128
 // ASCII bytes without spaces. A svix-id becomes a header and, encoded, a subject
 // token.
 func ValidID(id string) bool {
-	if id == "" || len(id) > MaxSvixIDLen {
-		return false
-	}
-	for i := 0; i < len(id); i++ {
-		if id[i] <= ' ' || id[i] > '~' {
-			return false
-		}
-	}
-	return true
+	return id != "" && len(id) <= MaxSvixIDLen && !strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' })
 }

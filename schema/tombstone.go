@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 )
@@ -42,21 +43,19 @@ func Tombstone(kind Kind, subject string, sequence uint64) (Message, error) {
 		Header: newHeader(HeaderErased, "true"),
 		tokens: subject[strings.IndexByte(subject, '.')+1:],
 	}
-	if kind != KindEvent {
-		return m, nil
+	if kind == KindEvent {
+		s, err := ParseSubject(subject)
+		if err != nil {
+			return Message{}, err
+		}
+		maps.Copy(m.Header, newHeader(
+			headerSpecVersion, "1.0",
+			headerID, encodeHeader(m.ID),
+			headerType, s.ErasedType(),
+			headerSource, s.source(),
+			headerSubject, encodeHeader(s.InterviewID),
+		))
 	}
-	s, err := ParseSubject(subject)
-	if err != nil {
-		return Message{}, err
-	}
-	m.Header = newHeader(
-		HeaderErased, "true",
-		headerSpecVersion, "1.0",
-		headerID, encodeHeader(m.ID),
-		headerType, s.ErasedType(),
-		headerSource, s.source(),
-		headerSubject, encodeHeader(s.InterviewID),
-	)
 	return m, nil
 }
 
