@@ -61,6 +61,14 @@ func (a acknowledged) covers(l Loss) bool {
 	return l.Number <= a.Number || l.Problem == Unreadable && l.Sequences.Minus(a.Unreadable[l.Stream]).Len() == 0
 }
 
+// readAcknowledged returns what was acknowledged in a directory, which may be nothing.
+func readAcknowledged(dir string) (ack acknowledged, err error) {
+	if err = readJSON(filepath.Join(dir, acknowledgedFile), &ack); errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return ack, err
+}
+
 // ReadLosses returns the unacknowledged losses that the ingress with its high-water
 // marks in dir has reported, and the acknowledged unreadable messages by stream. The
 // ingress may be running. The error wraps fs.ErrNotExist if dir has no marks.
@@ -69,8 +77,8 @@ func ReadLosses(dir string) (losses []Loss, settled map[string]schema.Sequences,
 	if err := readJSON(filepath.Join(dir, marksFile), &marks); err != nil {
 		return nil, nil, err
 	}
-	var ack acknowledged
-	if err := readJSON(filepath.Join(dir, acknowledgedFile), &ack); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	ack, err := readAcknowledged(dir)
+	if err != nil {
 		return nil, nil, err
 	}
 	settled = make(map[string]schema.Sequences)
@@ -95,9 +103,8 @@ func ReadLosses(dir string) (losses []Loss, settled map[string]schema.Sequences,
 // running ingress applies that within seconds, and otherwise at its next start. Do
 // not call it concurrently for the same directory.
 func Acknowledge(dir string, losses []Loss, unreadable map[string]schema.Sequences) error {
-	var ack acknowledged
-	file := filepath.Join(dir, acknowledgedFile)
-	if err := readJSON(file, &ack); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	ack, err := readAcknowledged(dir)
+	if err != nil {
 		return err
 	}
 	for _, l := range losses {
@@ -113,7 +120,7 @@ func Acknowledge(dir string, losses []Loss, unreadable map[string]schema.Sequenc
 	if err != nil {
 		return err
 	}
-	return writeFile(file, text)
+	return writeFile(filepath.Join(dir, acknowledgedFile), text)
 }
 
 func readJSON(file string, v any) error {

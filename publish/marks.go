@@ -231,11 +231,9 @@ func (m *marks) readAcknowledged() {
 	if m.dir == "" {
 		return
 	}
-	var ack acknowledged
-	if err := readJSON(filepath.Join(m.dir, acknowledgedFile), &ack); err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			m.logProblem("acknowledgements of losses cannot be read", err)
-		}
+	ack, err := readAcknowledged(m.dir)
+	if err != nil {
+		m.logProblem("acknowledgements of losses cannot be read", err)
 		return
 	}
 	m.mu.Lock()
