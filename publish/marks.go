@@ -18,8 +18,19 @@ import (
 	"versive-ingress/schema"
 )
 
-// marks has the high-water marks of the streams and reports losses. No webhook waits
-// for its checks.
+// High-water marks reveal that a stream has lost messages; a loss is reported once, and
+// stays until an operator acknowledges it.
+//
+//	ack              notices that a new message has the sequence of an older one
+//	check            compares the state of each stream with its mark: a message that is
+//	                 missing is lost, except that of the event stream, which is a suspect
+//	explainDeletions finds the tombstone of a suspect, or else the message is lost
+//	the scrubber     reports messages that cannot be read; see ReportUnreadable
+//
+// The goroutine of monitor checks, reads the acknowledgements and writes the file. The
+// others change marks too, so mu guards them. No other lock is taken and no request is
+// sent while it is held. Publish takes it only after a loss.
+
 type marks struct {
 	dir string // of the files; "" keeps everything in memory
 	log *slog.Logger

@@ -15,8 +15,12 @@ import (
 )
 
 // Resends: the broker rejects a whole batch for one duplicate in it and does not name
-// the offender. So ids that were sent lately stay out of batches, and after a rejection
-// the broker is asked for each id.
+// the offender. So an entry whose id was sent before stays out of batches, and after a
+// rejection the broker is asked for each id.
+//
+// An id is in recent from its first transmission, whatever the outcome, until so many
+// others were sent that it has been forgotten. Forgetting one costs a rejected batch.
+// committer.mu guards recent; the goroutine that publishes an entry asks for its id.
 
 // maxRecent is how many ids a generation of recent holds. Two of them cover
 // the sender's first resend, 5 seconds after the first attempt, at any rate

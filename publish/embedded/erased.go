@@ -19,12 +19,18 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// This file makes a secure delete durable. To overwrite a message, the server
-// writes its block to a new file and renames that over the old one without an
-// fsync of the directory: after a power cut within the next seconds, the old file
-// is back. If the server is killed before the rename, the old file stays. In both
-// cases the server considers the message deleted and does not overwrite it again,
-// so this package overwrites its content before the next start.
+// A secure delete is not durable: to overwrite a message, the server writes its block
+// to a new file and renames that over the old one without an fsync of the directory.
+// After a power cut within the next seconds, the old file is back. If the server is
+// killed before the rename, the old file stays. In both cases the server considers the
+// message deleted and does not overwrite it again. So
+//
+//	Sync      makes the renames durable, and finds content that is still there
+//	Schedule  appends what Sync has found to a file in the data directory
+//	start     overwrites what is scheduled, before the server opens the store
+//
+// Sync and Schedule run in another process, beside the server, which may be writing: they
+// only read blocks. Only the start, which has locked the directory, writes to blocks.
 
 // Erased identifies messages of a stream that an embedded broker has securely
 // deleted.

@@ -10,6 +10,17 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
+// After a failed write a server never writes to that stream again. So the broker is
+//
+//	sound   its server runs and has no failed write
+//	broken  a write has failed: new messages get no answer, reads are still served
+//	down    no server runs, because a check of the store or the start has failed
+//
+// The goroutine of heal turns broken and down into sound by a restart, as soon as the
+// disk has space and the pause since the last restart is over. It alone replaces
+// Broker.server and Broker.down, with mu held; mu is held for nothing else. What
+// others call on the old server meanwhile fails.
+
 const (
 	// healInterval is how often the server's health is checked.
 	healInterval = time.Second

@@ -16,6 +16,18 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
+// A server that was killed, or a disk that failed, can leave
+//
+//	a stream or consumer without a configuration          removed, unless it has messages
+//	a configuration that does not match its checksum      gets another, if it can be parsed
+//	temporary files                                       removed
+//	blocks in the page cache that the disk does not have  rewritten
+//
+// Anything else is damage, which ends the start. findRepairs only looks; what it finds
+// is done after all checks. No server runs meanwhile, and the data directory is locked,
+// so one goroutine owns the whole store. Each step may be interrupted by a power cut:
+// the next start finds the same again.
+
 // A repair makes a file or directory readable for the server.
 type repair struct {
 	action string
