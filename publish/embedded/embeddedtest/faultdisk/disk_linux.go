@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -99,7 +100,6 @@ type Disk struct {
 	kind  Kind
 	image *image
 	fuse  string // mount point of the FUSE file system
-	loop  string // the loop device that was mounted last
 }
 
 // New returns an empty disk with a mounted file system. The disk is removed when the
@@ -120,9 +120,7 @@ func New(t testing.TB, kind Kind) *Disk {
 	d.guard()
 	d.serve()
 
-	device, loop := d.attach()
-	defer unix.Close(device)
-	mkfs := exec.Command("mkfs."+string(kind), loop)
+	mkfs := exec.Command("mkfs."+string(kind), d.file())
 	if kind == Ext4 {
 		// Otherwise the kernel initializes tables in the background.
 		mkfs.Args = append(mkfs.Args, "-E", "lazy_itable_init=0,lazy_journal_init=0")
@@ -130,9 +128,12 @@ func New(t testing.TB, kind Kind) *Disk {
 	if out, err := mkfs.CombinedOutput(); err != nil {
 		t.Fatalf("%v: %v\n%s", mkfs, err, out)
 	}
-	d.mount(loop)
+	d.mount()
 	return d
 }
+
+// file returns the path of the image.
+func (d *Disk) file() string { return filepath.Join(d.fuse, "image") }
 
 // FailWrites makes writes to the disk fail with EIO, until the next call; nil lifts the
 // fault. A failed write changes nothing.
@@ -179,9 +180,7 @@ func (d *Disk) Remount() {
 	if err := d.unmount(); err != nil {
 		d.t.Fatal(err)
 	}
-	device, loop := d.attach()
-	defer unix.Close(device)
-	d.mount(loop)
+	d.mount()
 }
 
 // serve mounts the FUSE file system with the image.
@@ -218,46 +217,13 @@ func (d *Disk) serve() {
 	}
 }
 
-// attach returns a loop device on the image, which is removed when it is neither mounted
-// nor open.
-func (d *Disk) attach() (device int, name string) {
+// mount mounts the file system on a new loop device, which is removed with the mount.
+func (d *Disk) mount() {
 	d.t.Helper()
-	image, err := unix.Open(filepath.Join(d.fuse, "image"), unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		d.t.Fatalf("opening the image: %v", err)
+	mount := exec.Command("mount", "-t", string(d.kind), "-o", "loop", d.file(), d.Dir)
+	if out, err := mount.CombinedOutput(); err != nil {
+		d.t.Fatalf("%v: %v\n%s", mount, err, out)
 	}
-	defer unix.Close(image)
-	control, err := unix.Open("/dev/loop-control", unix.O_RDWR|unix.O_CLOEXEC, 0)
-	if err != nil {
-		d.t.Fatalf("opening /dev/loop-control: %v", err)
-	}
-	defer unix.Close(control)
-	config := unix.LoopConfig{Fd: uint32(image), Info: unix.LoopInfo64{Flags: unix.LO_FLAGS_AUTOCLEAR | unix.LO_FLAGS_DIRECT_IO}}
-	for {
-		n, err := unix.IoctlRetInt(control, unix.LOOP_CTL_GET_FREE)
-		if err != nil {
-			d.t.Fatalf("asking for a free loop device: %v", err)
-		}
-		name = fmt.Sprintf("/dev/loop%d", n)
-		if device, err = unix.Open(name, unix.O_RDWR|unix.O_CLOEXEC, 0); err != nil {
-			d.t.Fatalf("opening %s: %v", name, err)
-		}
-		if err = unix.IoctlLoopConfigure(device, &config); err == nil {
-			return device, name
-		}
-		unix.Close(device)
-		if !errors.Is(err, unix.EBUSY) { // another process has taken it
-			d.t.Fatalf("setting up %s: %v", name, err)
-		}
-	}
-}
-
-func (d *Disk) mount(loop string) {
-	d.t.Helper()
-	if err := unix.Mount(loop, d.Dir, string(d.kind), 0, ""); err != nil {
-		d.t.Fatalf("mounting %s from %s: %v", d.kind, loop, err)
-	}
-	d.loop = loop
 }
 
 // unmount lifts all faults, unmounts the file system when no process has a file open
@@ -273,7 +239,7 @@ func (d *Disk) unmount() error {
 			if !d.attached() {
 				return nil
 			}
-			err = fmt.Errorf("%s still has it", d.loop)
+			err = errors.New("a loop device still has it")
 		case !errors.Is(err, unix.EBUSY):
 			return fmt.Errorf("unmounting %s: %w", d.Dir, err)
 		}
@@ -283,11 +249,14 @@ func (d *Disk) unmount() error {
 	}
 }
 
-// attached reports whether the last loop device still has the image, because the file
-// system is still mounted in another mount namespace. XFS cannot be mounted twice.
+// attached reports whether a loop device still has the image, because the file system is
+// still mounted in another mount namespace. XFS cannot be mounted twice.
 func (d *Disk) attached() bool {
-	file, err := os.ReadFile("/sys/block/" + filepath.Base(d.loop) + "/loop/backing_file")
-	return err == nil && strings.TrimSpace(string(file)) == filepath.Join(d.fuse, "image")
+	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
+	return slices.ContainsFunc(loops, func(loop string) bool {
+		file, err := os.ReadFile(loop)
+		return err == nil && strings.TrimSpace(string(file)) == d.file()
+	})
 }
 
 // guard starts a process that unmounts everything when this process dies.
