@@ -65,7 +65,7 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 				return nil, errShed
 			}
 			smaller := u.buffer
-			u.buffer = getBuffer(size)
+			u.buffer = getBuffer(int(size))
 			copy(*u.buffer, *smaller)
 			putBuffer(smaller)
 		}
@@ -89,21 +89,11 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 // four times as large, or as large as the body can be.
 const firstBuffer = 4 << 10
 
-// buffers pools the buffers of small bodies: of 4, 16 and 64 KiB.
-var buffers [3]sync.Pool
+// buffers pools the buffers of small bodies by their size.
+var buffers = map[int]*sync.Pool{firstBuffer: {}, 4 * firstBuffer: {}, smallBody: {}}
 
-// poolOf returns the pool for buffers of a size, or nil if they are not pooled.
-func poolOf(size int64) *sync.Pool {
-	for i := range buffers {
-		if size == firstBuffer<<(2*i) {
-			return &buffers[i]
-		}
-	}
-	return nil
-}
-
-func getBuffer(size int64) *[]byte {
-	if pool := poolOf(size); pool != nil {
+func getBuffer(size int) *[]byte {
+	if pool := buffers[size]; pool != nil {
 		if b, ok := pool.Get().(*[]byte); ok {
 			return b
 		}
@@ -113,7 +103,7 @@ func getBuffer(size int64) *[]byte {
 }
 
 func putBuffer(b *[]byte) {
-	if pool := poolOf(int64(len(*b))); pool != nil {
+	if pool := buffers[len(*b)]; pool != nil {
 		pool.Put(b)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -152,7 +153,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 	upload := newUpload(w, r.ContentLength, h.cfg.MaxBody)
 	defer h.inflight.release(upload) // nothing refers to the body once it is stored or rejected
 	var body []byte
-	err = h.measure(ctx, stageRead, func(context.Context) (err error) {
+	err = h.measure(ctx, "read", func(context.Context) (err error) {
 		body, err = h.readBody(w, r, upload)
 		return err
 	})
@@ -167,7 +168,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		}
 		defer h.processing.Release(size)
 	}
-	err = h.measure(ctx, stageVerify, func(context.Context) error {
+	err = h.measure(ctx, "verify", func(context.Context) error {
 		if !h.secrets.Load().verify(body, claim.header, h.cfg.Now()) {
 			return reject(unauthorized, "signature")
 		}
@@ -191,19 +192,10 @@ func (h *Handler) checkRequest(r *http.Request) error {
 		return reject(methodNotAllowed, "method")
 	case h.draining.Load():
 		return reject(unavailable, "shutting_down")
-	case !isIdentity(r.Header.Values("Content-Encoding")):
+	case slices.ContainsFunc(r.Header.Values("Content-Encoding"), func(e string) bool { return e != "" && !strings.EqualFold(e, "identity") }):
 		return reject(unsupportedEncoding, "content_encoding")
 	}
 	return nil
-}
-
-func isIdentity(encodings []string) bool {
-	for _, e := range encodings {
-		if e != "" && !strings.EqualFold(e, "identity") {
-			return false
-		}
-	}
-	return true
 }
 
 // store publishes a verified body as an event, or to the quarantine if it cannot
@@ -211,7 +203,7 @@ func isIdentity(encodings []string) bool {
 func (h *Handler) store(r *http.Request, claim claim, body []byte) *result {
 	h.metrics.bodies.Observe(float64(len(body)))
 	var message schema.Message
-	err := h.measure(r.Context(), stageNormalize, func(context.Context) (err error) {
+	err := h.measure(r.Context(), "normalize", func(context.Context) (err error) {
 		message, err = schema.Normalize(claim.id, body)
 		return err
 	})
@@ -220,7 +212,7 @@ func (h *Handler) store(r *http.Request, claim claim, body []byte) *result {
 		message = schema.Quarantine(claim.id, body, problem, claim.quarantineHeader(r.Header))
 		result.outcome, result.reason, result.detail = quarantined, string(problem.Reason), problem.Description()
 	}
-	err = h.measure(r.Context(), stagePublish, func(ctx context.Context) (err error) {
+	err = h.measure(r.Context(), "publish", func(ctx context.Context) (err error) {
 		result.receipt, err = h.cfg.Publisher.Publish(ctx, message)
 		describePublish(ctx, message, result.receipt)
 		return err

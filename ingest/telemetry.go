@@ -19,30 +19,21 @@ import (
 	"versive-ingress/schema"
 )
 
-// A stage is a step of a request that has its own duration metric and, with
-// tracing, its own span.
-type stage int
-
-const (
-	stageRead stage = iota
-	stageVerify
-	stageNormalize
-	stagePublish
-)
-
-var stageNames = [...]string{"read", "verify", "normalize", "publish"}
+// stages are the steps of a request that have their own duration metric and, with
+// tracing, their own span.
+var stages = [...]string{"read", "verify", "normalize", "publish"}
 
 // measure runs a stage with a context that has its span, if there is a tracer. The
 // stage's error marks the span as failed.
-func (h *Handler) measure(ctx context.Context, s stage, run func(context.Context) error) (err error) {
+func (h *Handler) measure(ctx context.Context, stage string, run func(context.Context) error) (err error) {
 	started := h.cfg.Now()
 	if h.cfg.Tracer != nil {
 		kind := trace.SpanKindInternal
-		if s == stagePublish {
+		if stage == "publish" {
 			kind = trace.SpanKindProducer
 		}
 		var span trace.Span
-		ctx, span = h.cfg.Tracer.Start(ctx, stageNames[s], trace.WithSpanKind(kind))
+		ctx, span = h.cfg.Tracer.Start(ctx, stage, trace.WithSpanKind(kind))
 		defer func() {
 			if err != nil {
 				fail(span, reasonOf(err))
@@ -50,7 +41,7 @@ func (h *Handler) measure(ctx context.Context, s stage, run func(context.Context
 			span.End()
 		}()
 	}
-	defer func() { observe(ctx, h.metrics.stages[s], h.cfg.Now().Sub(started)) }()
+	defer func() { observe(ctx, h.metrics.stages.WithLabelValues(stage), h.cfg.Now().Sub(started)) }()
 	return run(ctx)
 }
 
@@ -155,7 +146,7 @@ func describePublish(ctx context.Context, m schema.Message, r schema.Receipt) {
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
-	stages   [len(stageNames)]prometheus.Observer
+	stages   *prometheus.HistogramVec
 	bodies   prometheus.Histogram
 }
 
@@ -172,11 +163,6 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 		Name: "versive_ingress_inflight_max_bytes",
 		Help: "Limit of inflight_bytes; beyond it the slowest uploads are answered 503.",
 	}).Set(float64(inflight.max))
-	stages := factory.NewHistogramVec(prometheus.HistogramOpts{
-		Name:    "versive_ingress_stage_duration_seconds",
-		Help:    "Duration of each step of a request: read the body, verify, normalize, publish.",
-		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 11), // 10 µs to 10 s
-	}, []string{"stage"})
 	m := &metrics{
 		requests: factory.NewCounterVec(prometheus.CounterOpts{
 			Name: "versive_ingress_requests_total",
@@ -187,14 +173,19 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 			Help:    "Time from the receipt of a request's headers to its answer, by outcome.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
 		}, []string{"outcome"}),
+		stages: factory.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "versive_ingress_stage_duration_seconds",
+			Help:    "Duration of each step of a request: read the body, verify, normalize, publish.",
+			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 11), // 10 µs to 10 s
+		}, []string{"stage"}),
 		bodies: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "versive_ingress_body_bytes",
 			Help:    "Size of verified bodies.",
 			Buckets: prometheus.ExponentialBuckets(1<<10, 4, 8), // 1 KiB to 16 MiB
 		}),
 	}
-	for s, name := range stageNames {
-		m.stages[s] = stages.WithLabelValues(name)
+	for _, stage := range stages {
+		m.stages.WithLabelValues(stage) // shown from the start
 	}
 	return m
 }
