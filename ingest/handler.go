@@ -208,7 +208,8 @@ func (h *Handler) store(r *http.Request, claim claim, body []byte) *result {
 		return err
 	})
 	result := &result{outcome: stored, id: claim.id, bytes: len(body)}
-	if problem, ok := errors.AsType[*schema.Error](err); ok {
+	if err != nil {
+		problem := err.(*schema.Error) // as Normalize documents
 		message = schema.Quarantine(claim.id, body, problem, claim.quarantineHeader(r.Header))
 		result.outcome, result.reason, result.detail = quarantined, string(problem.Reason), problem.Description()
 	}

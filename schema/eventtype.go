@@ -31,9 +31,9 @@ type eventType struct {
 type field struct {
 	name string
 	*fieldType
-	fields  []field               // of an object, or of each object in a list
-	label   []byte                // the name as it is written: `,"name":`
-	capture func(*parsed) *string // where the value is needed outside of the data; may be nil
+	fields []field // of an object, or of each object in a list
+	label  []byte  // the name as it is written: `,"name":`
+	tag    string  // see fieldsOf
 }
 
 // eventTypes are the registered types.
@@ -62,33 +62,32 @@ func register[T any](name string, version int) *eventType {
 // fieldsOf returns the fields of the object at a JSON Pointer, given its Go
 // type: for each member of the struct except Unknown, one with the name of its
 // json tag. Its field type follows from the Go type, and from a tag such as
-// `field:"study_id"`.
+// `field:"study_id"`: with study_id, interview_id or time, the value is an
+// attribute of the event too.
 func (t *eventType) fieldsOf(data reflect.Type, pointer string) (fields []field) {
 	for member := range data.Fields() {
 		if member.Name == "Unknown" {
 			continue
 		}
 		name := member.Tag.Get("json")
-		f := field{name: name, fieldType: fieldTypes[member.Type], label: fmt.Appendf(nil, ",%q:", name)}
+		f := field{name: name, fieldType: fieldTypes[member.Type], label: fmt.Appendf(nil, ",%q:", name), tag: member.Tag.Get("field")}
 		at := pointer + "/" + name
-		switch kind, tag := member.Type.Kind(), member.Tag.Get("field"); {
-		case tag == "optional":
+		switch kind := member.Type.Kind(); {
+		case f.tag == "optional":
 			f.fieldType = optional
-		case tag == "lower_case":
+		case f.tag == "lower_case":
 			f.fieldType = lowerCase
-		case tag == "study_id":
-			f.fieldType, f.capture, t.studyID = identity, func(p *parsed) *string { return &p.StudyID }, at
-		case tag == "interview_id":
-			f.fieldType, f.capture, t.interviewID = identity, func(p *parsed) *string { return &p.InterviewID }, at
-		case tag == "time" && f.fieldType == timestamp:
-			f.capture = func(p *parsed) *string { return &p.time }
-		case tag == "" && f.fieldType != nil:
-		case tag == "" && kind == reflect.Struct:
+		case f.tag == "study_id":
+			f.fieldType, t.studyID = identity, at
+		case f.tag == "interview_id":
+			f.fieldType, t.interviewID = identity, at
+		case f.tag == "time" && f.fieldType == timestamp, f.tag == "" && f.fieldType != nil:
+		case f.tag == "" && kind == reflect.Struct:
 			f.fieldType, f.fields = object, t.fieldsOf(member.Type, at)
-		case tag == "" && kind == reflect.Slice: // one pointer is not enough for what is in a list
+		case f.tag == "" && kind == reflect.Slice: // one pointer is not enough for what is in a list
 			f.fieldType, f.fields = list, t.fieldsOf(member.Type.Elem(), at+"/*")
 		default:
-			panic(fmt.Sprintf("schema: event type %q: no field type for %s, a %v with the tag field:%q", t.name, at, member.Type, tag))
+			panic(fmt.Sprintf("schema: event type %q: no field type for %s, a %v with the tag field:%q", t.name, at, member.Type, f.tag))
 		}
 		fields = append(fields, f)
 	}

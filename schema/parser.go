@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -185,8 +186,14 @@ func (w *writer) value(out []byte, c *cursor, f *field) ([]byte, *Error) {
 		return nil, &Error{Reason: Invalid, Detail: problem}
 	case f.fieldType == object: // it is absent, and so are its own fields
 		return w.object(out, &cursor{json: value}, f.fields)
-	case f.capture != nil:
-		*f.capture(&w.parsed) = textOf(value)
+	}
+	switch f.tag {
+	case "study_id":
+		w.StudyID = textOf(value)
+	case "interview_id":
+		w.InterviewID = textOf(value)
+	case "time":
+		w.time = textOf(value)
 	}
 	return append(out, value...), nil
 }
@@ -203,6 +210,9 @@ func (w *writer) list(out []byte, c *cursor, fields []field) ([]byte, *Error) {
 		}
 		if i > 0 {
 			out = append(out, ',')
+		}
+		if cap(out)-len(out) < 128 { // the list grows: once to all that it may take
+			out = slices.Grow(out, max(w.limit-len(out), 0))
 		}
 		var problem *Error
 		if out, problem = w.object(out, c, fields); problem != nil {
