@@ -83,8 +83,9 @@ func parse(text string, setting any) (want string, ok bool) {
 	return want, err == nil
 }
 
-// serviceLink matches what Kubernetes injects for a service named ingress.
-var serviceLink = regexp.MustCompile(`^INGRESS_(SERVICE_HOST|SERVICE_PORT.*|PORT.*)$`)
+// serviceLink matches what Kubernetes injects for a service whose name begins with
+// ingress. INGRESS_NATS_PORT=4222 is none, and may be meant as a setting.
+var serviceLink = regexp.MustCompile(`^INGRESS_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=)`)
 
 // checkNames refuses INGRESS_ variables that are no settings: a misspelt one
 // would be ignored in silence.
@@ -92,7 +93,7 @@ func checkNames() error {
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")
 		known := slices.ContainsFunc(Fields(), func(f Field) bool { return f.Name == name })
-		if strings.HasPrefix(name, "INGRESS_") && !known && !serviceLink.MatchString(name) {
+		if strings.HasPrefix(name, "INGRESS_") && !known && !serviceLink.MatchString(entry) {
 			return fmt.Errorf("%s is not a setting; see: versive-ingress serve --help", name)
 		}
 	}

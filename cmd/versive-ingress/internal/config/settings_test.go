@@ -174,7 +174,8 @@ func TestReadKeepsEnvironment(t *testing.T) {
 func TestUnknownSettings(t *testing.T) {
 	for _, name := range []string{
 		"INGRESS_SECRET", "INGRESS_MAXBODY", "INGRESS_", "INGRESS_PATHS", "INGRESS_NATS_URLS",
-		"INGRESS_SERVICE", "INGRESS_SERVICE_HOSTS", "INGRESS_listen",
+		"INGRESS_SERVICE", "INGRESS_SERVICE_HOSTS", "INGRESS_listen", "INGRESS_PORT", "INGRESS_NATS_PORT", "INGRESS_PORTS",
+		"INGRESS_PORT_8080", "INGRESS_PORT_HTTP_TCP", "INGRESS_NATS_HOST", "INGRESS_PORT_80_TCP_HOST",
 	} {
 		t.Run(name, func(t *testing.T) {
 			setenv(t, map[string]string{name: testSecret})
@@ -187,18 +188,29 @@ func TestUnknownSettings(t *testing.T) {
 			}
 		})
 	}
-	// Kubernetes' own, of a service named ingress; and what is not ours.
+	// What Kubernetes injects for services whose names begin with ingress, and variables
+	// of others.
 	setenv(t, map[string]string{
-		"INGRESS_SERVICE_HOST":        "10.0.0.1",
-		"INGRESS_SERVICE_PORT":        "8080",
-		"INGRESS_SERVICE_PORT_HTTP":   "8080",
-		"INGRESS_PORT":                "tcp://10.0.0.1:8080",
-		"INGRESS_PORT_8080_TCP":       "tcp://10.0.0.1:8080",
-		"INGRESS_PORT_8080_TCP_ADDR":  "10.0.0.1",
-		"INGRESS_PORT_8080_TCP_PORT":  "8080",
-		"INGRESS_PORT_8080_TCP_PROTO": "tcp",
-		"INGRESSES":                   "2",
-		"MY_INGRESS_PATH":             "/",
+		"INGRESS_NGINX_CONTROLLER_SERVICE_HOST":       "10.0.0.2",
+		"INGRESS_NGINX_CONTROLLER_SERVICE_PORT":       "443",
+		"INGRESS_NGINX_CONTROLLER_SERVICE_PORT_HTTPS": "443",
+		"INGRESS_NGINX_CONTROLLER_PORT":               "tcp://10.0.0.2:443",
+		"INGRESS_FOO_PORT_80_TCP":                     "tcp://[fd00::2]:80",
+		"INGRESS_FOO_PORT_80_TCP_ADDR":                "fd00::2",
+		"INGRESS_FOO_PORT_80_TCP_PORT":                "80",
+		"INGRESS_FOO_PORT_80_TCP_PROTO":               "tcp",
+		"INGRESS_FOO_PORT_53_UDP":                     "udp://10.0.0.2:53",
+		"INGRESS_2_PORT_38412_SCTP_ADDR":              "10.0.0.2",
+		"INGRESS_SERVICE_HOST":                        "10.0.0.1",
+		"INGRESS_SERVICE_PORT":                        "8080",
+		"INGRESS_SERVICE_PORT_HTTP":                   "8080",
+		"INGRESS_PORT":                                "tcp://10.0.0.1:8080",
+		"INGRESS_PORT_8080_TCP":                       "tcp://10.0.0.1:8080",
+		"INGRESS_PORT_8080_TCP_ADDR":                  "10.0.0.1",
+		"INGRESS_PORT_8080_TCP_PORT":                  "8080",
+		"INGRESS_PORT_8080_TCP_PROTO":                 "tcp",
+		"INGRESSES":                                   "2",
+		"MY_INGRESS_PATH":                             "/",
 	})
 	if _, err := Load(); err != nil {
 		t.Error(err)
