@@ -5,7 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -55,7 +54,7 @@ func (c *Credentials) Load() error {
 		}
 	}
 	if s.NATSCA != "" {
-		text, err := os.ReadFile(s.NATSCA)
+		text, err := config.ReadFile(s.NATSCA)
 		if err != nil {
 			return fmt.Errorf("INGRESS_NATS_CA: %w", err)
 		}
@@ -66,7 +65,7 @@ func (c *Credentials) Load() error {
 	}
 	if s.NATSCert != "" {
 		var err error
-		if next.certificate, err = tls.LoadX509KeyPair(s.NATSCert, s.NATSKey); err != nil {
+		if next.certificate, err = config.ReadKeyPair(s.NATSCert, s.NATSKey); err != nil {
 			return fmt.Errorf("INGRESS_NATS_CERT and INGRESS_NATS_KEY: %w", err)
 		}
 	}
@@ -77,7 +76,7 @@ func (c *Credentials) Load() error {
 // readUser reads the seed of a user and, withJWT, the user's JWT. It returns an error
 // for what the broker would certainly reject.
 func (i *identity) readUser(file string, withJWT bool) error {
-	text, err := os.ReadFile(file)
+	text, err := config.ReadFile(file)
 	if err != nil {
 		return err
 	}

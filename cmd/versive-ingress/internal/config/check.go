@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/url"
-	"os"
 	"regexp"
 	"slices"
 	"strconv"
@@ -149,7 +148,7 @@ func (s *Settings) CheckFiles() error {
 		if f.file == "" {
 			continue
 		}
-		if _, err := os.ReadFile(f.file); err != nil {
+		if _, err := ReadFile(f.file); err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 	}

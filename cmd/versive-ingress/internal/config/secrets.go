@@ -5,7 +5,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 
 	"versive-ingress/ingest"
@@ -42,7 +41,7 @@ func (s *Settings) ListSecrets() ([]string, error) {
 	if strings.HasPrefix(s.SecretsFile, "whsec_") {
 		return nil, errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
 	}
-	text, err := os.ReadFile(s.SecretsFile)
+	text, err := ReadFile(s.SecretsFile)
 	if err != nil {
 		return nil, fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)
 	}

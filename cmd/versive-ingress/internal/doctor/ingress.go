@@ -98,7 +98,7 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 		r.Seen = "none: a proxy is expected to serve HTTPS"
 		return
 	}
-	pair, err := tls.LoadX509KeyPair(file, key)
+	pair, err := config.ReadKeyPair(file, key)
 	if err != nil {
 		r.add(Problem, "certificate_unusable", fmt.Sprintf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %v", err), "serve does not start with them",
 			fmt.Sprintf("openssl x509 -noout -pubkey -in %s; openssl pkey -pubout -in %s  # both must print the same key", file, key))

@@ -7,6 +7,8 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
 // configureTLS makes the webhook listener serve HTTPS. Each handshake uses the
@@ -31,7 +33,7 @@ func (s *Server) configureTLS() error {
 // loadCertificate reads the files. An expired certificate is better than none at
 // the start, but does not replace another one.
 func (s *Server) loadCertificate() error {
-	next, err := tls.LoadX509KeyPair(s.settings.TLSCert, s.settings.TLSKey)
+	next, err := config.ReadKeyPair(s.settings.TLSCert, s.settings.TLSKey)
 	if err != nil {
 		return fmt.Errorf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %w", err)
 	}

@@ -4,13 +4,13 @@ import (
 	"context"
 	"crypto/sha256"
 	"log/slog"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
 )
 
@@ -132,7 +132,7 @@ func (s *source) reload() {
 // sum returns a checksum of what the files hold, or of why they cannot be read.
 func (s *source) sum() (sum [sha256.Size]byte) {
 	for _, file := range s.files {
-		text, err := os.ReadFile(file)
+		text, err := config.ReadFile(file)
 		if err != nil {
 			text = []byte(err.Error())
 		}

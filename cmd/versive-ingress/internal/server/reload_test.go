@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -149,6 +150,14 @@ func TestBrokenSecretsFile(t *testing.T) {
 		"no secret": func() { overwrite(t, s.SecretsFile, second+"\nwhsec_hunter2!\n") },
 		"too short": func() { overwrite(t, s.SecretsFile, "whsec_c2hvcnQ=\n") },
 		"gone":      func() { rename(t, s.SecretsFile, s.SecretsFile+".old") },
+		"a pipe": func() {
+			if err := os.Remove(s.SecretsFile); err != nil {
+				t.Fatal(err)
+			}
+			if err := syscall.Mkfifo(s.SecretsFile, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		},
 	} {
 		before := complaints()
 		spoil()
@@ -158,7 +167,8 @@ func TestBrokenSecretsFile(t *testing.T) {
 		}
 		sys.requireSecrets(t, []string{variable, first}, second)
 
-		overwrite(t, s.SecretsFile, first+"\n# after: "+name)
+		overwrite(t, s.SecretsFile+"~", first+"\n# after: "+name)
+		rename(t, s.SecretsFile+"~", s.SecretsFile)
 		embeddedtest.Await(t, name+" is repaired", func() bool {
 			return strings.HasSuffix(sys.metric(reloaded), " 1\n")
 		})

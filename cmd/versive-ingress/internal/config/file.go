@@ -1,0 +1,48 @@
+package config
+
+import (
+	"crypto/tls"
+	"fmt"
+	"io"
+	"os"
+	"syscall"
+)
+
+// ReadFile reads a file that a setting names. It returns an error unless the file is a
+// regular one, or a symbolic link to one: others can block the reader, and do not
+// return the same content a second time.
+func ReadFile(name string) ([]byte, error) {
+	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe would wait for a writer
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if mode := info.Mode(); !mode.IsRegular() {
+		kind := "device"
+		switch {
+		case mode.IsDir():
+			kind = "directory"
+		case mode&os.ModeNamedPipe != 0:
+			kind = "pipe"
+		}
+		return nil, fmt.Errorf("%s is a %s: want a regular file, which can be read again when it changes", name, kind)
+	}
+	return io.ReadAll(f)
+}
+
+// ReadKeyPair reads a certificate and its key from files in PEM.
+func ReadKeyPair(certFile, keyFile string) (tls.Certificate, error) {
+	cert, err := ReadFile(certFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	key, err := ReadFile(keyFile)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.X509KeyPair(cert, key)
+}
