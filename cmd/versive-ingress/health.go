@@ -15,14 +15,18 @@ import (
 )
 
 func healthCommand() *cobra.Command {
-	return &cobra.Command{
+	live := false
+	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running ingress whether it is ready",
-		Long: `Ask the ingress at INGRESS_ADMIN_LISTEN whether it is ready (/readyz), for the
-health check of a container. It gives up after 5 seconds.
+		Long: `Ask the ingress at INGRESS_ADMIN_LISTEN whether it is ready (/readyz). It gives up
+after 5 seconds.
+
+A check whose failure has the ingress replaced, such as the health check of a
+container, should use --live: another ingress would wait for the broker as well.
 
 EXIT STATUS
-  0  ready: events can be stored
+  0  ready: events can be stored; with --live: the ingress runs
   1  not ready, as the error describes, or no ingress answers`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -30,30 +34,42 @@ EXIT STATUS
 			if err != nil {
 				return err
 			}
-			return health(cmd.Context(), settings)
+			path := "/readyz"
+			if live {
+				path = "/livez"
+			}
+			return health(cmd.Context(), settings, path)
 		},
 	}
+	cmd.Flags().BoolVar(&live, "live", false, "ask whether the ingress runs (/livez), even if it cannot store events")
+	return cmd
 }
 
-func health(ctx context.Context, s config.Settings) error {
+func health(ctx context.Context, s config.Settings, path string) error {
 	address, err := s.AdminURL()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address+"/readyz", nil)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address+path, nil)
 	if err != nil {
 		return err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := new(http.Transport).RoundTrip(request) // without a proxy, and redirects are not followed
 	if err != nil {
-		return fmt.Errorf("no ingress answers: %w", err)
+		return fmt.Errorf("no ingress answers at %s: %w", address, err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		why, _ := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-		return errors.New("not ready: " + strings.TrimSpace(string(why)))
+	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
+	if err != nil {
+		return fmt.Errorf("reading the answer of %s: %w", address, err)
 	}
-	return nil
+	switch {
+	case response.StatusCode == http.StatusOK && string(text) == "ok\n":
+		return nil
+	case response.StatusCode == http.StatusServiceUnavailable && strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"):
+		return errors.New("not ready: " + strings.TrimSpace(string(text)))
+	}
+	return fmt.Errorf("the program at %s is not versive-ingress, or this is not its admin listener", address)
 }
