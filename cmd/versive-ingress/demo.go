@@ -13,6 +13,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/server"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 func demoCommand() *cobra.Command {
@@ -54,9 +55,8 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	settings.AdminListen = freeAddress("127.0.0.1:9090")
 	settings.NATSListen = freeAddress("127.0.0.1:4222")
 	settings.DataDir = dir
-	settings.LogLevel = slog.LevelWarn
 
-	ingress, err := server.Start(ctx, serverConfig(settings, logs))
+	ingress, err := server.Start(ctx, serverConfig(settings, newLogger(logs, slog.LevelWarn, terminal.IsTerminal(logs))))
 	if err != nil {
 		return err
 	}

@@ -15,7 +15,7 @@ import (
 // names of the metrics that dashboards and alerts rely on.
 var metricNames = []string{
 	"requests_total", "request_duration_seconds_bucket", "stage_duration_seconds_bucket", "body_bytes_bucket",
-	"inflight_bytes", "inflight_max_bytes", "connections_shed_total", "ready", "build_info",
+	"inflight_bytes", "inflight_max_bytes", "connections_shed_total", "ready", "build_info", "log_lines_dropped_total",
 	"publish_batch_events_bucket", "publish_queue_events", "broker_connected",
 	"stream_messages", "stream_bytes", "stream_max_bytes",
 	"stream_oldest_event_timestamp_seconds", "stream_last_event_timestamp_seconds",

@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,14 +38,20 @@ EXIT STATUS
 			if err != nil {
 				return err
 			}
-			return server.Run(cmd.Context(), serverConfig(settings, cmd.ErrOrStderr()))
+			text := settings.LogFormat == "text" || settings.LogFormat == "" && terminal.IsTerminal(os.Stderr)
+			log := server.OpenLog(os.Stderr, func(w io.Writer) *slog.Logger { return newLogger(w, settings.LogLevel, text) })
+			cfg := serverConfig(settings, log.Logger)
+			cfg.LogDropped = log.Dropped
+			err = server.Run(cmd.Context(), cfg)
+			log.Close()
+			time.AfterFunc(server.FlushTimeout, func() { os.Exit(1) }) // main waits for the reader of an error
+			return err
 		},
 	}
 }
 
-// serverConfig returns the configuration of an ingress that logs to w.
-func serverConfig(s config.Settings, w io.Writer) server.Config {
-	return server.Config{Settings: s, Version: version, Commit: revision(), Logger: newLogger(s, w)}
+func serverConfig(s config.Settings, log *slog.Logger) server.Config {
+	return server.Config{Settings: s, Version: version, Commit: revision(), Logger: log}
 }
 
 // settingsText is the table of settings for a terminal.
@@ -59,9 +67,9 @@ func settingsText() string {
 	return b.String()
 }
 
-func newLogger(s config.Settings, w io.Writer) *slog.Logger {
-	options := &slog.HandlerOptions{Level: s.LogLevel}
-	if s.LogFormat == "text" || s.LogFormat == "" && terminal.IsTerminal(w) {
+func newLogger(w io.Writer, level slog.Level, text bool) *slog.Logger {
+	options := &slog.HandlerOptions{Level: level}
+	if text {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))

@@ -54,6 +54,15 @@ func (s *Server) newRegistry() *prometheus.Registry {
 		}
 		return 1
 	})
+	factory.NewCounterFunc(prometheus.CounterOpts{
+		Name: "versive_ingress_log_lines_dropped_total",
+		Help: "Lines of the log that were dropped, because nothing read the standard error in time.",
+	}, func() float64 {
+		if s.cfg.LogDropped == nil {
+			return 0
+		}
+		return float64(s.cfg.LogDropped())
+	})
 	return registry
 }
 

@@ -38,11 +38,12 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// Config configures a Server. All fields must be set.
+// Config configures a Server. All fields but LogDropped must be set.
 type Config struct {
 	Settings        config.Settings // as checked by Check
 	Version, Commit string          // of the program, for metrics, traces and the log
 	Logger          *slog.Logger
+	LogDropped      func() int64 // number of lines that Logger has dropped; nil if it drops none
 }
 
 // Server is a running ingress. Its methods, except Wait and Stop, are safe for
@@ -72,10 +73,11 @@ type Server struct {
 }
 
 // Run runs an ingress as the main task of the process: until ctx ends, for which it
-// returns nil, or the ingress fails. It also reloads files on SIGHUP and sets the
-// memory limit of the process.
+// returns nil, or the ingress fails. It also reloads files on SIGHUP, and sets the
+// memory limit and the default logger of the process.
 func Run(ctx context.Context, cfg Config) error {
-	signal.Ignore(syscall.SIGHUP) // until the files can be reloaded
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // the first until files can be reloaded
+	slog.SetDefault(cfg.Logger)
 	s, err := Start(ctx, cfg)
 	if ended := context.Cause(ctx); ended != nil && errors.Is(err, ended) {
 		return nil
