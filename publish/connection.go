@@ -45,6 +45,8 @@ func (p *Publisher) open(ctx context.Context) error {
 	log := p.cfg.Logger
 	closed := make(chan struct{})
 	p.closed = closed
+	var lastError string // that was logged, and when; owned by the connection's goroutine for callbacks
+	var lastLogged time.Time
 	options := append([]nats.Option{
 		nats.Name("versive-ingress"),
 		nats.Timeout(dialTimeout),
@@ -78,7 +80,10 @@ func (p *Publisher) open(ctx context.Context) error {
 					return
 				}
 			}
-			log.Error("broker reported an error", "error", err)
+			if err.Error() != lastError || time.Since(lastLogged) > maxPause { // an attempt to reconnect may repeat it
+				lastError, lastLogged = err.Error(), time.Now()
+				log.Error("broker reported an error", "error", err)
+			}
 		}),
 	}, p.cfg.Options...)
 

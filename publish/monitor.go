@@ -86,7 +86,8 @@ func (p *Publisher) monitor(ctx context.Context) {
 	}
 }
 
-// maxPause is the longest time between two attempts of repeat.
+// maxPause is the longest time between two attempts of repeat, and between two lines of
+// the log about the same error.
 const maxPause = time.Minute
 
 // repeat calls task every second until ctx is done. After an error, which it logs, it

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -40,10 +41,10 @@ type Publisher struct {
 }
 
 // Open connects to the broker and creates or updates the streams. While the broker
-// cannot be reached, Open logs why and retries until ctx is done. It returns a
-// [*ConflictError] if a stream is configured so that it cannot hold the promise,
-// and an error for which [IsAuthError] is true if the broker rejects the
-// credentials.
+// cannot be reached, Open retries every second until ctx is done, and logs why after
+// growing pauses. It returns a [*ConflictError] if a stream is configured so that it
+// cannot hold the promise, and an error for which [IsAuthError] is true if the broker
+// rejects the credentials.
 //
 // The connection is reestablished after every loss; see [Publisher.Ready].
 func Open(ctx context.Context, cfg Config) (*Publisher, error) {
@@ -62,7 +63,8 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 		cfg.Metrics.MustRegister(p.metrics)
 	}
 	p.newSession()
-	for {
+	var logged time.Time        // when the last warning was logged
+	for pause := retryWait; ; { // between two warnings
 		err := p.open(ctx)
 		if err == nil {
 			break
@@ -74,10 +76,16 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("opening publisher: %w (last: %v)", context.Cause(ctx), err)
 		}
-		cfg.Logger.Warn("broker is not ready; waiting for it", "error", err)
+		if time.Since(logged) >= pause {
+			cfg.Logger.Warn("broker is not ready; waiting for it", "error", err)
+			logged, pause = time.Now(), min(2*pause, maxPause)
+		}
 		_ = sleep(ctx, retryWait)
 	}
-	_ = p.check(ctx) // compares the marks before anything is stored, because lost sequences are reused
+	if !logged.IsZero() {
+		cfg.Logger.Info("broker is ready")
+	}
+	p.setReady(p.check(ctx)) // also compares the marks before anything is stored, because lost sequences are reused
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.stopped.Go(func() { p.monitor(runCtx) })

@@ -38,6 +38,9 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
+// readyInterval is the time between two looks at whether the ingress has become ready.
+const readyInterval = 100 * time.Millisecond
+
 // Config configures a Server. All fields but LogDropped must be set.
 type Config struct {
 	Settings        config.Settings // as checked by Check
@@ -118,15 +121,39 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.openHandler,
 		s.startScrub,
 		s.startReloader,
+		s.reportReady,
 	} {
 		if err := start(ctx); err != nil {
 			s.Stop()
 			return nil, err
 		}
 	}
-	admin, _ := s.settings.AdminURL()
-	s.log.Info("ready", "webhooks", s.WebhookURL(), "admin", admin, "stream", s.settings.Stream, "version", cfg.Version)
 	return s, nil
+}
+
+// reportReady logs that the ingress is ready, when it is.
+func (s *Server) reportReady(context.Context) error {
+	admin, _ := s.settings.AdminURL()
+	report := func() {
+		s.log.Info("ready", "webhooks", s.WebhookURL(), "admin", admin, "stream", s.settings.Stream, "version", s.cfg.Version)
+	}
+	err := s.ready()
+	if err == nil {
+		report()
+		return nil
+	}
+	s.log.Warn("not ready yet", "error", err)
+	s.tasks.Go(func() {
+		for s.ready() != nil {
+			select {
+			case <-s.background.Done():
+				return
+			case <-time.After(readyInterval):
+			}
+		}
+		report()
+	})
+	return nil
 }
 
 // WebhookURL returns the URL of the webhook endpoint, as seen from this machine.

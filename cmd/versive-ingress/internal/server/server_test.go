@@ -14,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
@@ -227,5 +230,36 @@ func TestReadyLine(t *testing.T) {
 	}
 	if bytes.Contains([]byte(sys.log.String()), []byte(":0/")) {
 		t.Errorf("the log names a port that is none:\n%s", sys.log)
+	}
+}
+
+// The log has the line "ready" when /readyz agrees: here after a full stream has room.
+func TestReadyLineOfFullStream(t *testing.T) {
+	t.Parallel()
+	js := embeddedtest.Connect(t, embeddedtest.StartBroker(t, embedded.Config{}).URL())
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{
+		Name: "VERSIVE", Subjects: []string{"versive.>"}, Discard: jetstream.DiscardNew, Duplicates: 48 * time.Hour, MaxMsgs: 1,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "versive.full", nil); err != nil {
+		t.Fatal(err)
+	}
+	s := newSettings(t)
+	s.NATSURL, s.NATSListen = js.Conn().ConnectedUrl(), ""
+	sys := run(t, s)
+	if status := sys.readyz(); status != http.StatusServiceUnavailable {
+		t.Errorf("/readyz: %d", status)
+	}
+	if log := sys.log.String(); strings.Contains(log, `"msg":"ready"`) || !strings.Contains(log, `"msg":"not ready yet","error":"stream VERSIVE: is full`) {
+		t.Errorf("the log of an ingress that is not ready:\n%s", log)
+	}
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	embeddedtest.Await(t, "the log has the line", func() bool { return strings.Contains(sys.log.String(), `"msg":"ready"`) })
+	if status := sys.readyz(); status != http.StatusOK {
+		t.Errorf("/readyz: %d", status)
 	}
 }
