@@ -2,8 +2,12 @@ package schema_test
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
+	"net/http"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -115,13 +119,48 @@ func timestamp(t *testing.T, in, out json.RawMessage) bool {
 	if isAbsent(in) {
 		return string(out) == "null"
 	}
-	s := strings.ToUpper(text(t, in))
-	s = strings.Replace(s, " ", "T", 1)
-	if date := len("2006-01-02"); !strings.ContainsAny(s[date:], "Z+-") {
-		s += "Z"
+	sent := string(in)
+	if in[0] == '"' {
+		sent = text(t, in)
 	}
-	at, err := time.Parse(time.RFC3339Nano, s)
-	return err == nil && text(t, out) == at.UTC().Format(time.RFC3339Nano)
+	at, ok := moment(sent)
+	return ok && text(t, out) == at.UTC().Format(time.RFC3339Nano)
+}
+
+var iso = regexp.MustCompile(`(?i)^(\d{4}-\d\d-\d\d)(?:[T ](\d\d:\d\d)(:\d\d)?(?:[.,](\d+))?(?: ?(Z)|( UTC)| ?([+-]\d\d):?(\d\d)?)?)?$`)
+
+// moment returns the time that a sender means.
+func moment(sent string) (time.Time, bool) {
+	if at, err := http.ParseTime(sent); err == nil {
+		return at, true
+	}
+	if unix, err := strconv.ParseFloat(sent, 64); err == nil {
+		seconds, fraction, _ := strings.Cut(sent, ".")
+		if unix >= 1e11 {
+			seconds, fraction = seconds[:len(seconds)-3], seconds[len(seconds)-3:]+fraction
+		}
+		whole, _ := strconv.ParseInt(seconds, 10, 64)
+		return time.Unix(whole, nanoseconds(fraction)), true
+	}
+	m := iso.FindStringSubmatch(sent)
+	if m == nil {
+		return time.Time{}, false
+	}
+	leap := m[3] == ":60"
+	if leap {
+		m[3] = ":59"
+	}
+	zone := cmp.Or(m[7], "+00") + cmp.Or(m[8], "00")
+	at, err := time.Parse("2006-01-02 15:04:05 -0700", m[1]+" "+cmp.Or(m[2], "00:00")+cmp.Or(m[3], ":00")+" "+zone)
+	if leap {
+		at = at.Add(time.Second)
+	}
+	return at.Add(time.Duration(nanoseconds(m[4]))), err == nil
+}
+
+func nanoseconds(fraction string) int64 {
+	n, _ := strconv.ParseInt((fraction + strings.Repeat("0", 9))[:9], 10, 64)
+	return n
 }
 
 func turns(t *testing.T, in, out json.RawMessage) bool {

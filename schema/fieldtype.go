@@ -12,7 +12,8 @@ import (
 // A fieldType is the JSON type that a field's value must have, and how the
 // value is made canonical.
 type fieldType struct {
-	kind  jsontext.Kind  // booleans have the kind 't'
+	kind  jsontext.Kind  // named in the error if a value has another kind
+	other jsontext.Kind  // a second kind that is accepted; 0 if none is
 	zero  jsontext.Value // written when the value is absent or null; nil if the field is required
 	blank jsontext.Kind  // the kind whose empty value, "" or {}, counts as absent; 0 if none does
 
@@ -28,9 +29,9 @@ var (
 	optional  = &fieldType{kind: '"', zero: jsontext.Value("null"), blank: '"'}
 	lowerCase = &fieldType{kind: '"', zero: jsontext.Value(`""`), normalize: toLower}
 	identity  = &fieldType{kind: '"', blank: '"', normalize: checkID}
-	timestamp = &fieldType{kind: '"', zero: jsontext.Value("null"), blank: '"', normalize: toUTC}
+	timestamp = &fieldType{kind: '"', other: '0', zero: jsontext.Value("null"), blank: '"', normalize: toUTC}
 	number    = &fieldType{kind: '0', zero: jsontext.Value("null"), blank: '"'}
-	boolean   = &fieldType{kind: 't', zero: jsontext.Value("false")}
+	boolean   = &fieldType{kind: 't', other: 'f', zero: jsontext.Value("false")}
 	freeForm  = &fieldType{kind: '{', zero: jsontext.Value("{}")}
 	object    = &fieldType{kind: '{', zero: jsontext.Value("{}")}
 	list      = &fieldType{kind: '[', zero: jsontext.Value("[]"), blank: '{'}
@@ -45,7 +46,7 @@ func (t *fieldType) canonical(value jsontext.Value) (jsontext.Value, string) {
 			return nil, "is required"
 		}
 		return t.zero, ""
-	case kind != t.kind && !(kind == 'f' && t.kind == 't'):
+	case kind != t.kind && kind != t.other:
 		return nil, mismatch(kind, t.kind)
 	case t.normalize == nil:
 		return value, ""
@@ -85,11 +86,17 @@ func isLower(value jsontext.Value) bool {
 }
 
 func toUTC(value jsontext.Value) (jsontext.Value, string) {
-	s, ok := normalizeTimestamp(string(unquote(value)))
-	if !ok {
-		return nil, "is not an RFC 3339 timestamp"
+	kind, sent := value.Kind(), []byte(value)
+	if kind == '"' {
+		sent = unquote(value)
 	}
-	if s == string(value[1:len(value)-1]) {
+	s, ok := normalizeTimestamp(string(sent))
+	switch {
+	case !ok && kind == '"':
+		return nil, "is not an RFC 3339 timestamp"
+	case !ok:
+		return nil, mismatch(kind, '"')
+	case s == string(value[1:len(value)-1]):
 		return value, ""
 	}
 	return quote(s), ""
