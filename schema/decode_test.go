@@ -112,8 +112,8 @@ func TestDecodeFillsIn(t *testing.T) {
 func TestDecodeUnknown(t *testing.T) {
 	message := normalize(t, body(
 		`,"v":1.0`,
-		`,"metadata":{ "k" : 1e400 },"x":{ "\u0061" :[ 1 ]},"\u0079":"\u0062","parsed_conversation_json":[{"z":-0},{}]`,
-		`,"metadata":{"n":12345678901234567890},"w":null`,
+		`,"metadata":{ "k" : 1e400 },"x":{ "\u0061" :[ 1 ]},"\u0079":"\u0062","\ud83d":"\ude00","parsed_conversation_json":[{"z":-0},{}]`,
+		`,"metadata":{"n":12345678901234567890,"\ud83d":"\u0000"},"w":null`,
 	))
 	event, err := schema.Decode(message.Header, message.Data)
 	if err != nil {
@@ -139,16 +139,25 @@ func TestDecodeUnknown(t *testing.T) {
 		want string
 	}{
 		{"document", data.Unknown, `{"v":1.0}`},
-		{"interview", data.Interview.Unknown, `{"x":{ "\u0061" :[ 1 ]},"\u0079":"\u0062"}`},
+		{"interview", data.Interview.Unknown, `{"x":{ "\u0061" :[ 1 ]},"\u0079":"\u0062","\ud83d":"\ude00"}`},
 		{"interview metadata", data.Interview.Metadata, `{ "k" : 1e400 }`},
 		{"turn", data.Interview.Conversation[0].Unknown, `{"z":-0}`},
 		{"turn without", data.Interview.Conversation[1].Unknown, ``},
 		{"study", data.Study.Unknown, `{"w":null}`},
-		{"study metadata", data.Study.Metadata, `{"n":12345678901234567890}`},
+		{"study metadata", data.Study.Metadata, `{"n":12345678901234567890,"\ud83d":"\u0000"}`},
 	} {
 		if string(test.got) != test.want {
 			t.Errorf("%s: got %s, want %s", test.part, test.got, test.want)
 		}
+	}
+}
+
+// TestDecodeUnpairedSurrogate: a Go string has U+FFFD where JSON text has a
+// surrogate escape without its pair.
+func TestDecodeUnpairedSurrogate(t *testing.T) {
+	data := decodeAs(t, normalize(t, body("", `,"transcript":"a\ud83db","title":"\ude00\ud83d"`, "")))
+	if data.Interview.Transcript != "a\ufffdb" || data.Interview.Title != "\ufffd\ufffd" {
+		t.Errorf("got %+q and %+q", data.Interview.Transcript, data.Interview.Title)
 	}
 }
 

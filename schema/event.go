@@ -56,6 +56,8 @@ func Decode(header map[string][]string, data []byte) (Event, error) {
 //
 //	completed, err := schema.DecodeAs[schema.InterviewCompleted](event)
 //
+// An unpaired surrogate escape such as "\ud83d" becomes U+FFFD in a Go string.
+//
 // An error means that the event is of another type, or that [Decode] has not
 // made it. It names no content.
 func DecodeAs[T any](event Event) (T, error) {
@@ -64,7 +66,7 @@ func DecodeAs[T any](event Event) (T, error) {
 	if t == nil || t.data != reflect.TypeFor[T]() {
 		return data, fmt.Errorf("decoding event %q: %T is not the data of %s", event.ID, data, event.Type)
 	}
-	if err := json.Unmarshal(event.Data, &data); err != nil {
+	if err := json.Unmarshal(event.Data, &data, unpairedSurrogates); err != nil {
 		// The library's text quotes the data.
 		return data, fmt.Errorf("decoding event %q: the data is not canonical", event.ID)
 	}

@@ -103,6 +103,9 @@ func toUTC(value jsontext.Value) (jsontext.Value, string) {
 }
 
 func checkID(value jsontext.Value) (jsontext.Value, string) {
+	if !value.IsValid() { // it has no UTF-8, and so no subject
+		return nil, "has an unpaired surrogate"
+	}
 	if n := len(unquote(value)); n > MaxIDLen {
 		return nil, fmt.Sprintf("has %d bytes, want at most %d", n, MaxIDLen)
 	}
@@ -110,7 +113,7 @@ func checkID(value jsontext.Value) (jsontext.Value, string) {
 }
 
 // unquote returns the text of a valid JSON string, which may be a part of value.
-// A lone surrogate escape becomes U+FFFD.
+// An unpaired surrogate escape becomes U+FFFD.
 func unquote(value jsontext.Value) []byte {
 	if bytes.IndexByte(value, '\\') < 0 {
 		return value[1 : len(value)-1]

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"versive-ingress/schema"
 )
@@ -35,6 +36,9 @@ func FuzzNormalize(f *testing.F) {
 		}
 		if len(message.Data) > len(input)+schema.MaxGrowth {
 			t.Errorf("grew by %d bytes", len(message.Data)-len(input))
+		}
+		if !utf8.Valid(message.Data) {
+			t.Error("invalid UTF-8")
 		}
 		documentRules.object(t, input, message.Data)
 		if err := validate(message.Data); err != nil {

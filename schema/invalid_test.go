@@ -107,7 +107,7 @@ var vocabulary = regexp.MustCompile(`^(` + strings.Join([]string{
 	`body (is not valid JSON|has a duplicate member name|ends in the middle of the JSON object) \(byte [0-9]+\)`,
 	`body has data after the JSON object`,
 	`/event_type is not a known event type`,
-	`/(interview|study)/id (is required|has [0-9]+ bytes, want at most 256)`,
+	`/(interview|study)/id (is required|has an unpaired surrogate|has [0-9]+ bytes, want at most 256)`,
 	`/(interview/(created|started|ended)|study/created)_at is not an RFC 3339 timestamp`,
 	`(/[a-z_]+)(/[a-z_]+)?(/[0-9]+)?(/(role|content))? is (null|a boolean|a number|a string|an array|an object), want (a boolean|a number|a string|an array|an object)`,
 	`(body|/interview/parsed_conversation_json) lacks so many members that its canonical form is over 65536 bytes longer`,

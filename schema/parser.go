@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -55,18 +56,22 @@ type parsed struct {
 // around it.
 func check(body []byte) (jsontext.Value, *Error) {
 	root := jsontext.Value(bytes.Trim(body, whiteSpace))
-	if root.Kind() == '{' && root.IsValid() {
+	if root.Kind() == '{' && (root.IsValid() || utf8.Valid(root) && root.IsValid(unpairedSurrogates)) {
 		return root, nil
 	}
 	return nil, malformed(body)
 }
+
+// unpairedSurrogates accepts escapes such as "\ud83d" without the other half of
+// their pair, which RFC 8259 permits. It also accepts invalid UTF-8.
+var unpairedSurrogates = jsontext.AllowInvalidUTF8(true)
 
 const whiteSpace = " \t\r\n"
 
 // malformed describes the syntax error in a body by its place alone: the
 // library's own text quotes the body.
 func malformed(body []byte) *Error {
-	dec := jsontext.NewDecoder(bytes.NewBuffer(body))
+	dec := jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowInvalidUTF8(utf8.Valid(body)))
 	value, err := dec.ReadValue()
 	if err == nil {
 		if kind := value.Kind(); kind != '{' {
