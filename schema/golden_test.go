@@ -7,6 +7,7 @@ import (
 	"maps"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -50,6 +51,34 @@ func TestGoldenHasNoStrays(t *testing.T) {
 	for _, path := range goldenFiles(t) {
 		if !known[path] {
 			t.Errorf("%s belongs to no case", path)
+		}
+	}
+}
+
+var (
+	documentedRow  = regexp.MustCompile("(?m)^\\| \\[(.+)\\]\\(\\.\\./schema/(\\S+)\\.json\\) \\| ([^|]+) \\|")
+	documentedCode = regexp.MustCompile("`([^`]+)`")
+)
+
+// TestGoldenInDocs: each row of the tables in docs/consumers.md of what is accepted
+// links to a golden input that has the text of its first column. The golden file
+// has that of the second one, which is a part of the event or the reason for the
+// quarantine.
+func TestGoldenInDocs(t *testing.T) {
+	_, section, _ := strings.Cut(string(readFile(t, "../docs/consumers.md")), "\n### Accepted and quarantined\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	rows := documentedRow.FindAllStringSubmatch(section, -1)
+	if headings := 2 * strings.Count(section, "\n| ---"); len(rows) == 0 || len(rows)+headings != strings.Count(section, "\n| ") {
+		t.Errorf("%d rows have a link to a golden file, want all", len(rows))
+	}
+	for _, row := range rows {
+		input, golden := string(readFile(t, row[2]+".json")), string(readFile(t, row[2]+".golden"))
+		if code := documentedCode.FindStringSubmatch(row[1]); code != nil && !strings.Contains(input, code[1]) {
+			t.Errorf("%s.json does not have %s", row[2], code[1])
+		}
+		code := documentedCode.FindStringSubmatch(row[3])
+		if code == nil || !strings.Contains(golden, code[1]) || strings.HasPrefix(row[3], "quarantined") != strings.HasPrefix(golden, code[1]+"\n") {
+			t.Errorf("%s.golden does not have: %s", row[2], row[3])
 		}
 	}
 }
