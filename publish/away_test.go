@@ -54,7 +54,7 @@ func refuse(t *testing.T, address, greeting string) *refuser {
 // the log shows when it is back.
 func TestBrokerIsAwayForLong(t *testing.T) {
 	t.Parallel()
-	var log lockedBuffer
+	var log embeddedtest.Log
 	cfg := config("nats://" + embeddedtest.FreeAddress(t))
 	cfg.Logger = slog.New(slog.NewTextHandler(&log, nil))
 	count := func(text string) int { return strings.Count(log.String(), text) }

@@ -3,6 +3,7 @@ package subscribe_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -136,9 +137,9 @@ func TestConsumeRefusesToSkip(t *testing.T) {
 				t.Fatal(err)
 			}
 
-			log := new(logBuffer)
+			log := new(embeddedtest.Log)
 			again := got.consumer()
-			again.Durable, again.Logger = c.Durable, log.logger()
+			again.Durable, again.Logger = c.Durable, slog.New(slog.NewTextHandler(log, nil))
 			test.after(&again)
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"strings"
 	"sync/atomic"
@@ -64,9 +65,9 @@ func TestConsumeWaitsForTheBroker(t *testing.T) {
 	s.storeMany(t, 3)
 	s.Stop()
 	var got record
-	log := new(logBuffer)
+	log := new(embeddedtest.Log)
 	c := got.consumer()
-	c.Logger = log.logger()
+	c.Logger = slog.New(slog.NewTextHandler(log, nil))
 	ended := make(chan error, 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

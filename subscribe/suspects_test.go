@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -70,9 +71,9 @@ func TestConsumePanic(t *testing.T) {
 	s := newSystem(t)
 	s.storeMany(t, 9)
 	var got record
-	var log logBuffer
+	var log embeddedtest.Log
 	c := got.consumer()
-	c.Concurrency, c.Attempts, c.Logger = 8, 2, log.logger()
+	c.Concurrency, c.Attempts, c.Logger = 8, 2, slog.New(slog.NewTextHandler(&log, nil))
 	c.Event = func(_ context.Context, event schema.Event, _ subscribe.Message) error {
 		got.add(event.ID)
 		if event.ID == "msg_4" {
@@ -106,9 +107,9 @@ func TestConsumeCountsAttemptsAcrossProcesses(t *testing.T) {
 	s := newSystem(t)
 	s.storeMany(t, 1)
 	var got record
-	var log logBuffer
+	var log embeddedtest.Log
 	c := got.consumer()
-	c.Attempts, c.Logger = 4, log.logger()
+	c.Attempts, c.Logger = 4, slog.New(slog.NewTextHandler(&log, nil))
 	tried := make(chan struct{}, 10)
 	c.Event = func(_ context.Context, event schema.Event, _ subscribe.Message) error {
 		got.add(event.ID)

@@ -18,6 +18,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nkeys"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // An nkey is a user's identity: the public half for the broker's
@@ -92,11 +94,11 @@ func TestBrokerWithUsers(t *testing.T) {
 				t.Errorf("got %v", a)
 			}
 
-			if nc, err := nats.Connect(sys.BrokerURL(), nats.Timeout(patience)); !errors.Is(err, nats.ErrAuthorization) {
+			if nc, err := nats.Connect(sys.BrokerURL(), nats.Timeout(embeddedtest.Timeout)); !errors.Is(err, nats.ErrAuthorization) {
 				nc.Close()
 				t.Errorf("a subscriber without credentials: %v", err)
 			}
-			js := connect(t, sys.BrokerURL(), nats.UserInfo("reader", "secret"))
+			js := embeddedtest.Connect(t, sys.BrokerURL(), nats.UserInfo("reader", "secret"))
 			requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
 		})
 	}
@@ -114,7 +116,7 @@ func TestBrokerWithOperator(t *testing.T) {
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	js := connect(t, sys.BrokerURL(), nats.UserCredentials(s.NATSCreds))
+	js := embeddedtest.Connect(t, sys.BrokerURL(), nats.UserCredentials(s.NATSCreds))
 	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
 }
 
@@ -128,7 +130,7 @@ func TestBrokerWithTLS(t *testing.T) {
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	js := connect(t, sys.BrokerURL(), nats.Secure(&tls.Config{RootCAs: roots}))
+	js := embeddedtest.Connect(t, sys.BrokerURL(), nats.Secure(&tls.Config{RootCAs: roots}))
 	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": 1})
 
 	// The same broker from outside, by its certificate.

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"os"
 	"testing"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // The data directory of an ingress that has stopped is copied, lost, and put
@@ -48,7 +50,7 @@ func TestBackupAndRestore(t *testing.T) {
 
 	copyDir(s.DataDir, backup)
 	sys = run(t, s)
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	requireStored(t, js, s.Stream, before)
 	for id, sequence := range before {
 		if a := sys.post(t, id, interview(id)); a.Outcome != "duplicate" || a.Sequence != sequence {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -14,16 +13,15 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
-
-const maxPayload = 9 << 20
 
 // The broker goes and comes back; the ingress stays, says so, and loses nothing.
 func TestBrokerLostAndBack(t *testing.T) {
 	t.Parallel()
-	address, dir := freeAddr(t), t.TempDir()
-	config := embedded.Config{Dir: dir, Listen: address, MaxPayload: maxPayload}
-	broker := startBroker(t, config)
+	address, dir := embeddedtest.FreeAddress(t), t.TempDir()
+	config := embedded.Config{Dir: dir, Listen: address}
+	broker := embeddedtest.StartBroker(t, config)
 	s := withBroker(newSettings(t), address)
 	s.PublishTimeout = 500 * time.Millisecond
 	run(t, s)
@@ -33,13 +31,13 @@ func TestBrokerLostAndBack(t *testing.T) {
 		l.awaitAccepted(t, 100)
 		broker.Stop()
 		_, before, _ := l.counts()
-		eventually(t, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
-		eventually(t, "webhooks refused", func() bool { _, now, _ := l.counts(); return now > before })
+		embeddedtest.Await(t, "readyz 503", func() bool { return readyz(s) == http.StatusServiceUnavailable })
+		embeddedtest.Await(t, "webhooks refused", func() bool { _, now, _ := l.counts(); return now > before })
 		if status, _ := get("http://" + s.AdminListen + "/livez"); status != http.StatusOK {
 			t.Errorf("livez: %d", status)
 		}
-		broker = startBroker(t, config)
-		eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+		broker = embeddedtest.StartBroker(t, config)
+		embeddedtest.Await(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
 	}
 	l.awaitAccepted(t, 100)
 	l.stop()
@@ -47,12 +45,12 @@ func TestBrokerLostAndBack(t *testing.T) {
 	if _, _, lost := l.counts(); lost > 0 {
 		t.Errorf("%d requests had no answer", lost)
 	}
-	requireStored(t, connect(t, broker.URL()), s.Stream, l.accepted)
+	requireStored(t, embeddedtest.Connect(t, broker.URL()), s.Stream, l.accepted)
 }
 
 func TestStartBeforeTheBroker(t *testing.T) {
 	t.Parallel()
-	address := freeAddr(t)
+	address := embeddedtest.FreeAddress(t)
 	s := withBroker(newSettings(t), address)
 	started := make(chan *system)
 	go func() {
@@ -64,12 +62,12 @@ func TestStartBeforeTheBroker(t *testing.T) {
 		}
 	}()
 	livez := func() int { status, _ := get("http://" + s.AdminListen + "/livez"); return status }
-	eventually(t, "livez 200", func() bool { return livez() == http.StatusOK })
+	embeddedtest.Await(t, "livez 200", func() bool { return livez() == http.StatusOK })
 	if status := readyz(s); status != http.StatusServiceUnavailable {
 		t.Errorf("readyz: %d", status)
 	}
 	var response *http.Response
-	eventually(t, "an answer", func() (ok bool) {
+	embeddedtest.Await(t, "an answer", func() (ok bool) {
 		var err error
 		response, err = sender.Client.Do(signed("http://"+s.Listen+s.Path, s.Secrets[0], "msg_early", sample))
 		return err == nil
@@ -79,16 +77,16 @@ func TestStartBeforeTheBroker(t *testing.T) {
 		t.Errorf("webhook: %s, Retry-After %q", response.Status, response.Header.Get("Retry-After"))
 	}
 
-	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, MaxPayload: maxPayload})
-	sys, ok := <-started
-	if !ok {
+	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: address})
+	sys := embeddedtest.Receive(t, "the ingress starts", started)
+	if sys == nil {
 		return
 	}
 	if a := sys.post(t, "msg_early", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
-	requireStored(t, connect(t, broker.URL()), s.Stream, map[string]uint64{"msg_early": 1})
+	embeddedtest.Await(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+	requireStored(t, embeddedtest.Connect(t, broker.URL()), s.Stream, map[string]uint64{"msg_early": 1})
 }
 
 // A stream that cannot hold the promise, or a body that fits no message,
@@ -133,13 +131,12 @@ func TestStartRefusesTheBroker(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			address := freeAddr(t)
-			payload := cmp.Or(int64(c.payload), maxPayload)
-			broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, MaxPayload: payload})
+			address := embeddedtest.FreeAddress(t)
+			broker := embeddedtest.StartBroker(t, embedded.Config{Listen: address, MaxPayload: int64(c.payload)})
 			if c.stream != nil {
 				config := jetstream.StreamConfig{Name: "VERSIVE", Subjects: []string{"versive.>"}}
 				c.stream(&config)
-				if _, err := connect(t, broker.URL()).CreateStream(t.Context(), config); err != nil {
+				if _, err := embeddedtest.Connect(t, broker.URL()).CreateStream(t.Context(), config); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -161,8 +158,8 @@ func TestStartRefusesTheBroker(t *testing.T) {
 // says so.
 func TestBodyLimitedByTheBroker(t *testing.T) {
 	t.Parallel()
-	address := freeAddr(t)
-	startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, MaxPayload: 1 << 20})
+	address := embeddedtest.FreeAddress(t)
+	embeddedtest.StartBroker(t, embedded.Config{Listen: address, MaxPayload: 1 << 20})
 	sys := run(t, withBroker(newSettings(t), address))
 	if log := sys.log.String(); !strings.Contains(log, `"level":"WARN"`) || !strings.Contains(log, `"max_body":"896KiB"`) {
 		t.Errorf("the log has no warning with the limit:\n%s", log)
@@ -215,7 +212,7 @@ func TestFull(t *testing.T) {
 			s := newSettings(t)
 			s.MaxStore = c.store
 			sys := run(t, s)
-			js := connect(t, sys.BrokerURL())
+			js := embeddedtest.Connect(t, sys.BrokerURL())
 			if err := c.limit(t.Context(), js); err != nil {
 				t.Fatal(err)
 			}
@@ -243,7 +240,7 @@ func TestFull(t *testing.T) {
 			if c.store > 0 { // no failure to remember, and red all the same
 				sys.Stop()
 				sys = run(t, s)
-				js = connect(t, sys.BrokerURL())
+				js = embeddedtest.Connect(t, sys.BrokerURL())
 				if status, why := get("http://" + s.AdminListen + "/readyz"); status != http.StatusServiceUnavailable || !strings.Contains(why, "store is full") {
 					t.Errorf("readyz after a restart: %d %s", status, why)
 				}
@@ -253,8 +250,8 @@ func TestFull(t *testing.T) {
 			if err := c.room(t.Context(), js); err != nil {
 				t.Fatal(err)
 			}
-			eventually(t, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).Accepted() })
-			eventually(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
+			embeddedtest.Await(t, "stored again", func() bool { return sys.post(t, "msg_last", body("msg_last")).Accepted() })
+			embeddedtest.Await(t, "readyz 200", func() bool { return readyz(s) == http.StatusOK })
 		})
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -42,7 +43,7 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 	for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine} {
 		var messages map[uint64]jetstream.Msg
 		var err error
-		for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) {
+		for deadline := time.Now().Add(embeddedtest.Timeout); ; time.Sleep(100 * time.Millisecond) {
 			// A cluster may still be without somebody to ask.
 			if messages, err = readWhole(r.Context(), js, kind.Stream(stream), last[kind.Stream(stream)]); err == nil || time.Now().After(deadline) {
 				break
@@ -131,7 +132,7 @@ func (r *round) checkAnswer(a attempt, stored []place) {
 // readWhole returns what is in a stream, by sequence, when it has come as far
 // as last: who has just become its leader may not have applied all yet.
 func readWhole(ctx context.Context, js jetstream.JetStream, name string, last uint64) (map[uint64]jetstream.Msg, error) {
-	ctx, cancel := context.WithTimeout(ctx, patience/4)
+	ctx, cancel := context.WithTimeout(ctx, embeddedtest.Timeout/4)
 	defer cancel()
 	ask, cancel := context.WithTimeout(ctx, 5*time.Second) // without a leader nobody answers
 	defer cancel()

@@ -10,11 +10,11 @@ import (
 	"strings"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // A cluster is three NATS servers in processes of their own, and an ingress on
@@ -32,7 +32,7 @@ func (r *round) cluster() *cluster {
 	c := &cluster{round: r}
 	var clients, routes [3]string
 	for i := range c.nodes {
-		clients[i], routes[i] = freeAddr(r), freeAddr(r)
+		clients[i], routes[i] = embeddedtest.FreeAddress(r), embeddedtest.FreeAddress(r)
 	}
 	for i := range c.nodes {
 		var peers []string
@@ -66,7 +66,7 @@ func (r *round) cluster() *cluster {
 	c.settings = withBroker(r.settings(), strings.Join(clients[:], ",nats://"))
 	c.settings.Replicas = 3
 	r.launch(c.settings)
-	c.js = connect(r, c.settings.NATSURL, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	c.js = embeddedtest.Connect(r, c.settings.NATSURL)
 	awaitReady(r, c.settings)
 	r.begin(&storm{think: 5 * time.Millisecond}, c.settings)
 	return c
@@ -90,7 +90,7 @@ func (c *cluster) infoOf(js jetstream.JetStream) *jetstream.ClusterInfo {
 // leader returns the node that leads the stream.
 func (c *cluster) leader() (node int) {
 	c.Helper()
-	eventually(c, "a leader", func() bool {
+	embeddedtest.Await(c, "a leader", func() bool {
 		_, err := fmt.Sscanf(c.info().Leader, "node-%d", &node)
 		return err == nil
 	})
@@ -100,7 +100,7 @@ func (c *cluster) leader() (node int) {
 // awaitWhole waits until all nodes have all events.
 func (c *cluster) awaitWhole() {
 	c.Helper()
-	eventually(c, "a whole cluster", func() bool {
+	embeddedtest.Await(c, "a whole cluster", func() bool {
 		info := c.info()
 		return len(info.Replicas) == 2 && !slices.ContainsFunc(info.Replicas, func(p *jetstream.PeerInfo) bool { return p.Offline || !p.Current })
 	})
@@ -151,8 +151,8 @@ func (c *cluster) partitionLeader() {
 	}
 	c.outage()
 	if c.long { // the others go on, and the ingress finds them
-		other := connect(c, "nats://"+c.configs[(i+1)%len(c.configs)].Listen)
-		eventually(c, "another leader", func() bool {
+		other := embeddedtest.Connect(c, "nats://"+c.configs[(i+1)%len(c.configs)].Listen)
+		embeddedtest.Await(c, "another leader", func() bool {
 			leader := c.infoOf(other).Leader
 			return leader != "" && leader != fmt.Sprintf("node-%d", i)
 		})

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // consumers are the durable consumers of a round: one reads all along, the
@@ -40,7 +42,7 @@ func (d *diskRound) consume() *consumers {
 		d.Fatal(err)
 	}
 	for range 5 + d.random.IntN(5) {
-		msg, err := away.Next(jetstream.FetchMaxWait(patience))
+		msg, err := away.Next(jetstream.FetchMaxWait(embeddedtest.Timeout))
 		if err == nil {
 			err = msg.DoubleAck(d.Context())
 		}
@@ -91,7 +93,7 @@ func (c *consumers) read(ctx context.Context, stream string) {
 // event that was answered 2xx and not erased.
 func (c *consumers) check(d *diskRound) {
 	d.Helper()
-	ctx, cancel := context.WithTimeout(d.Context(), patience)
+	ctx, cancel := context.WithTimeout(d.Context(), embeddedtest.Timeout)
 	defer cancel()
 	for _, name := range []string{readingConsumer, awayConsumer} {
 		consumer, err := c.js.Consumer(ctx, d.settings.Stream, name)
@@ -105,7 +107,7 @@ func (c *consumers) check(d *diskRound) {
 			d.Errorf("durable consumer %s had acknowledged all up to %d, and now %d", name, c.floor, info.AckFloor.Stream)
 		}
 	}
-	eventually(d, "all was read", func() bool {
+	embeddedtest.Await(d, "all was read", func() bool {
 		consumer, err := c.js.Consumer(ctx, d.settings.Stream, readingConsumer)
 		return err == nil && consumer.CachedInfo().NumPending == 0 && consumer.CachedInfo().NumAckPending == 0
 	})

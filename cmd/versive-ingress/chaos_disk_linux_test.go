@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
 )
 
@@ -61,14 +62,14 @@ func (r *round) newDisk() *diskRound {
 // A process is an ingress whose end is awaited.
 type process struct {
 	*exec.Cmd
-	log   *logBuffer
+	log   *embeddedtest.Log
 	ended chan struct{}
 }
 
 // execute starts the program with the settings of the ingress.
 func (d *diskRound) execute(args ...string) *process {
 	d.Helper()
-	p := &process{exec.Command("versive-ingress", args...), &logBuffer{}, make(chan struct{})}
+	p := &process{exec.Command("versive-ingress", args...), &embeddedtest.Log{}, make(chan struct{})}
 	p.Stdout, p.Stderr = p.log, p.log
 	p.Env = append(p.Environ(), environment(d.settings)...)
 	if err := p.Start(); err != nil {
@@ -117,8 +118,8 @@ func (p *process) awaitEnd(d *diskRound) {
 	d.Helper()
 	select {
 	case <-p.ended:
-	case <-time.After(patience):
-		d.Fatalf("%v has not ended within %v", p.Args, patience)
+	case <-time.After(embeddedtest.Timeout):
+		d.Fatalf("%v has not ended within %v", p.Args, embeddedtest.Timeout)
 	}
 }
 
@@ -127,7 +128,7 @@ func (p *process) awaitEnd(d *diskRound) {
 func (d *diskRound) start() bool {
 	d.Helper()
 	d.ingress = d.execute("serve")
-	return d.becomesReady(patience / 2)
+	return d.becomesReady(embeddedtest.Timeout / 2)
 }
 
 // becomesReady waits until the ingress is ready, or has ended, or has not been
@@ -218,7 +219,7 @@ func (r *round) failDisk(set func(*faultdisk.Disk, faultdisk.When), failed func(
 	for range d.few(6) {
 		d.storm.awaitAccepted(d, 1+d.random.IntN(60))
 		set(d.disk, when())
-		eventually(d, "a request to the disk failed", func() bool { return failed(d.disk) > 0 })
+		embeddedtest.Await(d, "a request to the disk failed", func() bool { return failed(d.disk) > 0 })
 		d.pause(0, 500*time.Millisecond)
 		d.staged += failed(d.disk)
 		set(d.disk, nil)

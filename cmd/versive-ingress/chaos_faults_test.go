@@ -16,6 +16,7 @@ import (
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // settings returns those of an ingress on the embedded broker, in a process of
@@ -28,7 +29,7 @@ func (r *round) settings() config.Settings {
 
 // dialEmbedded connects to an ingress's own broker as a subscriber does.
 func (r *round) dialEmbedded(s config.Settings) jetstream.JetStream {
-	return connect(r, "nats://"+s.NATSListen, nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond))
+	return embeddedtest.Connect(r, "nats://"+s.NATSListen)
 }
 
 // killIngress kills the ingress with its broker.
@@ -40,7 +41,7 @@ func killIngress(r *round) {
 // at a time.
 func killBatch(r *round) {
 	killEmbedded(r, &storm{senders: 96}, func(s config.Settings) {
-		eventually(r, "events stored by one commit", func() bool {
+		embeddedtest.Await(r, "events stored by one commit", func() bool {
 			const commits = "versive_ingress_publish_batch_events"
 			events, found := strings.CutPrefix(metric(s, commits+"_sum"), commits+"_sum")
 			return found && metric(s, commits+"_count") != commits+"_count"+events
@@ -71,7 +72,7 @@ func killEmbedded(r *round, storm *storm, ready func(config.Settings)) {
 // external returns the configuration of a broker in a process of its own, and
 // the settings of an ingress that uses it.
 func (r *round) external() (embedded.Config, config.Settings) {
-	config := embedded.Config{Dir: r.TempDir(), Listen: freeAddr(r)}
+	config := embedded.Config{Dir: r.TempDir(), Listen: embeddedtest.FreeAddress(r)}
 	s := withBroker(r.settings(), config.Listen)
 	if r.random.IntN(2) == 0 {
 		s.PublishMode = string(publish.ModeBatch)
@@ -93,7 +94,7 @@ func killBroker(r *round) {
 		awaitReady(r, s)
 	})
 	r.settle()
-	r.check(connect(r, "nats://"+config.Listen), s.Stream)
+	r.check(embeddedtest.Connect(r, "nats://"+config.Listen), s.Stream)
 }
 
 // freezeBroker freezes the broker for longer than the ingress waits for
@@ -116,7 +117,7 @@ func freezeBroker(r *round) {
 		awaitReady(r, s)
 	})
 	r.settle()
-	r.check(connect(r, "nats://"+config.Listen), s.Stream)
+	r.check(embeddedtest.Connect(r, "nats://"+config.Listen), s.Stream)
 }
 
 // cutAcks cuts the connection in the middle of an acknowledgement: the event
@@ -162,11 +163,11 @@ func (r *round) tamper(share float64, fate func(*rand.Rand) verdict) {
 	awaitReady(r, s)
 	armed.Store(true)
 	r.begin(&storm{senders: 24}, s)
-	eventually(r, "all the faults", func() bool { return staged.Load() >= wanted })
+	embeddedtest.Await(r, "all the faults", func() bool { return staged.Load() >= wanted })
 	awaitReady(r, s)
 	r.settle()
 	r.staged = int(staged.Load())
-	r.check(connect(r, "nats://"+config.Listen), s.Stream)
+	r.check(embeddedtest.Connect(r, "nats://"+config.Listen), s.Stream)
 }
 
 // hangUp lets clients go before they have their answer, at every moment of a
@@ -192,7 +193,7 @@ func twoIngresses(r *round) {
 	config, s := r.external()
 	launchBroker(r, config)
 	other := s
-	other.Listen, other.AdminListen = freeAddr(r), freeAddr(r)
+	other.Listen, other.AdminListen = embeddedtest.FreeAddress(r), embeddedtest.FreeAddress(r)
 	r.launch(s)
 	cmd := r.launch(other)
 	awaitReady(r, s)
@@ -205,7 +206,7 @@ func twoIngresses(r *round) {
 		awaitReady(r, other)
 	})
 	r.settle()
-	r.check(connect(r, "nats://"+config.Listen), s.Stream)
+	r.check(embeddedtest.Connect(r, "nats://"+config.Listen), s.Stream)
 }
 
 // fullStream limits the stream to what it has about now, and later no more.
@@ -262,7 +263,7 @@ func fullStore(r *round) {
 // passed.
 func jumpClock(r *round) {
 	s := r.settings()
-	broker := startBroker(r, embedded.Config{Dir: s.DataDir, Listen: s.NATSListen, MaxPayload: maxPayload})
+	broker := embeddedtest.StartBroker(r, embedded.Config{Dir: s.DataDir, Listen: s.NATSListen})
 	p, err := publish.Open(r.Context(), publish.Config{
 		Options: []nats.Option{nats.InProcessServer(broker)},
 		Stream:  s.Stream, Subject: s.Subject, Replicas: 1, DedupeWindow: 100 * time.Millisecond, Timeout: s.PublishTimeout,
@@ -292,5 +293,5 @@ func jumpClock(r *round) {
 		ahead.Store(0)
 	})
 	r.settle()
-	r.check(connect(r, broker.URL()), s.Stream)
+	r.check(embeddedtest.Connect(r, broker.URL()), s.Stream)
 }

@@ -23,6 +23,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 func init() {
@@ -150,7 +151,7 @@ func (f *flood) settle(r *round, s config.Settings) {
 	}
 	for n, signature := range f.signatures {
 		if done, sent := accepted[largeID(n)]; sent && !done {
-			eventually(r, largeID(n)+" accepted", func() bool {
+			embeddedtest.Await(r, largeID(n)+" accepted", func() bool {
 				return f.post(r, s, attempt{id: largeID(n), again: true}, signature, len(f.body), false)
 			})
 		}

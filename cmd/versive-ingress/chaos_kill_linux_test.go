@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -105,7 +106,7 @@ func (d *diskRound) killStarting(n int) (killed bool) {
 	d.Helper()
 	d.ingress = d.execute("serve")
 	lift := d.killAt(n, d.ingress)
-	ready := d.becomesReady(patience)
+	ready := d.becomesReady(embeddedtest.Timeout)
 	if killed = lift(); killed {
 		d.mustStart()
 	} else if !ready {
@@ -138,7 +139,7 @@ func (d *diskRound) killCommand(n int, args ...string) (killed bool) {
 		target = d.ingress
 	}
 	lift := d.killAt(n, target)
-	eventually(d, "the command or the ingress has ended", func() bool { return command.hasEnded() || d.ingress.hasEnded() })
+	embeddedtest.Await(d, "the command or the ingress has ended", func() bool { return command.hasEnded() || d.ingress.hasEnded() })
 	if killed = lift(); d.ingress.hasEnded() {
 		d.mustStart()
 	}
@@ -243,7 +244,7 @@ func killRequeue(r *round) {
 			m := schema.Quarantine(id, interview(id), &schema.Error{Reason: schema.Invalid}, nil)
 			msg := nats.NewMsg(m.Subject(d.settings.Subject))
 			msg.Header, msg.Data = m.Header, m.Data
-			eventually(d, id+" is in the quarantine", func() bool {
+			embeddedtest.Await(d, id+" is in the quarantine", func() bool {
 				_, err := js.PublishMsg(d.Context(), msg, jetstream.WithMsgID(id))
 				return err == nil
 			})

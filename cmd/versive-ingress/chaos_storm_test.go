@@ -15,6 +15,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // kind is what a webhook of a storm is.
@@ -102,7 +103,7 @@ func (r *round) settle() {
 	go func() { r.storm.done.Wait(); close(done) }()
 	select {
 	case <-done:
-	case <-time.After(patience):
+	case <-time.After(embeddedtest.Timeout):
 		r.Error("the faults are over, and still not all is accepted")
 		r.storm.giveUp()
 		<-done
@@ -231,7 +232,7 @@ func (s *storm) post(request *http.Request) (a sender.Answer) {
 func (s *storm) awaitAccepted(t testing.TB, n int) {
 	t.Helper()
 	before := s.countAccepted()
-	eventually(t, fmt.Sprintf("%d more webhooks accepted", n), func() bool { return s.countAccepted() >= before+n })
+	embeddedtest.Await(t, fmt.Sprintf("%d more webhooks accepted", n), func() bool { return s.countAccepted() >= before+n })
 }
 
 func (s *storm) countAccepted() int {
@@ -246,7 +247,7 @@ func (s *storm) awaitRefused(t testing.TB) {
 	s.mu.Lock()
 	from := len(s.history)
 	s.mu.Unlock()
-	eventually(t, "a webhook refused", func() bool {
+	embeddedtest.Await(t, "a webhook refused", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for ; from < len(s.history); from++ {

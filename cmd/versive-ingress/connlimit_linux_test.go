@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // Connections do not use up the files that the process may open: the embedded
@@ -16,7 +18,7 @@ func TestConnLimitFollowsOpenFiles(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	s.LogLevel = slog.LevelDebug
-	log := &logBuffer{}
+	log := &embeddedtest.Log{}
 	cmd := exec.Command("sh", "-c", "ulimit -n 512 && exec versive-ingress serve")
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Env = append(os.Environ(), environment(s)...)

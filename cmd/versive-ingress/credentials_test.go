@@ -13,6 +13,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 const reloaded = "versive_ingress_config_last_reload_successful"
@@ -83,9 +84,9 @@ func TestCredentialsChange(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			two := newLocks(t)
-			address, store := freeAddr(t), t.TempDir()
+			address, store := embeddedtest.FreeAddress(t), t.TempDir()
 			broker := func(l lock) *embedded.Broker {
-				return startBroker(t, embedded.Config{Dir: store, Listen: address, ConfigFile: writeFile(t, "nats.conf", l.config)})
+				return embeddedtest.StartBroker(t, embedded.Config{Dir: store, Listen: address, ConfigFile: writeFile(t, "nats.conf", l.config)})
 			}
 			s, dir := withBroker(newSettings(t), address), t.TempDir()
 			two[0].install(t, dir, &s)
@@ -94,14 +95,14 @@ func TestCredentialsChange(t *testing.T) {
 			stored := func(id string) {
 				t.Helper()
 				// The connection may be a moment from being back.
-				eventually(t, id+" is stored", func() bool { return sys.post(t, id, sample).Status == http.StatusOK })
+				embeddedtest.Await(t, id+" is stored", func() bool { return sys.post(t, id, sample).Status == http.StatusOK })
 			}
 			reload := func(l lock) {
 				t.Helper()
 				const successAt = "versive_ingress_config_last_reload_success_timestamp_seconds"
 				before := sys.metric(successAt)
 				l.install(t, dir, &s)
-				eventually(t, "the new files are noticed", func() bool { return sys.metric(successAt) != before })
+				embeddedtest.Await(t, "the new files are noticed", func() bool { return sys.metric(successAt) != before })
 			}
 			stored("msg_1")
 
@@ -122,7 +123,7 @@ func TestCredentialsChange(t *testing.T) {
 					overwrite(t, file, "broken")
 				}
 			}
-			eventually(t, "the complaint", func() bool { return sys.metric(reloaded) == reloaded+`{source="nats"} 0`+"\n" })
+			embeddedtest.Await(t, "the complaint", func() bool { return sys.metric(reloaded) == reloaded+`{source="nats"} 0`+"\n" })
 			second.Stop()
 			broker(two[1])
 			stored("msg_4")
@@ -142,8 +143,8 @@ func TestCredentialsChange(t *testing.T) {
 func TestCredentialsExpire(t *testing.T) {
 	t.Parallel()
 	authority := newAuthority(t)
-	address := freeAddr(t)
-	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: address, ConfigFile: writeFile(t, "nats.conf", authority.config(t))})
+	address := embeddedtest.FreeAddress(t)
+	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: address, ConfigFile: writeFile(t, "nats.conf", authority.config(t))})
 	s := withBroker(newSettings(t), address)
 	s.NATSCreds = writeFile(t, "user.creds", authority.user(t, time.Now().Add(8*time.Second)))
 	s.PublishTimeout = 3 * time.Second // what was on its way when the connection ended waits as long
@@ -152,13 +153,13 @@ func TestCredentialsExpire(t *testing.T) {
 	l.awaitAccepted(t, 10)
 	lasting := authority.user(t, time.Time{})
 	overwrite(t, s.NATSCreds, lasting)
-	eventually(t, "the connection is back", func() bool {
+	embeddedtest.Await(t, "the connection is back", func() bool {
 		return strings.Contains(sys.log.String(), "broker connection is back")
 	})
 	l.awaitAccepted(t, 10)
 	l.stop()
 	l.check(t)
-	requireStored(t, connect(t, broker.URL(), nats.UserCredentials(s.NATSCreds)), s.Stream, l.accepted)
+	requireStored(t, embeddedtest.Connect(t, broker.URL(), nats.UserCredentials(s.NATSCreds)), s.Stream, l.accepted)
 }
 
 // What the broker would refuse for certain is refused before, and by name.
@@ -184,7 +185,7 @@ func TestCredentialsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := withBroker(newSettings(t), freeAddr(t))
+			s := withBroker(newSettings(t), embeddedtest.FreeAddress(t))
 			if c.creds != "" {
 				s.NATSCreds = writeFile(t, "user.creds", c.creds)
 			}

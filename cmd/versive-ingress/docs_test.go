@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -98,7 +99,7 @@ func TestGoExamples(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			sys := run(t, newSettings(t))
-			js := connect(t, sys.BrokerURL())
+			js := embeddedtest.Connect(t, sys.BrokerURL())
 			for _, webhook := range []struct{ id, body string }{
 				{"msg_1", string(sample)},
 				{`msg:"2"%`, `{"event_type":"interview.completed","interview":{"id":"i/2"},"study":{"id":"a.b é"}}`},
@@ -109,11 +110,11 @@ func TestGoExamples(t *testing.T) {
 				}
 			}
 
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 			defer cancel()
 			program := exec.CommandContext(ctx, filepath.Join(bin, test.name))
 			program.Env = append(os.Environ(), "NATS_URL="+sys.BrokerURL())
-			var log logBuffer
+			var log embeddedtest.Log
 			program.Stderr = &log
 			output, err := program.StdoutPipe()
 			if err != nil {

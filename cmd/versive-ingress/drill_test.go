@@ -15,6 +15,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 var drill = flag.Duration("drill", 150*time.Millisecond, "how long each phase of a rotation lasts")
@@ -58,7 +59,7 @@ func (b *barrage) phase(t testing.TB) {
 	t.Helper()
 	time.Sleep(*drill)
 	before := b.answered.Load()
-	eventually(t, "50 more answers", func() bool { return b.answered.Load() >= before+50 })
+	embeddedtest.Await(t, "50 more answers", func() bool { return b.answered.Load() >= before+50 })
 }
 
 // requireCalm checks that nothing went wrong since the start.
@@ -101,19 +102,18 @@ func TestRotationDrill(t *testing.T) {
 		}
 		return ""
 	}
-	await := func(what string, come func() bool) { t.Helper(); eventually(t, what, come) }
 
 	b.phase(t)
 	// 1. Both are configured, the new one first, before the sender has it.
 	replace(second + "\n" + first + "\n")
-	await("the new secret is configured", func() bool { return strings.HasSuffix(last(second), " 0\n") })
+	embeddedtest.Await(t, "the new secret is configured", func() bool { return strings.HasSuffix(last(second), " 0\n") })
 	b.phase(t)
 	if !strings.HasSuffix(last(second), " 0\n") {
 		t.Errorf("the new secret verified before the sender had it: %s", last(second))
 	}
 	// 2. The sender has the new one.
 	b.secret.Store(&second)
-	await("the new secret verifies", func() bool { return !strings.HasSuffix(last(second), " 0\n") })
+	embeddedtest.Await(t, "the new secret verifies", func() bool { return !strings.HasSuffix(last(second), " 0\n") })
 	b.phase(t) // what was signed with the old one is answered by now
 	silent, still := last(first), last(second)
 	b.phase(t)
@@ -125,7 +125,7 @@ func TestRotationDrill(t *testing.T) {
 	}
 	// 3. The old one goes.
 	replace(second + "\n")
-	await("the old secret's series are gone", func() bool { return last(first) == "" })
+	embeddedtest.Await(t, "the old secret's series are gone", func() bool { return last(first) == "" })
 	b.phase(t)
 	b.stop()
 	b.requireCalm(t)
@@ -191,12 +191,12 @@ func TestCertificateDrill(t *testing.T) {
 		shaking.phase(t)
 		overwrite(t, s.TLSCert, pairs[now][0])
 		if round == 0 { // the key comes late
-			eventually(t, "the complaint", func() bool {
+			embeddedtest.Await(t, "the complaint", func() bool {
 				return strings.HasSuffix(sys.metric(reloaded), " 0\n") && !serves(now)
 			})
 		}
 		overwrite(t, s.TLSKey, pairs[now][1])
-		eventually(t, "the other certificate", func() bool { return serves(now) && !serves(1-now) })
+		embeddedtest.Await(t, "the other certificate", func() bool { return serves(now) && !serves(1-now) })
 	}
 	shaking.phase(t)
 	keeping.phase(t)
@@ -227,7 +227,7 @@ func TestExpiredCertificate(t *testing.T) {
 		}
 		overwrite(t, to, string(text))
 	}
-	eventually(t, "the complaint", func() bool { return strings.Contains(sys.log.String(), "has expired") })
+	embeddedtest.Await(t, "the complaint", func() bool { return strings.Contains(sys.log.String(), "has expired") })
 	if got := sys.metric(expires); got != before || got == "" {
 		t.Errorf("%q, then %q", before, got)
 	}

@@ -7,6 +7,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
 	"versive-ingress/schema"
 )
@@ -55,7 +56,7 @@ func (p *poweredSystem) start(t *testing.T) {
 
 func (p *poweredSystem) requireHoldings(t *testing.T, events, quarantine string) {
 	t.Helper()
-	js := connect(t, broker.URL(p.settings))
+	js := embeddedtest.Connect(t, broker.URL(p.settings))
 	if got := holdings(t, js, schema.KindEvent); got != events {
 		t.Errorf("the event stream holds %s, want %s", got, events)
 	}
@@ -83,7 +84,7 @@ func TestErasePowerCut(t *testing.T) {
 // nothing that was acknowledged meanwhile, and erase, run again, completes it.
 func TestErasePowerCutMeanwhile(t *testing.T) {
 	onDisks(t, func(t *testing.T, p *poweredSystem) {
-		eraser := publish.Eraser{JetStream: connect(t, broker.URL(p.settings)), Stream: "VERSIVE"}
+		eraser := publish.Eraser{JetStream: embeddedtest.Connect(t, broker.URL(p.settings)), Stream: "VERSIVE"}
 		if err := eraser.Erase(t.Context(), publish.Copy{Kind: schema.KindEvent, Subject: "versive.interview.completed.study_1.int-1.msg_1", Sequence: 2}); err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -124,7 +125,7 @@ func TestEraseInterview(t *testing.T) {
 	}
 	sys.post(t, "msg_kept", bytes.ReplaceAll(plantedBody("interview.started", id[1:]), []byte(planted), []byte("ALSO-KEPT")))
 	giveUp(t, sys, "msg_2", "msg_after_msg_1")
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	if got := holdings(t, js, schema.KindDead); got != "msg_after_msg_1 msg_2" {
 		t.Fatalf("the dead letters are %s", got)
 	}
@@ -155,7 +156,7 @@ func TestEraseInterview(t *testing.T) {
 	sys.Stop()
 	gone("after the end")
 	sys = run(t, s)
-	js = connect(t, sys.BrokerURL())
+	js = embeddedtest.Connect(t, sys.BrokerURL())
 	resend() // the window knows no id of what was deleted
 	gone("after a restart and a resend")
 	if out := must(t, s, "erase", "--interview", id); !strings.Contains(out, "nothing is stored") {
@@ -171,7 +172,7 @@ func TestEraseInterview(t *testing.T) {
 			t.Errorf("stream %d holds %s\nwant %s", kind, got, want)
 		}
 	}
-	eventually(t, "the metrics", func() bool {
+	embeddedtest.Await(t, "the metrics", func() bool {
 		_, text := get("http://" + s.AdminListen + "/metrics")
 		return strings.Contains(text, "\nversive_ingress_quarantine_events 1\n") && strings.Contains(text, "\nversive_ingress_dead_letter_events 1\n")
 	})
@@ -192,9 +193,9 @@ func giveUp(t *testing.T, sys *system, ids ...string) {
 // of an erasure returns erasure.
 func consumeUntil(t *testing.T, sys *system, deadLetters int, event func(schema.Event) error, erasure error) {
 	t.Helper()
-	ctx, stop := context.WithTimeout(t.Context(), patience)
+	ctx, stop := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer stop()
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	source := subscribe.Source{JetStream: js}
 	consumed := make(chan error, 1)
 	go func() {
@@ -204,12 +205,12 @@ func consumeUntil(t *testing.T, sys *system, deadLetters int, event func(schema.
 			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return erasure },
 		})
 	}()
-	eventually(t, "dead letters", func() bool {
+	embeddedtest.Await(t, "dead letters", func() bool {
 		stream, err := js.Stream(ctx, "VERSIVE_DEAD")
 		return err == nil && stream.CachedInfo().State.Msgs == uint64(deadLetters)
 	})
 	stop()
-	if err := <-consumed; err != nil {
+	if err := embeddedtest.Receive(t, "Consume ends", consumed); err != nil {
 		t.Error(err)
 	}
 }
@@ -222,7 +223,7 @@ func TestEraseTellsWhatIsLeft(t *testing.T) {
 	sys := run(t, s)
 	sys.post(t, "msg_1", plantedBody("interview.completed", "i"))
 	sys.post(t, "msg_q", plantedBody("interview.completed", "i")[:300])
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
 	if err != nil {
 		t.Fatal(err)

@@ -18,6 +18,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -68,7 +69,7 @@ func TestAddEventType(t *testing.T) {
 		t.Errorf("requeue printed %s", out)
 	}
 
-	js := connect(t, "nats://"+s.NATSListen)
+	js := embeddedtest.Connect(t, "nats://"+s.NATSListen)
 	stored := readAll(t, js, "VERSIVE")[1]
 	if want := "versive.study.created.study_1.%.msg_after"; stored.Subject() != want {
 		t.Errorf("stored under %s, want %s", stored.Subject(), want)
@@ -191,21 +192,21 @@ func validateAs(t *testing.T, file string, data []byte) {
 // A printing is a process whose lines are read.
 type printing struct {
 	lines *bufio.Scanner
-	log   *logBuffer
+	log   *embeddedtest.Log
 }
 
 // startPrinting starts a process that is killed when the test ends, or when it
 // has taken too long.
 func startPrinting(t *testing.T, env, program string, args ...string) printing {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, program, args...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	log := &logBuffer{}
+	log := &embeddedtest.Log{}
 	cmd.Stderr = log
 	cmd.Env = append(cmd.Environ(), env)
 	startProcess(t, cmd)

@@ -4,29 +4,23 @@ import (
 	"bytes"
 	"context"
 	"flag"
-	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 	svix "github.com/svix/svix-webhooks/go"
-	"go.uber.org/goleak"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/server"
-	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -38,8 +32,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(suite{m}, map[string]func(){"versive-ingress": main, "broker": brokerMain})
 }
 
-// suite runs the tests with no settings in the environment, and fails when a
-// goroutine is left after them.
+// suite runs the tests with no settings in the environment.
 type suite struct{ m *testing.M }
 
 func (s suite) Run() int {
@@ -48,64 +41,7 @@ func (s suite) Run() int {
 			os.Unsetenv(name)
 		}
 	}
-	defer takePorts().Close()
-	code := s.m.Run()
-	sender.Client.CloseIdleConnections()
-	http.DefaultClient.CloseIdleConnections()
-	// The server's own, which outlive the mirror and the source that they were for.
-	mirror := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).setupMirrorConsumer.func3")
-	source := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*stream).trySetupSourceConsumer.func3")
-	// Now and then it outlives the server.
-	flusher := goleak.IgnoreAnyFunction("github.com/nats-io/nats-server/v2/server.(*msgBlock).flushLoop")
-	if err := leaked(mirror, source, flusher); code == 0 && err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
-	}
-	return code
-}
-
-// leaked returns which goroutines are left. On a busy machine they take longer
-// to end than goleak waits.
-func leaked(ignored ...goleak.Option) error {
-	for deadline := time.Now().Add(patience); ; {
-		if err := goleak.Find(ignored...); err == nil || time.Now().After(deadline) {
-			return err
-		}
-	}
-}
-
-// The ports of this process's tests. They are below those that the system gives
-// out by itself, for a broker must come back where it was.
-var (
-	firstPort int
-	nextPort  atomic.Int32
-)
-
-const portCount = 2000
-
-// takePorts takes ports for this process alone. Whoever listens on the first
-// has them all.
-func takePorts() net.Listener {
-	for first := 20000; first < 32000; first += portCount {
-		if l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(first)); err == nil {
-			firstPort = first
-			return l
-		}
-	}
-	panic("six other processes run these tests")
-}
-
-func freeAddr(t testing.TB) string {
-	t.Helper()
-	for range 1000 {
-		address := "127.0.0.1:" + strconv.Itoa(firstPort+1+int(nextPort.Add(1)%(portCount-1)))
-		if listener, err := net.Listen("tcp", address); err == nil {
-			listener.Close()
-			return address
-		}
-	}
-	t.Fatal("no free port")
-	return ""
+	return embeddedtest.Run(s.m, sender.Client.CloseIdleConnections, http.DefaultClient.CloseIdleConnections)
 }
 
 // newSettings returns the defaults, with a secret, a directory and addresses
@@ -117,7 +53,7 @@ func newSettings(t testing.TB) config.Settings {
 		t.Fatal(err)
 	}
 	s.Secrets = []string{config.NewSecret()}
-	s.Listen, s.AdminListen, s.NATSListen = freeAddr(t), freeAddr(t), freeAddr(t)
+	s.Listen, s.AdminListen, s.NATSListen = embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)
 	s.DataDir = t.TempDir()
 	return s
 }
@@ -133,28 +69,22 @@ type system struct {
 	*server.Server // nil if it runs as a process
 	settings       config.Settings
 	url            string // of the webhook endpoint
-	log            *logBuffer
+	log            *embeddedtest.Log
 }
 
-// run starts an ingress and waits until it takes webhooks.
-func run(t testing.TB, s config.Settings) *system {
+// run starts an ingress and waits until it takes webhooks. Its address can stay in use
+// briefly after another one: a process that another test starts inherits the listener
+// until it executes its program.
+func run(t testing.TB, s config.Settings) (sys *system) {
 	t.Helper()
-	return listening(t, func() (*system, error) { return tryRun(t, s) })
-}
-
-// listening starts what listens. Its address may be taken for a moment yet by
-// what has listened there before and has ended: a process that another test is
-// just starting has a copy of all that was open, until it runs its program.
-func listening[T any](t testing.TB, start func() (T, error)) (started T) {
-	t.Helper()
-	eventually(t, "the address is free", func() bool {
+	embeddedtest.Await(t, "the address is free", func() bool {
 		var err error
-		if started, err = start(); err != nil && !strings.Contains(err.Error(), "address already in use") {
+		if sys, err = tryRun(t, s); err != nil && !strings.Contains(err.Error(), "address already in use") {
 			t.Fatalf("start: %v", err)
 		}
 		return err == nil
 	})
-	return started
+	return sys
 }
 
 func tryRun(t testing.TB, s config.Settings) (*system, error) {
@@ -162,7 +92,7 @@ func tryRun(t testing.TB, s config.Settings) (*system, error) {
 	if err := s.Check(); err != nil {
 		t.Fatalf("settings: %v", err)
 	}
-	log := &logBuffer{}
+	log := &embeddedtest.Log{}
 	i, err := server.Start(t.Context(), server.Config{
 		Settings: s, Version: version, Commit: revision(),
 		Logger: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -172,31 +102,6 @@ func tryRun(t testing.TB, s config.Settings) (*system, error) {
 	}
 	t.Cleanup(i.Stop)
 	return &system{i, s, i.WebhookURL(), log}, nil
-}
-
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
-}
-
-// startBroker starts a broker that the ingress does not know from inside.
-func startBroker(t testing.TB, c embedded.Config) *embedded.Broker {
-	t.Helper()
-	b := listening(t, func() (*embedded.Broker, error) { return embedded.Start(t.Context(), c) })
-	t.Cleanup(b.Stop)
-	return b
 }
 
 // interview returns the documented body of another interview.
@@ -256,38 +161,10 @@ func readyz(s config.Settings) int {
 	return status
 }
 
-// patience is how long anything may take before a test fails. Far more than
-// any of it should, for a busy machine.
-const patience = 2 * time.Minute
-
-// eventually waits for what must come true.
-func eventually(t testing.TB, what string, come func() bool) {
-	t.Helper()
-	for deadline := time.Now().Add(patience); !come(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("not within %v: %s", patience, what)
-		}
-	}
-}
-
-func connect(t testing.TB, url string, options ...nats.Option) jetstream.JetStream {
-	t.Helper()
-	nc, err := nats.Connect(url, append(options, nats.Timeout(patience))...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(nc.Close)
-	js, err := jetstream.New(nc, jetstream.WithDefaultTimeout(20*time.Second))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return js
-}
-
 // readAll returns the messages of a stream, read with nothing of ours.
 func readAll(t testing.TB, js jetstream.JetStream, name string) []jetstream.Msg {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 	stream, err := js.Stream(ctx, name)
 	if err != nil {

@@ -17,15 +17,15 @@ import (
 )
 
 const (
-	module       = "versive-ingress"
-	natsClient   = "github.com/nats-io/nats.go"
-	natsServer   = "github.com/nats-io/nats-server/v2"
-	flagParser   = "github.com/spf13/cobra"
-	metrics      = "github.com/prometheus/client_golang"
-	traceSDK     = "go.opentelemetry.io/otel/sdk"
-	fuse         = "github.com/hanwen/go-fuse/v2"
-	rooms        = "cmd/versive-ingress/internal/" // what the commands are made of
-	embeddedtest = "publish/embedded/embeddedtest"
+	module      = "versive-ingress"
+	natsClient  = "github.com/nats-io/nats.go"
+	natsServer  = "github.com/nats-io/nats-server/v2"
+	flagParser  = "github.com/spf13/cobra"
+	metrics     = "github.com/prometheus/client_golang"
+	traceSDK    = "go.opentelemetry.io/otel/sdk"
+	fuse        = "github.com/hanwen/go-fuse/v2"
+	rooms       = "cmd/versive-ingress/internal/" // what the commands are made of
+	testSupport = "publish/embedded/embeddedtest"
 )
 
 // The house: which package may know which other of the project. A package
@@ -48,8 +48,8 @@ var mayImport = map[string][]string{
 	rooms + "doctor":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "publish/embedded", "schema", "subscribe"},
 	"docs":             {"schema", "subscribe"}, // what other teams' programs need
 
-	embeddedtest:                {"schema", "publish", "publish/embedded"}, // nothing here may import it: it is for tests
-	embeddedtest + "/faultdisk": {},
+	testSupport:                {"schema", "publish", "publish/embedded"}, // nothing here may import it: it is for tests
+	testSupport + "/faultdisk": {},
 }
 
 // Below the top level a package takes the rules of the nearest one above.
@@ -106,12 +106,12 @@ func TestHouse(t *testing.T) {
 			// NATS, flags, metrics and what exports traces stay where they belong, whatever leads there.
 			inRoom := strings.HasPrefix(own, rooms)
 			may := map[string]bool{
-				natsClient: own == "publish" || own == "subscribe" || own == "cmd" || own == "docs" || own == embeddedtest || inRoom && own != rooms+"terminal",
-				natsServer: own == "publish/embedded" || own == embeddedtest || own == "cmd" || inRoom && slices.Contains(mayImport[own], rooms+"broker") || own == rooms+"broker",
+				natsClient: own == "publish" || own == "subscribe" || own == "cmd" || own == "docs" || own == testSupport || inRoom && own != rooms+"terminal",
+				natsServer: own == "publish/embedded" || own == testSupport || own == "cmd" || inRoom && slices.Contains(mayImport[own], rooms+"broker") || own == rooms+"broker",
 				traceSDK:   own == "cmd" || own == rooms+"server",
 				flagParser: own == "cmd",
 				metrics:    !slices.Contains([]string{"schema", "subscribe", "docs", "publish/embedded", rooms + "terminal"}, own),
-				fuse:       own == embeddedtest+"/faultdisk",
+				fuse:       own == testSupport+"/faultdisk",
 			}
 			for _, dependency := range p.Deps {
 				for m, allowed := range may {

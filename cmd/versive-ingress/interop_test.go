@@ -17,6 +17,7 @@ import (
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -63,7 +64,7 @@ var webhooks = []struct {
 func TestInterop(t *testing.T) {
 	t.Parallel()
 	sys := run(t, newSettings(t))
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 
 	var want []reading
 	var subjects []string
@@ -139,7 +140,7 @@ func TestInterop(t *testing.T) {
 // acknowledges them, confirmed.
 func readDurably(t *testing.T, js jetstream.JetStream, n int) []jetstream.Msg {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 	consumer, err := js.CreateConsumer(ctx, "VERSIVE", jetstream.ConsumerConfig{
 		Durable: "interop", FilterSubject: "versive.>", AckPolicy: jetstream.AckExplicitPolicy,

@@ -11,6 +11,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // A load is senders that post one webhook after another. What is refused is
@@ -79,7 +80,7 @@ func (l *load) counts() (accepted, refused, lost int) {
 func (l *load) awaitAccepted(t testing.TB, n int) {
 	t.Helper()
 	before, _, _ := l.counts()
-	eventually(t, fmt.Sprintf("%d more webhooks accepted", n), func() bool {
+	embeddedtest.Await(t, fmt.Sprintf("%d more webhooks accepted", n), func() bool {
 		now, _, _ := l.counts()
 		return now >= before+n
 	})

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // launchOnPipe starts an ingress whose standard error is a pipe, and returns the other
@@ -66,7 +67,7 @@ func TestLogReaderEnds(t *testing.T) {
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "stored" {
 		t.Errorf("got %v", a)
 	}
-	eventually(t, "a line is dropped", func() bool {
+	embeddedtest.Await(t, "a line is dropped", func() bool {
 		return !strings.HasSuffix(sys.metric("versive_ingress_log_lines_dropped_total"), " 0\n")
 	})
 	terminate(t, cmd)

@@ -10,6 +10,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // names of the metrics that dashboards and alerts rely on.
@@ -53,7 +54,7 @@ func TestMetricsLint(t *testing.T) {
 	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_2", []byte("{"))
 	var text string
-	eventually(t, "the stream's event is told", func() bool {
+	embeddedtest.Await(t, "the stream's event is told", func() bool {
 		text = scrape(t, s, "text/plain")
 		return strings.Contains(text, "versive_ingress_stream_messages{stream=\"VERSIVE\"} 1\n")
 	})

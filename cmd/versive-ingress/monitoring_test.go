@@ -14,6 +14,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // What the dashboard and the alert rules ask for is there, under the name,
@@ -105,7 +106,7 @@ func exposedNames(t *testing.T) map[string]bool {
 	response.Body.Close()
 
 	var text string
-	eventually(t, "the event is counted", func() bool { // the streams are looked at every second
+	embeddedtest.Await(t, "the event is counted", func() bool { // the streams are looked at every second
 		_, text = get("http://" + s.AdminListen + "/metrics")
 		return strings.Contains(text, "versive_ingress_stream_oldest_event_timestamp_seconds")
 	})

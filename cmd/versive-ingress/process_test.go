@@ -16,12 +16,13 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // launch starts a program of the ingress as a process; see awaitReady.
-func launch(t testing.TB, program string, s config.Settings) (*exec.Cmd, *logBuffer) {
+func launch(t testing.TB, program string, s config.Settings) (*exec.Cmd, *embeddedtest.Log) {
 	t.Helper()
-	log := &logBuffer{}
+	log := &embeddedtest.Log{}
 	cmd := exec.Command(program, "serve")
 	cmd.Stdout, cmd.Stderr = log, log // traces, by the console exporter, and the log
 	cmd.Env = append(cmd.Environ(), environment(s)...)
@@ -56,7 +57,7 @@ func launchBroker(t testing.TB, c embedded.Config) *exec.Cmd {
 		t.Fatal(err)
 	}
 	startProcess(t, cmd)
-	eventually(t, "a broker at "+c.Listen, func() bool {
+	embeddedtest.Await(t, "a broker at "+c.Listen, func() bool {
 		nc, err := nats.Connect("nats://" + c.Listen)
 		if err == nil {
 			nc.Close()
@@ -74,7 +75,7 @@ func brokerMain() {
 		_, _ = io.Copy(io.Discard, os.Stdin)
 		stop()
 	}()
-	broker, err := embedded.Start(ctx, embedded.Config{Dir: os.Args[1], Listen: os.Args[2], ConfigFile: os.Args[3], MaxPayload: maxPayload})
+	broker, err := embedded.Start(ctx, embedded.Config{Dir: os.Args[1], Listen: os.Args[2], ConfigFile: os.Args[3], MaxPayload: 9 << 20})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "broker:", err)
 		os.Exit(1)

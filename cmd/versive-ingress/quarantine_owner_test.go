@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -15,7 +16,7 @@ func TestQuarantineLeavesEvents(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
 	sys := run(t, s)
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
 	if err != nil {
 		t.Fatal(err)
@@ -51,7 +52,7 @@ func TestQuarantineOfAnotherIngress(t *testing.T) {
 	if a := sys.post(t, "msg_raw", []byte("{")); a.Status != 202 {
 		t.Fatal(a)
 	}
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	stream, err := js.Stream(t.Context(), "VERSIVE_QUARANTINE")
 	if err != nil {
 		t.Fatal(err)

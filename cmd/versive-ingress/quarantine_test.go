@@ -7,6 +7,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -20,7 +21,7 @@ func TestLifeInQuarantine(t *testing.T) {
 	for name, place := range map[string]func(*testing.T, config.Settings) config.Settings{
 		"embedded": func(_ *testing.T, s config.Settings) config.Settings { return s },
 		"external": func(t *testing.T, s config.Settings) config.Settings {
-			broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: s.NATSListen, MaxPayload: maxPayload})
+			broker := embeddedtest.StartBroker(t, embedded.Config{Listen: s.NATSListen})
 			return withBroker(s, strings.TrimPrefix(broker.URL(), "nats://"))
 		},
 	} {
@@ -48,7 +49,7 @@ func TestLifeInQuarantine(t *testing.T) {
 				t.Errorf("sent again to a newer version: %v", a)
 			}
 			awaitDepth(t, s, "2")
-			js := connect(t, broker.URL(s))
+			js := embeddedtest.Connect(t, broker.URL(s))
 			for _, step := range []struct{ flag, want string }{
 				{"--dry-run", "would be stored msg_started\nwould be stored msg_again\n"},
 				{"--reason=unsupported_type", "stored VERSIVE 2 msg_started\nduplicate VERSIVE 1 msg_again\n"},
@@ -83,7 +84,7 @@ func TestLifeInQuarantine(t *testing.T) {
 
 func awaitDepth(t *testing.T, s config.Settings, depth string) {
 	t.Helper()
-	eventually(t, "quarantine's depth "+depth, func() bool {
+	embeddedtest.Await(t, "quarantine's depth "+depth, func() bool {
 		_, text := get("http://" + s.AdminListen + "/metrics")
 		return strings.Contains(text, "\nversive_ingress_quarantine_events "+depth+"\n")
 	})

@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 var replayEvents = flag.Int("replay.events", 2000, "BenchmarkReplay: how many events of 8 KiB to replay")
@@ -26,11 +27,11 @@ var replayEvents = flag.Int("replay.events", 2000, "BenchmarkReplay: how many ev
 // it. Then it does so again with a kill -9 in the middle, and checks that the
 // target has every event. See .ci/replay-bench.
 func BenchmarkReplay(b *testing.B) {
-	broker := startBroker(b, embedded.Config{Dir: b.TempDir(), Listen: "127.0.0.1:0"})
+	broker := embeddedtest.StartBroker(b, embedded.Config{Dir: b.TempDir(), Listen: "127.0.0.1:0"})
 	defer func(original []byte) { sample = original }(sample)
 	sample = bytes.Replace(sample, []byte(`"transcript": "..."`), []byte(`"transcript": "`+strings.Repeat("word ", 1450)+`"`), 1)
 	fill(b, broker.URL(), 1, *replayEvents)
-	js := connect(b, broker.URL())
+	js := embeddedtest.Connect(b, broker.URL())
 	want := ids(readAll(b, js, "VERSIVE"))
 
 	var mu sync.Mutex
@@ -98,7 +99,7 @@ func BenchmarkReplay(b *testing.B) {
 			if err := cmd.Start(); err != nil {
 				b.Fatal(err)
 			}
-			eventually(b, "a part is done", func() bool { return int(readState(checkpointed).Done.Sequence) > len(want)/3 })
+			embeddedtest.Await(b, "a part is done", func() bool { return int(readState(checkpointed).Done.Sequence) > len(want)/3 })
 			_ = cmd.Process.Kill()
 			_ = cmd.Wait()
 			at := readState(checkpointed).Done.Sequence

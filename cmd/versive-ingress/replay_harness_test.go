@@ -20,6 +20,7 @@ import (
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
 
@@ -27,7 +28,7 @@ import (
 func fill(t testing.TB, url string, from, to int) {
 	t.Helper()
 	p, err := publish.Open(t.Context(), publish.Config{
-		URL: url, Stream: "VERSIVE", Subject: "versive", Replicas: 1, DedupeWindow: 48 * time.Hour, Timeout: patience,
+		URL: url, Stream: "VERSIVE", Subject: "versive", Replicas: 1, DedupeWindow: 48 * time.Hour, Timeout: embeddedtest.Timeout,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -233,9 +234,9 @@ type library struct {
 }
 
 func newLibrary(t testing.TB, events int) library {
-	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: "127.0.0.1:0"})
 	fill(t, broker.URL(), 1, events)
-	l := library{url: broker.URL(), js: connect(t, broker.URL())}
+	l := library{url: broker.URL(), js: embeddedtest.Connect(t, broker.URL())}
 	erase(t, l.js, 3)
 	erase(t, l.js, 7)
 	l.stored = readAll(t, l.js, "VERSIVE")

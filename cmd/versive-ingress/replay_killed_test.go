@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // Ctrl-C: the checkpoint tells exactly what the target has.
@@ -21,12 +22,12 @@ func replayInterrupted(t *testing.T, l library) {
 	file := filepath.Join(t.TempDir(), "checkpoint")
 	args := []string{"replay", "--to-subject", "stop.>", "--checkpoint", file}
 	cmd := command(l.url, append(args, "--rate", "110")...) // slow, so that the end is far, but not so that each is handed over at once
-	var log logBuffer
+	var log embeddedtest.Log
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a part is delivered", func() bool { return len(readAll(t, l.js, "STOP")) > 20 })
+	embeddedtest.Await(t, "a part is delivered", func() bool { return len(readAll(t, l.js, "STOP")) > 20 })
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -55,7 +56,7 @@ func killed(t *testing.T, l library, out io.Writer, got func() int, args ...stri
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "a part is done, and more", func() bool {
+	embeddedtest.Await(t, "a part is done, and more", func() bool {
 		done := readState(file).Done
 		before = got()
 		return done.Sequence > 0 && before > int(done.Events+done.Erasures)
@@ -103,25 +104,25 @@ func replayKilledEndpoint(t *testing.T, l library) {
 // twice, and the order is kept.
 func TestReplayAcrossRestart(t *testing.T) {
 	t.Parallel()
-	config := embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t)}
-	broker := startBroker(t, config)
+	config := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
+	broker := embeddedtest.StartBroker(t, config)
 	fill(t, broker.URL(), 1, 500)
-	js := connect(t, broker.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	js := embeddedtest.Connect(t, broker.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	createTarget(t, js, jetstream.FileStorage, "AGAIN", "again.>")
 	cmd := command(broker.URL(), "replay", "--to-subject", "again.>", "--rate", "1000")
-	var log logBuffer
+	var log embeddedtest.Log
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill()
-	eventually(t, "a part is delivered", func() bool { return len(readAll(t, js, "AGAIN")) > 100 })
+	embeddedtest.Await(t, "a part is delivered", func() bool { return len(readAll(t, js, "AGAIN")) > 100 })
 	broker.Stop()
-	startBroker(t, config)
+	embeddedtest.StartBroker(t, config)
 	if err := cmd.Wait(); err != nil {
 		t.Fatalf("%v: %s", err, &log)
 	}
-	eventually(t, "the broker is back", func() bool { return js.Conn().IsConnected() })
+	embeddedtest.Await(t, "the broker is back", func() bool { return js.Conn().IsConnected() })
 	requireAll(t, ids(readAll(t, js, "VERSIVE")), ids(readAll(t, js, "AGAIN")), 0)
 }
 
@@ -131,7 +132,7 @@ func TestReplayGoesOnAfterUnreadable(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	config := embedded.Config{Dir: dir, Listen: "127.0.0.1:0"}
-	broker := startBroker(t, config)
+	broker := embeddedtest.StartBroker(t, config)
 	fill(t, broker.URL(), 1, 20)
 	broker.Stop()
 	block := filepath.Join(dir, "jetstream", "$G", "streams", "VERSIVE", "msgs", "1.blk")
@@ -143,7 +144,7 @@ func TestReplayGoesOnAfterUnreadable(t *testing.T) {
 	if err := os.WriteFile(block, content, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	broker = startBroker(t, config)
+	broker = embeddedtest.StartBroker(t, config)
 	for range 2 {
 		cmd := command(broker.URL(), "replay", "--checkpoint", filepath.Join(dir, "checkpoint"))
 		var log bytes.Buffer
@@ -157,18 +158,18 @@ func TestReplayGoesOnAfterUnreadable(t *testing.T) {
 // Ctrl-C ends it while the broker is away, too.
 func TestReplayEndsWithoutBroker(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: "127.0.0.1:0"})
 	fill(t, broker.URL(), 1, 300)
-	js := connect(t, broker.URL())
+	js := embeddedtest.Connect(t, broker.URL())
 	createTarget(t, js, jetstream.FileStorage, "AGAIN", "again.>")
 	cmd := command(broker.URL(), "replay", "--to-subject", "again.>", "--rate", "100")
-	var log logBuffer
+	var log embeddedtest.Log
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill()
-	eventually(t, "a part is delivered", func() bool { return len(readAll(t, js, "AGAIN")) > 5 })
+	embeddedtest.Await(t, "a part is delivered", func() bool { return len(readAll(t, js, "AGAIN")) > 5 })
 	broker.Stop()
 	start := time.Now()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 func TestReplay(t *testing.T) {
@@ -163,7 +165,7 @@ func replayPlain(t *testing.T, l library) {
 	}
 	var got []string
 	for range l.stored {
-		m, err := subscription.NextMsg(patience)
+		m, err := subscription.NextMsg(embeddedtest.Timeout)
 		if err != nil {
 			t.Fatal(err)
 		}

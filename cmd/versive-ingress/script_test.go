@@ -12,6 +12,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // TestScripts runs the command as its users do. Each script has settings of
@@ -25,11 +26,11 @@ func TestScripts(t *testing.T) {
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("INGRESS_SECRETS", config.NewSecret())
 			for _, name := range []string{"INGRESS_LISTEN", "INGRESS_ADMIN_LISTEN", "INGRESS_NATS_LISTEN"} {
-				e.Setenv(name, freeAddr(t))
+				e.Setenv(name, embeddedtest.FreeAddress(t))
 			}
 			e.Setenv("INGRESS_DATA_DIR", e.WorkDir+"/data")
 			e.Setenv("OTHER_SECRET", config.NewSecret())
-			e.Setenv("OTHER_ADDRESS", freeAddr(t))
+			e.Setenv("OTHER_ADDRESS", embeddedtest.FreeAddress(t))
 			e.Setenv("STALE", strconv.FormatInt(time.Now().Add(-time.Hour).Unix(), 10))
 			return nil
 		},
@@ -48,7 +49,7 @@ func scriptReady(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: ready")
 	}
 	url := "http://" + ts.Getenv("INGRESS_ADMIN_LISTEN") + "/readyz"
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(embeddedtest.Timeout); ; time.Sleep(10 * time.Millisecond) {
 		status, why := get(url)
 		if status == http.StatusOK {
 			return
@@ -64,7 +65,7 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 2 {
 		ts.Fatalf("usage: await words file")
 	}
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(embeddedtest.Timeout); ; time.Sleep(10 * time.Millisecond) {
 		text, err := os.ReadFile(ts.MkAbs(args[1]))
 		if strings.Contains(string(text), args[0]) {
 			return

@@ -8,11 +8,12 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 func awaitReady(t testing.TB, s config.Settings) {
 	t.Helper()
-	eventually(t, "ready", func() bool { return readyz(s) == http.StatusOK })
+	embeddedtest.Await(t, "ready", func() bool { return readyz(s) == http.StatusOK })
 }
 
 // However the process ends under load, nothing that was accepted is lost, and
@@ -38,7 +39,7 @@ func TestEndUnderLoad(t *testing.T) {
 			l.awaitAccepted(t, 50) // the senders have not stopped
 			l.stop()
 			l.check(t)
-			requireStored(t, connect(t, "nats://"+s.NATSListen), s.Stream, l.accepted)
+			requireStored(t, embeddedtest.Connect(t, "nats://"+s.NATSListen), s.Stream, l.accepted)
 		})
 	}
 }
@@ -59,7 +60,7 @@ func TestDuplicateBeyondTheWindow(t *testing.T) {
 	if first.Outcome != "stored" || second.Outcome != "duplicate" || second.Sequence != first.Sequence {
 		t.Errorf("got %v, then %v", first, second)
 	}
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	requireStored(t, js, s.Stream, map[string]uint64{"msg_1": first.Sequence})
 	stream, err := js.Stream(t.Context(), s.Stream)
 	if err != nil {
@@ -73,9 +74,9 @@ func TestDuplicateBeyondTheWindow(t *testing.T) {
 // A signal while the broker is awaited is an ordinary end.
 func TestEndBeforeTheBrokerIsThere(t *testing.T) {
 	t.Parallel()
-	s := withBroker(newSettings(t), freeAddr(t))
+	s := withBroker(newSettings(t), embeddedtest.FreeAddress(t))
 	cmd, log := launch(t, "versive-ingress", s)
-	eventually(t, "alive", func() bool {
+	embeddedtest.Await(t, "alive", func() bool {
 		status, _ := get("http://" + s.AdminListen + "/livez")
 		return status == http.StatusOK
 	})
@@ -98,7 +99,7 @@ func TestHangup(t *testing.T) {
 		}
 		cmd, log := launch(t, "versive-ingress", s)
 		awaitReady(t, s)
-		eventually(t, "files are reloaded", func() bool { // the signal is ignored if it is early
+		embeddedtest.Await(t, "files are reloaded", func() bool { // the signal is ignored if it is early
 			if err := cmd.Process.Signal(syscall.SIGHUP); err != nil {
 				t.Fatal(err)
 			}

@@ -11,6 +11,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -88,11 +89,11 @@ func TestEraseKilled(t *testing.T) {
 				id := fmt.Sprint("msg_other_", i)
 				others[id] = sys.post(t, id, interview(id)).Sequence
 			}
-			js := connect(t, broker.URL(s))
+			js := embeddedtest.Connect(t, broker.URL(s))
 			first := exec.Command("versive-ingress", "erase", "--interview", "int-1", "--yes")
 			first.Env = append(first.Environ(), environment(s)...)
 			startProcess(t, first)
-			eventually(t, "the erasure is under way", func() bool {
+			embeddedtest.Await(t, "the erasure is under way", func() bool {
 				return strings.Count(holdings(t, js, schema.KindEvent)+holdings(t, js, schema.KindQuarantine), "*") >= erased
 			})
 			kill(process)
@@ -138,7 +139,7 @@ func TestEraseKeepsTombstones(t *testing.T) {
 		sys.Stop()
 		sys = run(t, s)
 	}
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	if got := holdings(t, js, schema.KindEvent) + ", " + holdings(t, js, schema.KindDead); got != "msg_1*, msg_1* msg_1*" {
 		t.Errorf("the streams hold %s", got)
 	}
@@ -162,7 +163,7 @@ func TestEraseCaveats(t *testing.T) {
 		},
 		"external": {
 			func(t *testing.T, s config.Settings) config.Settings {
-				broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: s.NATSListen, MaxPayload: maxPayload})
+				broker := embeddedtest.StartBroker(t, embedded.Config{Listen: s.NATSListen})
 				return withBroker(s, strings.TrimPrefix(broker.URL(), "nats://"))
 			},
 			"not verified: erase can only look into the files of an embedded broker's stream",

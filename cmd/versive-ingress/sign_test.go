@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // sign posts a file with testdata/sign.sh: another's opinion on what a
@@ -60,5 +61,5 @@ func TestIndependentSignature(t *testing.T) {
 			t.Errorf("%s: %s", name, got)
 		}
 	}
-	requireStored(t, connect(t, sys.BrokerURL()), s.Stream, map[string]uint64{"msg_0": 1, "msg_1": 2, "msg_2": 3})
+	requireStored(t, embeddedtest.Connect(t, sys.BrokerURL()), s.Stream, map[string]uint64{"msg_0": 1, "msg_1": 2, "msg_2": 3})
 }

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 var nginx = flag.String("nginx", "", "program to send what is hostile through as well; see .ci/smuggling")
@@ -59,10 +60,10 @@ http {
 func startNginx(t *testing.T, ingress string) (plain, lenient string) {
 	t.Helper()
 	dir := t.TempDir()
-	plain, lenient = freeAddr(t), freeAddr(t)
+	plain, lenient = embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)
 	config := writeFile(t, "nginx.conf", fmt.Sprintf(nginxConfig, dir, ingress, plain, lenient))
 	cmd := exec.Command(*nginx, "-e", "stderr", "-p", dir, "-c", config)
-	log := &logBuffer{}
+	log := &embeddedtest.Log{}
 	cmd.Stderr = log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -71,7 +72,7 @@ func startNginx(t *testing.T, ingress string) (plain, lenient string) {
 		_ = cmd.Process.Kill()
 		_ = cmd.Wait()
 	})
-	eventually(t, "nginx answers", func() bool {
+	embeddedtest.Await(t, "nginx answers", func() bool {
 		status, _ := get("http://" + lenient + "/")
 		return status == http.StatusNotFound
 	})
@@ -209,7 +210,7 @@ func TestSmuggling(t *testing.T) {
 		}
 	}
 	// What was answered is stored where the answer said, and nothing else is.
-	js := connect(t, sys.BrokerURL())
+	js := embeddedtest.Connect(t, sys.BrokerURL())
 	requireStored(t, js, sys.settings.Stream, accepted)
 	if found := readStream(t, js, sys.settings.Stream); len(found) != len(accepted) {
 		t.Errorf("%d events are stored, %d were accepted", len(found), len(accepted))
@@ -250,7 +251,7 @@ func assault(t *testing.T, address, attack string) (notFound int, accepted uint6
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	_ = conn.SetReadDeadline(time.Now().Add(patience))
+	_ = conn.SetReadDeadline(time.Now().Add(embeddedtest.Timeout))
 	raw, err := io.ReadAll(conn)
 	if timeout, ok := errors.AsType[net.Error](err); ok && timeout.Timeout() {
 		t.Errorf("neither answered nor closed: %q", attack)

@@ -10,16 +10,17 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // tail shows what is stored from its start on, once and in its order, while
 // the broker goes and comes back.
 func TestTailAcrossRestart(t *testing.T) {
 	t.Parallel()
-	config := embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t)}
-	broker := startBroker(t, config)
+	config := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
+	broker := embeddedtest.StartBroker(t, config)
 	fill(t, broker.URL(), 1, 10)
-	js := connect(t, broker.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
+	js := embeddedtest.Connect(t, broker.URL(), nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 
 	file := filepath.Join(t.TempDir(), "events")
 	out, err := os.Create(file)
@@ -28,13 +29,13 @@ func TestTailAcrossRestart(t *testing.T) {
 	}
 	defer out.Close()
 	cmd := command(broker.URL(), "tail", "--json")
-	var log logBuffer
+	var log embeddedtest.Log
 	cmd.Stdout, cmd.Stderr = out, &log
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill()
-	eventually(t, "tail reads", func() bool {
+	embeddedtest.Await(t, "tail reads", func() bool {
 		stream, err := js.Stream(t.Context(), "VERSIVE")
 		return err == nil && stream.CachedInfo().State.Consumers > 0
 	})
@@ -42,7 +43,7 @@ func TestTailAcrossRestart(t *testing.T) {
 	shown := func(to int) {
 		t.Helper()
 		want := ids(readAll(t, js, "VERSIVE"))[10:to]
-		eventually(t, "events are shown", func() bool { return len(lineIDs(t, file)) >= len(want) })
+		embeddedtest.Await(t, "events are shown", func() bool { return len(lineIDs(t, file)) >= len(want) })
 		if got := lineIDs(t, file); !slices.Equal(got, want) {
 			t.Fatalf("got %v, want %v", got, want)
 		}
@@ -51,8 +52,8 @@ func TestTailAcrossRestart(t *testing.T) {
 	shown(30)
 	for _, to := range []int{50, 70} {
 		broker.Stop()
-		broker = startBroker(t, config)
-		eventually(t, "the broker is back", func() bool { return js.Conn().IsConnected() })
+		broker = embeddedtest.StartBroker(t, config)
+		embeddedtest.Await(t, "the broker is back", func() bool { return js.Conn().IsConnected() })
 		fill(t, broker.URL(), to-19, to)
 		shown(to)
 	}
@@ -67,7 +68,7 @@ func TestTailAcrossRestart(t *testing.T) {
 // Ctrl-C ends it while the broker is away, too.
 func TestTailEndsWithoutBroker(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: "127.0.0.1:0"})
 	fill(t, broker.URL(), 1, 1)
 	file := filepath.Join(t.TempDir(), "events")
 	out, err := os.Create(file)
@@ -81,7 +82,7 @@ func TestTailEndsWithoutBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer cmd.Process.Kill()
-	eventually(t, "the event is shown", func() bool { return len(lineIDs(t, file)) == 1 })
+	embeddedtest.Await(t, "the event is shown", func() bool { return len(lineIDs(t, file)) == 1 })
 	broker.Stop()
 	start := time.Now()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {

@@ -21,6 +21,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -81,10 +82,10 @@ func TestTelemetry(t *testing.T) {
 	awaitReady(t, away)
 
 	recorder.Reset()
-	consumed := &logBuffer{}
+	consumed := &embeddedtest.Log{}
 	ctx, cancel := context.WithCancel(t.Context())
 	var consumer sync.WaitGroup
-	js := connect(t, "nats://"+s.NATSListen)
+	js := embeddedtest.Connect(t, "nats://"+s.NATSListen)
 	consumer.Go(func() {
 		_ = subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
 			Durable: "telemetry",
@@ -146,7 +147,7 @@ func TestTelemetry(t *testing.T) {
 			t.Errorf("%s is answered %d, want %d", step.id, got, step.want)
 		}
 	}
-	eventually(t, "both events are consumed", func() bool { return len(recorder.Ended()) >= 2 })
+	embeddedtest.Await(t, "both events are consumed", func() bool { return len(recorder.Ended()) >= 2 })
 
 	var commands strings.Builder
 	for _, line := range []string{"quarantine list", "replay", "replay --dry-run", "erase --interview interview_1 --yes"} {
@@ -162,9 +163,9 @@ func TestTelemetry(t *testing.T) {
 	}
 	metrics := scrape(t, s, openMetrics) + scrape(t, s, "text/plain")
 	end(t, process)
-	eventually(t, "the broker is missed", func() bool { return post(away, "msg_2", body, nil) == 503 })
+	embeddedtest.Await(t, "the broker is missed", func() bool { return post(away, "msg_2", body, nil) == 503 })
 	metrics += scrape(t, away, openMetrics)
-	eventually(t, "its trace", func() bool { return strings.Contains(printedAway.String(), `"Name":"POST /webhooks/versive"`) })
+	embeddedtest.Await(t, "its trace", func() bool { return strings.Contains(printedAway.String(), `"Name":"POST /webhooks/versive"`) })
 
 	spans := printedSpans(t, printed.String())
 	checkTrace(t, spans, recorder.Ended(), "msg_1")

@@ -13,6 +13,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // A balancer passes requests to those ingresses that were ready when it last
@@ -82,7 +83,7 @@ func balance(t *testing.T, every time.Duration, ingresses ...config.Settings) (*
 // refuses nothing, and what it accepts is stored once.
 func TestUpgradeInTurn(t *testing.T) {
 	t.Parallel()
-	broker := startBroker(t, embedded.Config{Dir: t.TempDir(), Listen: freeAddr(t), MaxPayload: maxPayload})
+	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: embeddedtest.FreeAddress(t)})
 	secret := config.NewSecret()
 	pair := make([]config.Settings, 2)
 	for i := range pair {
@@ -108,7 +109,7 @@ func TestUpgradeInTurn(t *testing.T) {
 
 	b, address := balance(t, 20*time.Millisecond, pair...)
 	bothReady := func() bool { return b.backends[0].ready.Load() && b.backends[1].ready.Load() }
-	eventually(t, "the balancer knows both", bothReady)
+	embeddedtest.Await(t, "the balancer knows both", bothReady)
 	through := pair[0]
 	through.Listen = address
 	l := startLoad(t, through, 4)
@@ -117,7 +118,7 @@ func TestUpgradeInTurn(t *testing.T) {
 		stop[i]()
 		l.awaitAccepted(t, 50) // by the other one
 		start(s)
-		eventually(t, "the balancer knows both", bothReady)
+		embeddedtest.Await(t, "the balancer knows both", bothReady)
 	}
 	l.awaitAccepted(t, 50)
 	l.stop()
@@ -125,5 +126,5 @@ func TestUpgradeInTurn(t *testing.T) {
 	if _, refused, lost := l.counts(); refused+lost > 0 {
 		t.Errorf("%d requests were refused and %d had no answer (%d came when neither was ready)", refused, lost, b.nowhere.Load())
 	}
-	requireStored(t, connect(t, broker.URL()), pair[0].Stream, l.accepted)
+	requireStored(t, embeddedtest.Connect(t, broker.URL()), pair[0].Stream, l.accepted)
 }

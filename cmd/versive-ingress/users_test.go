@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -54,7 +55,7 @@ func (u users) connect(t *testing.T, url, seed string) (*nats.Conn, jetstream.Je
 	if err != nil {
 		t.Fatal(err)
 	}
-	nc, err := nats.Connect(url, key, nats.Timeout(patience), nats.MaxReconnects(-1), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
+	nc, err := nats.Connect(url, key, nats.Timeout(embeddedtest.Timeout), nats.MaxReconnects(-1), nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +82,7 @@ func runWithUsers(t *testing.T, denied ...string) (*system, users) {
 func TestShippedUsersCan(t *testing.T) {
 	t.Parallel()
 	sys, u := runWithUsers(t)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 
 	_, js := u.connect(t, sys.BrokerURL(), u.subscriber)
@@ -187,11 +188,11 @@ func TestShippedUsersSeeTheBacklog(t *testing.T) {
 		t.Fatal(err)
 	}
 	sys.post(t, "msg_raw", []byte("{}"))
-	eventually(t, "both are counted", func() bool {
+	embeddedtest.Await(t, "both are counted", func() bool {
 		text := scrape(t, sys.settings, "text/plain")
 		return strings.Contains(text, "\nversive_ingress_quarantine_events 1\n") && strings.Contains(text, "\nversive_ingress_dead_letter_events 1\n")
 	})
-	eventually(t, "the maximum age is that of the events", func() bool {
+	embeddedtest.Await(t, "the maximum age is that of the events", func() bool {
 		stream, err := operator.Stream(t.Context(), "VERSIVE_DEAD")
 		return err == nil && stream.CachedInfo().Config.MaxAge == sys.settings.MaxAge
 	})
@@ -207,12 +208,12 @@ func TestDeadLettersThatCannotBeSeen(t *testing.T) {
 	sys, u := runWithUsers(t, `"$JS.API.STREAM.INFO.VERSIVE_DEAD"`)
 	_, operator := u.connect(t, sys.BrokerURL(), u.operator)
 	const denied = "Permissions Violation for Publish to"
-	eventually(t, "it was denied", func() bool { return strings.Contains(sys.log.String(), denied) })
+	embeddedtest.Await(t, "it was denied", func() bool { return strings.Contains(sys.log.String(), denied) })
 	for i := range int64(3) { // which takes as many looks at the quarantine
 		if _, err := operator.Publish(t.Context(), fmt.Sprint("versive-quarantine.msg_", i), []byte("{}")); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the quarantine is counted", func() bool {
+		embeddedtest.Await(t, "the quarantine is counted", func() bool {
 			return strings.Contains(scrape(t, sys.settings, "text/plain"), fmt.Sprintf("\nversive_ingress_quarantine_events %d\n", i+1))
 		})
 	}
@@ -235,7 +236,7 @@ func TestShippedUsersCannot(t *testing.T) {
 		t.Fatal(err)
 	}
 	subscriber, js := u.connect(t, sys.BrokerURL(), u.subscriber)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 
 	state := func() string {
@@ -305,11 +306,11 @@ func TestShippedUsersCannot(t *testing.T) {
 			if !errors.Is(err, nats.ErrPermissionViolation) {
 				t.Errorf("listening to %s: %v", subject, err)
 			}
-		case <-time.After(patience):
+		case <-time.After(embeddedtest.Timeout):
 			t.Errorf("a subscriber may listen to %s", subject)
 		}
 	}
-	if err := subscriber.FlushTimeout(patience); err != nil {
+	if err := subscriber.FlushTimeout(embeddedtest.Timeout); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := consumer.Info(ctx); err != nil { // the broker has come to all of it

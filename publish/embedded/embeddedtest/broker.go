@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -39,6 +40,26 @@ func Receive[T any](t testing.TB, what string, from <-chan T) T {
 		t.Fatalf("not within %v: %s", Timeout, what)
 		panic("unreachable")
 	}
+}
+
+// A Log is a log that is read while it is written.
+type Log struct {
+	mu   sync.Mutex
+	text strings.Builder
+}
+
+// Write appends to the log.
+func (l *Log) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+// String returns what was written so far.
+func (l *Log) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
 }
 
 // StartBroker runs a broker until the test ends. By default it has a temporary

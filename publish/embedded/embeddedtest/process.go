@@ -60,7 +60,7 @@ func leaked() error {
 
 // portCount is the number of ports that belong to a process, with the one that stands
 // for all of them.
-const portCount = 500
+const portCount = 1000
 
 // ports listens on the first port of those that belong to this process. They are below
 // the ephemeral ones, which the system gives out.

@@ -71,7 +71,7 @@ func startCluster(t *testing.T) (brokers []*embedded.Broker) {
 		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		brokers = append(brokers, embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file, MaxPayload: maxPayload}))
+		brokers = append(brokers, embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file}))
 	}
 	// What is asked before they have a leader is not answered.
 	js := embeddedtest.Connect(t, brokers[0].URL())

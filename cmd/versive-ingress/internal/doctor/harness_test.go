@@ -213,7 +213,7 @@ func startMonitored(t *testing.T) (broker *embedded.Broker, monitor string) {
 	if err := os.WriteFile(file, []byte("listen: \""+embeddedtest.FreeAddress(t)+"\"\nhttp: \""+monitor+"\"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file, MaxPayload: maxPayload}), "http://" + monitor
+	return embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file}), "http://" + monitor
 }
 
 // startServer starts a nats-server as anybody may have set it up.

@@ -100,7 +100,7 @@ func TestConnLimit(t *testing.T) {
 		t.Errorf("%v connections were shed, want 4 (%v)", shed.GetCounter().GetValue(), err)
 	}
 	server.Close()
-	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+	if err := embeddedtest.Receive(t, "the server ends", served); !errors.Is(err, http.ErrServerClosed) {
 		t.Error(err)
 	}
 	embeddedtest.Await(t, "all places are free", func() bool {

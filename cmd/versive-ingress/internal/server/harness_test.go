@@ -1,7 +1,6 @@
 package server
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/pem"
@@ -12,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -51,7 +49,7 @@ func newSettings(t testing.TB) config.Settings {
 // A system is an ingress under test, with its log.
 type system struct {
 	*Server
-	log *logBuffer
+	log *embeddedtest.Log
 }
 
 func run(t testing.TB, s config.Settings) *system {
@@ -68,7 +66,7 @@ func tryRun(t testing.TB, s config.Settings) (*system, error) {
 	if err := s.Check(); err != nil {
 		t.Fatalf("settings: %v", err)
 	}
-	log := &logBuffer{}
+	log := &embeddedtest.Log{}
 	i, err := Start(t.Context(), Config{
 		Settings: s, Version: "v9.8.7", Commit: "c0ffee",
 		Logger: slog.New(slog.NewJSONHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -159,23 +157,6 @@ func (s *system) requireStored(t testing.TB, want ...string) {
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("stored (-want +got):\n%s", diff)
 	}
-}
-
-type logBuffer struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (b *logBuffer) Write(p []byte) (int, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.Write(p)
-}
-
-func (b *logBuffer) String() string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.text.String()
 }
 
 func overwrite(t testing.TB, file, text string) {

@@ -58,7 +58,7 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 				text, _ := io.ReadAll(response.Body)
 				answered <- fmt.Sprint(response.StatusCode, " ", string(text))
 			}()
-			<-asked
+			embeddedtest.Receive(t, "the server asks for the body", asked)
 
 			stopped := make(chan struct{})
 			go func() { sys.Stop(); close(stopped) }()
@@ -71,10 +71,10 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 				t.Error(err)
 			}
 			body.Close()
-			if got := <-answered; !strings.HasPrefix(got, `200 {"outcome":"stored"`) {
+			if got := embeddedtest.Receive(t, "an answer", answered); !strings.HasPrefix(got, `200 {"outcome":"stored"`) {
 				t.Errorf("the request in progress was answered %s", got)
 			}
-			<-stopped
+			embeddedtest.Receive(t, "the ingress stops", stopped)
 			if status, text := sys.post("msg_late", sample); status != 0 {
 				t.Errorf("a request after the end was answered %d %s", status, text)
 			}
@@ -106,7 +106,7 @@ func TestShutdownRefusesWhatIsLate(t *testing.T) {
 	embeddedtest.Await(t, "not ready any more", func() bool { return sys.readyz() != http.StatusOK })
 	_, _ = late.WriteTo(conn)
 	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
-	<-stopped
+	embeddedtest.Receive(t, "the ingress stops", stopped)
 	if err == nil { // else it was cut off, which is as good
 		response.Body.Close()
 		if response.StatusCode != http.StatusServiceUnavailable {
@@ -147,7 +147,7 @@ func TestDrain(t *testing.T) {
 	case <-ended:
 		t.Error("the drain was over before the webhook was answered")
 	default:
-		if err := <-ended; err != nil {
+		if err := embeddedtest.Receive(t, "the drain ends", ended); err != nil {
 			t.Error(err)
 		}
 	}
