@@ -74,13 +74,13 @@ func Start(t testing.TB) *Stream {
 	}
 }
 
-// Publish stores the event that an ingress makes of a webhook. The svix-id id is the
-// event's idempotency key: publishing it again, as the vendor resends an event,
-// stores nothing, and the receipt is that of a duplicate.
+// Publish stores the event that an ingress makes of a webhook. The id is its svix-id,
+// the idempotency key: publishing it again, as when the vendor resends an event, stores
+// nothing, and the receipt is that of a duplicate.
 //
 // The body of the webhook is data as JSON. Zero fields of structs are left out, so
-// that a test sets only those that matter to it. A [jsontext.Value] is a body as it
-// is. The test fails if the body is not an event: a type and the ids are required.
+// that a test sets only those that matter to it. A jsontext.Value is taken as it is.
+// The test fails if the body is not an event; the type and the ids are required.
 func (s *Stream) Publish(id string, data any) schema.Receipt {
 	s.t.Helper()
 	body, err := json.Marshal(data, json.OmitZeroStructFields(true))
