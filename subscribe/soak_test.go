@@ -17,6 +17,7 @@ import (
 	svix "github.com/svix/svix-webhooks/go"
 
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 var soakEvents = flag.Int("soak.events", 800, "how many events TestSoak sends; make soak sends 100,000")
@@ -116,7 +117,11 @@ func send(t *testing.T, server *httptest.Server, secret string, n int) (accepted
 		senders.Go(func() {
 			for i := int(next.Add(1)); i <= n; i = int(next.Add(1)) {
 				id, interview := fmt.Sprint("msg_", i), fmt.Sprint("interview_", i%(n/2+1))
-				for post(id, interview) != http.StatusOK {
+				for deadline := time.Now().Add(embeddedtest.Timeout); post(id, interview) != http.StatusOK; {
+					if time.Now().After(deadline) {
+						t.Errorf("%s is not accepted", id)
+						return
+					}
 					time.Sleep(10 * time.Millisecond) // then the sender resends it
 				}
 				mu.Lock()
@@ -138,7 +143,8 @@ func send(t *testing.T, server *httptest.Server, secret string, n int) (accepted
 // awaitHandled waits until a consumer has handled what is in the stream.
 func (s *system) awaitHandled(t testing.TB, durable string) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Minute); !s.isDone(t, durable); time.Sleep(50 * time.Millisecond) {
+	within := embeddedtest.Timeout + time.Duration(*soakEvents)*5*time.Millisecond
+	for deadline := time.Now().Add(within); !s.isDone(t, durable); time.Sleep(50 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Errorf("%s has not handled everything", durable)
 			return
