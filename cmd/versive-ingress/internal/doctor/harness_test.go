@@ -102,8 +102,6 @@ func stored(t *testing.T, js jetstream.JetStream, kind schema.Kind) (ids []strin
 	return ids
 }
 
-const maxPayload = 9 << 20
-
 // newDoctor returns what the command checks.
 func newDoctor(s config.Settings) *doctor.Config {
 	s.Secrets = slices.Clone(s.Secrets)
@@ -219,7 +217,7 @@ func startMonitored(t *testing.T) (broker *embedded.Broker, monitor string) {
 // startServer starts a nats-server as anybody may have set it up.
 func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Server {
 	t.Helper()
-	o := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: maxPayload}
+	o := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 9 << 20}
 	change(o)
 	s, err := natsserver.NewServer(o)
 	if err != nil {
