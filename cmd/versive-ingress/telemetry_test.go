@@ -242,3 +242,20 @@ func checkTrace(t *testing.T, printed []consoleSpan, handled []sdktrace.ReadOnly
 	}
 	t.Errorf("no span of a handler of %s", id)
 }
+
+// The standard error has no value of a variable that may be a secret, and nothing but
+// the log.
+func TestOddTelemetry(t *testing.T) {
+	t.Setenv("OTEL_TRACES_EXPORTER", "otlp")
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://user:hunter2@host:port")
+	t.Setenv("OTEL_EXPORTER_OTLP_HEADERS", "hunter2,authorization=%zzhunter2")
+	s := newSettings(t)
+	process, printed := launch(t, "versive-ingress", s)
+	awaitReady(t, s)
+	terminate(t, process)
+	for line := range strings.Lines(printed.String()) {
+		if !json.Valid([]byte(line)) || strings.Contains(line, "hunter2") {
+			t.Errorf("printed: %s", line)
+		}
+	}
+}
