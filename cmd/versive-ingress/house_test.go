@@ -24,6 +24,7 @@ const (
 	metrics     = "github.com/prometheus/client_golang"
 	traceSDK    = "go.opentelemetry.io/otel/sdk"
 	fuse        = "github.com/hanwen/go-fuse/v2"
+	fsnotify    = "github.com/fsnotify/fsnotify"
 	rooms       = "cmd/versive-ingress/internal/" // what the commands are made of
 	testSupport = "publish/embedded/embeddedtest"
 )
@@ -112,6 +113,7 @@ func TestHouse(t *testing.T) {
 				flagParser: own == "cmd",
 				metrics:    !slices.Contains([]string{"schema", "subscribe", "docs", "publish/embedded", rooms + "terminal"}, own),
 				fuse:       own == testSupport+"/faultdisk",
+				fsnotify:   false, // files are polled, because a system can run out of inotify instances
 			}
 			for _, dependency := range p.Deps {
 				for m, allowed := range may {
