@@ -75,16 +75,6 @@ func Disk(dir string) (free, stored int64, err error) {
 	return free, stored, err
 }
 
-// freeBytes returns the free space, for unprivileged processes, of dir's file
-// system.
-func freeBytes(dir string) (int64, error) {
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(dir, &s); err != nil {
-		return 0, err
-	}
-	return int64(s.Bavail) * int64(s.Bsize), nil
-}
-
 // makeDir durably creates a directory and its parents.
 func makeDir(dir string) error {
 	if exists(dir) {

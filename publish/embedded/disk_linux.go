@@ -18,3 +18,13 @@ func syncRenames(dir string) error {
 	defer f.Close()
 	return os.NewSyscallError("syncfs", unix.Syncfs(int(f.Fd())))
 }
+
+// freeBytes returns the free space, for unprivileged processes, of dir's file
+// system. Blocks have the size f_frsize; f_bsize can be a larger size for transfers.
+func freeBytes(dir string) (int64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(dir, &s); err != nil {
+		return 0, err
+	}
+	return int64(s.Bavail) * s.Frsize, nil
+}
