@@ -19,11 +19,11 @@ func healthCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "health",
 		Short: "Ask a running ingress whether it is ready",
-		Long: `Ask the ingress at INGRESS_ADMIN_LISTEN whether it is ready (/readyz). It gives up
-after 5 seconds.
+		Long: `Ask the ingress at INGRESS_ADMIN_LISTEN whether it is ready (/readyz) or,
+with --live, whether it runs (/livez). The command gives up after 5 seconds.
 
-A check whose failure has the ingress replaced, such as the health check of a
-container, should use --live: another ingress would wait for the broker as well.
+For a check whose failure replaces the ingress, such as the health check of a
+container, use --live: another ingress would wait for the broker as well.
 
 EXIT STATUS
   0  ready: events can be stored; with --live: the ingress runs
