@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"time"
+	"unicode"
 
 	svix "github.com/svix/svix-webhooks/go"
 )
@@ -32,6 +33,10 @@ func decodeSecret(secret string) (key []byte, err error) {
 	switch {
 	case secret == "":
 		return nil, errors.New("is empty")
+	case strings.HasPrefix(secret, "whpk_"):
+		return nil, errors.New("is a public key (whpk_…), of asymmetric signatures; want the endpoint's signing secret (whsec_…)")
+	case strings.ContainsFunc(secret, unicode.IsSpace):
+		return nil, errors.New("is not in one piece: white space is in it; copy it again from the endpoint's page")
 	case err != nil:
 		return nil, errors.New(`is not "whsec_" and base64; copy it again from the endpoint's page`)
 	case len(key) < MinSecretLen:

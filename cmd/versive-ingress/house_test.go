@@ -42,7 +42,7 @@ var mayImport = map[string][]string{
 	rooms + "config":   {"ingest", "publish", "schema"},
 	rooms + "broker":   {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "server":   {rooms + "config", rooms + "broker", "ingest", "publish", "publish/embedded", "subscribe", "schema"},
-	rooms + "sender":   {rooms + "config"},
+	rooms + "sender":   {rooms + "config", "ingest"},
 	rooms + "replay":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "erasure":  {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "held":     {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},

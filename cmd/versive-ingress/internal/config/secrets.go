@@ -3,9 +3,13 @@ package config
 import (
 	"crypto/rand"
 	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf16"
 
 	"versive-ingress/ingest"
 )
@@ -14,43 +18,115 @@ import (
 // those that INGRESS_SECRETS_FILE holds now. There is at least one, and all are
 // valid.
 func (s *Settings) SigningSecrets() ([]string, error) {
-	secrets, err := s.ListSecrets()
-	if err != nil {
-		return nil, err
-	}
-	for i, secret := range secrets {
-		if err := ingest.CheckSecret(secret); err != nil {
-			return nil, fmt.Errorf("INGRESS_SECRETS and INGRESS_SECRETS_FILE: secret %d of %d %w", i+1, len(secrets), err)
+	const want = "want the endpoint's signing secret (whsec_…)"
+	list := parseSecrets(strings.Join(s.Secrets, ","))
+	inVariable := len(list)
+	if s.SecretsFile != "" {
+		if name := NormalizeSecret(s.SecretsFile); strings.HasPrefix(name, "whsec_") {
+			return nil, errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
 		}
+		text, err := ReadFile(s.SecretsFile)
+		if err != nil {
+			return nil, fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)
+		}
+		list = append(list, parseSecrets(string(text))...)
 	}
-	if len(secrets) == 0 {
-		return nil, errors.New("INGRESS_SECRETS is not set: want the endpoint's signing secret (whsec_…), here or in INGRESS_SECRETS_FILE; to try without one: versive-ingress demo")
+	switch {
+	case len(list) == 0 && s.SecretsFile == "":
+		return nil, errors.New("INGRESS_SECRETS is not set: " + want + ", here or in INGRESS_SECRETS_FILE; to try without one: versive-ingress demo")
+	case len(list) == 0:
+		return nil, fmt.Errorf("INGRESS_SECRETS is not set, and INGRESS_SECRETS_FILE: %s has none: %s, one a line", s.SecretsFile, want)
+	}
+	secrets := make([]string, len(list))
+	for i, secret := range list {
+		secrets[i] = secret.text
+		if err := ingest.CheckSecret(secret.text); err != nil {
+			place := "INGRESS_SECRETS"
+			if i >= inVariable {
+				place = fmt.Sprintf("INGRESS_SECRETS_FILE: %s, line %d", s.SecretsFile, secret.line)
+			}
+			return nil, fmt.Errorf("%s: secret %d of %d %w", place, i+1, len(list), err)
+		}
 	}
 	return secrets, nil
 }
 
-// ListSecrets returns the secrets of SigningSecrets, without checking them.
-func (s *Settings) ListSecrets() ([]string, error) {
-	var secrets []string
-	for _, secret := range s.Secrets {
-		secrets = append(secrets, strings.TrimSpace(secret))
+// NormalizeSecret returns the first secret in a text that may have been pasted with
+// what is around it, without checking it; the text itself if it has none.
+func NormalizeSecret(text string) string {
+	for _, secret := range parseSecrets(text) {
+		return secret.text
 	}
-	if s.SecretsFile == "" {
-		return secrets, nil
-	}
-	if strings.HasPrefix(s.SecretsFile, "whsec_") {
-		return nil, errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
-	}
-	text, err := ReadFile(s.SecretsFile)
-	if err != nil {
-		return nil, fmt.Errorf("INGRESS_SECRETS_FILE: %w", err)
-	}
-	for line := range strings.Lines(string(text)) {
-		if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-			secrets = append(secrets, line)
+	return text
+}
+
+type pastedSecret struct {
+	text string
+	line int // from 1
+}
+
+// parseSecrets returns the secrets in a text, separated by commas and line breaks,
+// and by white space if each has its prefix. It removes what people paste with them:
+// quotes, the version "v1,", comments, the assignment to INGRESS_SECRETS, and a byte
+// order mark. It does not check them.
+func parseSecrets(text string) (list []pastedSecret) {
+	for i, line := range strings.Split(decodeText(text), "\n") {
+		line, _, _ = strings.Cut(line, "#")
+		line = strings.TrimPrefix(strings.TrimSpace(line), "export ")
+		line = strings.TrimPrefix(line, "INGRESS_SECRETS=")
+		line = strings.ReplaceAll(line, "v1,whsec_", "whsec_")
+		for part := range strings.SplitSeq(line, ",") {
+			words := strings.Fields(unquote(part))
+			for j := range words {
+				words[j] = unquote(words[j])
+			}
+			if slices.ContainsFunc(words, func(word string) bool { return !strings.HasPrefix(word, "whsec_") }) {
+				words = []string{unquote(part)} // one secret, which is refused if white space divides it
+			}
+			for _, word := range words {
+				list = append(list, pastedSecret{standardBase64(word), i + 1})
+			}
 		}
 	}
-	return secrets, nil
+	return list
+}
+
+// decodeText returns a text in UTF-8, without a byte order mark: the shell of
+// Windows writes UTF-16.
+func decodeText(text string) string {
+	var order binary.ByteOrder = binary.LittleEndian
+	switch {
+	case strings.HasPrefix(text, "\xfe\xff"):
+		order = binary.BigEndian
+	case !strings.HasPrefix(text, "\xff\xfe"):
+		return strings.TrimPrefix(text, "\ufeff")
+	}
+	var units []uint16
+	for i := 2; i+1 < len(text); i += 2 {
+		units = append(units, order.Uint16([]byte(text[i:i+2])))
+	}
+	return string(utf16.Decode(units))
+}
+
+func unquote(s string) string {
+	return strings.TrimFunc(s, func(r rune) bool { return unicode.IsSpace(r) || strings.ContainsRune("\"'`“”‘’", r) })
+}
+
+// standardBase64 returns a secret with the alphabet and the padding of standard
+// base64, if it has its prefix: what has none could be anything. A secret that was
+// encoded as a whole, as for Kubernetes, is decoded.
+func standardBase64(secret string) string {
+	if whole, err := base64.StdEncoding.DecodeString(secret); err == nil && strings.HasPrefix(string(whole), "whsec_") {
+		secret = strings.TrimSpace(string(whole))
+	}
+	text, ok := strings.CutPrefix(secret, "whsec_")
+	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))
+	// Strict, because a secret that was cut off looks like one without padding.
+	key, err := base64.RawStdEncoding.Strict().DecodeString(text)
+	if !ok || err != nil || strings.Count(secret, "whsec_") > 1 {
+		return secret
+	}
+	return "whsec_" + base64.StdEncoding.EncodeToString(key)
 }
 
 // NewSecret returns a random signing secret.

@@ -35,14 +35,16 @@ type Settings struct {
 	// `whsec_` and the base64 encoding of at least 24 bytes. A webhook is accepted if any of them verifies it, so that a
 	// secret can be [rotated](operations.md#rotate-secrets-certificates-and-credentials). At least one secret is required,
 	// here or in `INGRESS_SECRETS_FILE`. A change takes a restart. With the secret of another endpoint, every webhook is
-	// answered 401.
+	// answered 401. What is often pasted with a secret does no harm: quotes, `v1,`, white space around it, a comment after
+	// it, `INGRESS_SECRETS=`, base64 of the URL alphabet or without padding, or a second encoding for Kubernetes. Anything
+	// else is refused with the reason, and so is a public key (`whpk_…`).
 	Secrets []string `env:"INGRESS_SECRETS" desc:"signing secrets (whsec_…), comma separated; any of them is accepted"`
 
-	// File with further signing secrets, one a line; empty lines and lines that begin with `#` are ignored. It is read
-	// again when it changes and on SIGHUP, so that a secret can be rotated without a restart. The ingress does not start
-	// with a file that cannot be read or has an invalid secret; later, the earlier secrets stay in use, the log reports
-	// the error, and `versive_ingress_config_last_reload_successful{source="secrets"}` becomes 0. Make it readable by the
-	// ingress alone.
+	// File with further signing secrets, one a line; empty lines and what follows a `#` are ignored. The text is UTF-8, or
+	// UTF-16 with a byte order mark. The file is read again when it changes and on SIGHUP, so that a secret can be rotated
+	// without a restart. The ingress does not start with a file that cannot be read or has an invalid secret; later, the
+	// earlier secrets stay in use, the log reports the error, and
+	// `versive_ingress_config_last_reload_successful{source="secrets"}` becomes 0. Make it readable by the ingress alone.
 	SecretsFile string `env:"INGRESS_SECRETS_FILE" desc:"file with further signing secrets, one a line; reread when it changes"`
 
 	// Largest accepted difference between the signed timestamp of a webhook and the clock, in both directions: a duration

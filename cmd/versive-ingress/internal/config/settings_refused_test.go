@@ -15,11 +15,14 @@ func TestSettingsRefused(t *testing.T) {
 		want     []string
 	}{
 		"no secret":       {settings{"INGRESS_SECRETS": ""}, []string{"INGRESS_SECRETS ", "INGRESS_SECRETS_FILE", "whsec_…", "versive-ingress demo"}},
-		"empty file":      {settings{"INGRESS_SECRETS": "", "INGRESS_SECRETS_FILE": secretsFile(t, "# none yet\n")}, []string{"INGRESS_SECRETS ", "INGRESS_SECRETS_FILE"}},
+		"empty file":      {settings{"INGRESS_SECRETS": "", "INGRESS_SECRETS_FILE": secretsFile(t, "# none yet\n")}, []string{"INGRESS_SECRETS ", "INGRESS_SECRETS_FILE", "secrets has none"}},
+		"BOM alone":       {settings{"INGRESS_SECRETS": "", "INGRESS_SECRETS_FILE": secretsFile(t, "\ufeff")}, []string{"INGRESS_SECRETS ", "secrets has none"}},
 		"secret, base64":  {settings{"INGRESS_SECRETS": "whsec_" + password + "!"}, []string{"INGRESS_SECRETS", "secret 1 of 1", "base64"}},
 		"secret, short":   {settings{"INGRESS_SECRETS": testSecret + ",whsec_c2hvcnQ="}, []string{"INGRESS_SECRETS", "secret 2 of 2", "at least 24"}},
-		"secret, empty":   {settings{"INGRESS_SECRETS": testSecret + ","}, []string{"INGRESS_SECRETS", "secret 2 of 2", "empty"}},
-		"secret, in file": {settings{"INGRESS_SECRETS_FILE": secretsFile(t, "whsec_"+password+"!\n")}, []string{"INGRESS_SECRETS_FILE", "secret 2 of 2", "base64"}},
+		"secret, comma":   {settings{"INGRESS_SECRETS": ","}, []string{"INGRESS_SECRETS ", "whsec_…"}},
+		"secret, space":   {settings{"INGRESS_SECRETS": testSecret[:20] + " " + testSecret[20:]}, []string{"INGRESS_SECRETS: secret 1 of 1", "white space"}},
+		"secret, public":  {settings{"INGRESS_SECRETS": "whpk_" + testSecret[6:]}, []string{"INGRESS_SECRETS: secret 1 of 1", "public key", "whsec_…"}},
+		"secret, in file": {settings{"INGRESS_SECRETS_FILE": secretsFile(t, "# mine\r\n\r\nwhsec_"+password+"!\n")}, []string{"INGRESS_SECRETS_FILE: /", "secrets, line 3: secret 2 of 2", "base64"}},
 
 		"LISTEN":             {settings{"INGRESS_LISTEN": "8080"}, []string{`INGRESS_LISTEN="8080"`, "host:port"}},
 		"LISTEN port":        {settings{"INGRESS_LISTEN": ":80800"}, []string{`INGRESS_LISTEN=":80800"`, "port"}},
@@ -89,6 +92,7 @@ func TestSettingsRefused(t *testing.T) {
 		"public NATS_LISTEN": {settings{"INGRESS_NATS_LISTEN": "0.0.0.0:4222"}, []string{`INGRESS_NATS_LISTEN="0.0.0.0:4222"`, "127.0.0.1", "INGRESS_NATS_CONFIG"}},
 
 		"secret for file": {settings{"INGRESS_SECRETS_FILE": "whsec_" + password}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
+		"quoted for file": {settings{"INGRESS_SECRETS_FILE": "\"v1,whsec_" + password + "\""}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
 		"no SECRETS_FILE": {settings{"INGRESS_SECRETS_FILE": "/nowhere/secrets"}, []string{"INGRESS_SECRETS_FILE", "/nowhere/secrets"}},
 		"no TLS_CERT":     {settings{"INGRESS_TLS_CERT": "/nowhere/cert", "INGRESS_TLS_KEY": "/nowhere/key"}, []string{"INGRESS_TLS_CERT", "/nowhere/cert"}},
 		"no NATS_CREDS":   {settings{"INGRESS_NATS_URL": "a", "INGRESS_NATS_CREDS": "/nowhere/creds"}, []string{"INGRESS_NATS_CREDS", "/nowhere/creds"}},
@@ -108,7 +112,7 @@ func TestSettingsRefused(t *testing.T) {
 					t.Errorf("the message lacks %q: %s", part, message)
 				}
 			}
-			for _, hidden := range []string{password, testSecret, "\n"} {
+			for _, hidden := range []string{password, testSecret, testSecret[6:20], testSecret[20:], "\n"} {
 				if strings.Contains(message, hidden) {
 					t.Errorf("the message has %q: %s", hidden, message)
 				}

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"encoding/base64"
+	"encoding/binary"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -8,6 +10,7 @@ import (
 	"strings"
 	"testing"
 	"time"
+	"unicode/utf16"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -217,6 +220,69 @@ func TestUnknownSettings(t *testing.T) {
 	}
 }
 
+// TestPastedSecrets: what is wrapped around a secret when it is copied is removed,
+// and its encoding becomes standard base64.
+func TestPastedSecrets(t *testing.T) {
+	const (
+		first  = testSecret
+		second = "whsec_++++////++++////++++////++++////+w=="
+	)
+	utf16Text := func(order binary.AppendByteOrder, text string) (encoded string) {
+		for _, unit := range utf16.Encode([]rune("\ufeff" + text)) {
+			encoded = string(order.AppendUint16([]byte(encoded), unit))
+		}
+		return encoded
+	}
+	for name, c := range map[string]struct {
+		text string
+		want []string
+	}{
+		"white space":         {" \t" + first + "\u00a0\n", []string{first}},
+		"CRLF":                {first + "\r\n\r\n" + second + "\r\n", []string{first, second}},
+		"quotes":              {`"` + first + `"`, []string{first}},
+		"quotes of a shell":   {"'" + first + "'", []string{first}},
+		"quotes of a text":    {"“" + first + "”", []string{first}},
+		"quoted list":         {`"` + first + `, ` + second + `"`, []string{first, second}},
+		"quoted each":         {`"` + first + `", '` + second + `'`, []string{first, second}},
+		"version":             {"v1," + first, []string{first}},
+		"versions":            {`"v1,` + first + `", "v1,` + second + `"`, []string{first, second}},
+		"commas":              {"," + first + ",," + second + ", ", []string{first, second}},
+		"two on a line":       {first + " " + second, []string{first, second}},
+		"two and quotes":      {`"` + first + `" "` + second + `"`, []string{first, second}},
+		"comment after":       {first + " # of the new endpoint\n" + second + "#" + first, []string{first, second}},
+		"assignment":          {"INGRESS_SECRETS=" + first, []string{first}},
+		"quoted assignment":   {"export INGRESS_SECRETS=\"" + first + "," + second + "\" # both", []string{first, second}},
+		"byte order mark":     {"\ufeff" + first, []string{first}},
+		"UTF-16":              {utf16Text(binary.LittleEndian, "# é\r\n"+first+"\r\n"), []string{first}},
+		"UTF-16, big endian":  {utf16Text(binary.BigEndian, first+"\n"+second), []string{first, second}},
+		"no padding":          {strings.TrimRight(second, "="), []string{second}},
+		"too little padding":  {strings.TrimSuffix(second, "="), []string{second}},
+		"URL alphabet":        {"whsec_----____----____----____----____-w==", []string{second}},
+		"URL, no padding":     {"whsec_----____----____----____----____-w", []string{second}},
+		"without prefix":      {first[len("whsec_"):], []string{first[len("whsec_"):]}},
+		"no prefix, URL":      {"----____----____----____----____-w==", []string{"----____----____----____----____-w=="}},
+		"cut off":             {second[:len(second)-3] + "/", []string{second[:len(second)-3] + "/"}},
+		"two without a space": {first + second, []string{first + second}},
+		"encoded twice":       {base64.StdEncoding.EncodeToString([]byte(first + "\n")), []string{first}},
+		"space within":        {first[:20] + " " + first[20:], []string{first[:20] + " " + first[20:]}},
+		"unprefixed, two":     {first + " " + first[len("whsec_"):], []string{first + " " + first[len("whsec_"):]}},
+		"public key":          {"whpk_" + first[len("whsec_"):], []string{"whpk_" + first[len("whsec_"):]}},
+		"nothing":             {"", nil},
+		"nothing but a quote": {`""`, nil},
+		"half of UTF-16":      {"\xff\xfew", nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var got []string
+			for _, s := range parseSecrets(c.text) {
+				got = append(got, s.text)
+			}
+			if !slices.Equal(got, c.want) {
+				t.Errorf("got %q, want %q", got, c.want)
+			}
+		})
+	}
+}
+
 func TestSecrets(t *testing.T) {
 	first, second := NewSecret(), NewSecret()
 	for name, c := range map[string]struct {
@@ -231,6 +297,9 @@ func TestSecrets(t *testing.T) {
 		"CRLF":             {file: first + "\r\n" + second + "\r\n", want: []string{first, second}},
 		"comments, blanks": {file: "# of the old endpoint\n\n  \n\t" + first + " \n#" + second + "\n", want: []string{first}},
 		"both":             {variable: first, file: second, want: []string{first, second}},
+		"trailing comma":   {variable: first + "," + second + ",", want: []string{first, second}},
+		"empty, in file":   {variable: first, file: "\xef\xbb\xbf", want: []string{first}},
+		"unprefixed, two":  {variable: "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw," + second, want: []string{"MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", second}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("INGRESS_SECRETS", c.variable)

@@ -6,7 +6,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 	svix "github.com/svix/svix-webhooks/go"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/ingest"
 )
 
 // NewID returns a random svix-id.
@@ -45,13 +45,13 @@ func New(url, secret string) (*Sender, error) {
 		secret = secrets[0]
 	}
 	s := &Sender{URL: url}
-	return s, s.SignWith(secret)
+	return s, s.SignWith(config.NormalizeSecret(secret))
 }
 
 // SignWith sets the signing secret.
 func (s *Sender) SignWith(secret string) (err error) {
 	if s.webhook, err = svix.NewWebhook(secret); err != nil {
-		return errors.New(`the signing secret is not "whsec_" and base64`)
+		return fmt.Errorf("the signing secret %w", ingest.CheckSecret(secret))
 	}
 	return nil
 }
