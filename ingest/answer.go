@@ -82,7 +82,7 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result *result,
 func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
 	attrs := make([]slog.Attr, 0, 10)
 	if r.id != "" {
-		attrs = append(attrs, slog.String("id", r.id), slog.Int("bytes", r.bytes))
+		attrs = append(attrs, slog.String("id", r.id))
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))
@@ -92,6 +92,9 @@ func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
 	}
 	if !r.isRejected() {
 		attrs = append(attrs, slog.String("stream", r.receipt.Stream), slog.Uint64("sequence", r.receipt.Sequence))
+	}
+	if r.id != "" {
+		attrs = append(attrs, slog.Int("bytes", r.bytes))
 	}
 	if r.outcome == quarantined {
 		attrs = append(attrs, slog.String("detail", r.detail))
