@@ -81,35 +81,27 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 	if c.empty {
 		n = 1
 	}
-	batch, end, err := c.source.fetch(ctx, c.consumer, n)
-	if err != nil {
-		c.close()
-		return true, nil
-	}
-	defer end()
-	stalled := time.AfterFunc(c.patience, end)
-	defer stalled.Stop()
-	c.empty = true
-	for msg := range batch.Messages() {
-		stalled.Stop()
-		if ctx.Err() != nil {
-			break
-		}
+	c.empty, more = true, true
+	lost := false // a message before the last one
+	err = c.source.pull(ctx, c.consumer, n, c.patience, func(msg jetstream.Msg) bool {
 		m := newMessage(msg)
-		if c.received++; m.delivery != c.received { // a message before it was lost
-			c.close()
-			return true, nil
+		c.received++
+		if lost = m.delivery != c.received; lost || ctx.Err() != nil {
+			return false
 		}
 		c.next, c.pending, c.empty = m.Sequence+1, m.Pending, false
-		if !message(m) || c.pending == 0 && !caughtUp(ctx) {
-			return false, nil
-		}
-		stalled.Reset(c.patience)
-	}
+		more = message(m) && (c.pending > 0 || caughtUp(ctx))
+		return more
+	})
 	switch {
+	case !more:
+		return false, nil
 	case ctx.Err() != nil:
 		return false, context.Cause(ctx)
-	case batch.Error() == nil: // it is complete, or its first message is larger than fetchBytes
+	case lost:
+		c.close()
+		return true, nil
+	case err == nil: // the batch is complete, or its first message is larger than fetchBytes
 		return true, nil
 	}
 	info, err := c.consumer.Info(ctx)

@@ -99,17 +99,14 @@ func (d *dispatcher) fetch(ctx, handlerCtx context.Context) error {
 	for !d.empty && n < d.cfg.Concurrency && d.slots.TryAcquire(1) {
 		n++
 	}
-	batch, end, err := d.source.fetch(ctx, d.durable, n)
-	if err == nil {
-		d.empty = true
-		for msg := range batch.Messages() {
-			n--
-			d.empty, d.reported = false, ""
-			d.start(ctx, handlerCtx, msg)
-		}
-		end()
-		err = batch.Error()
-	}
+	d.empty = true
+	// It waits for longer than the request lasts: its heartbeats show a stall.
+	err := d.source.pull(ctx, d.durable, n, 2*jetstream.DefaultExpires, func(msg jetstream.Msg) bool {
+		n--
+		d.empty, d.reported = false, ""
+		d.start(ctx, handlerCtx, msg)
+		return true
+	})
 	d.slots.Release(int64(n))
 	if err == nil || ctx.Err() != nil {
 		return nil

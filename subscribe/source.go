@@ -116,17 +116,20 @@ type withoutDeadline struct{ context.Context }
 
 func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-// fetch requests up to n messages from a consumer. The request ends after 30 s,
-// with ctx, or with the connection: a broker that was restarted has forgotten it.
-// The caller must call end after it has read the batch; before, end cancels it.
+// pull requests up to n messages from a consumer and calls handle for each, until
+// that returns false. The request ends after 30 s, when no message has arrived for
+// the time of patience, with ctx, or with the connection: a broker that was
+// restarted has forgotten it.
 //
-// If n is above 1, the batch ends before the first message with which it would
-// exceed fetchBytes. A message that is larger by itself arrives only if it is
-// requested alone, so the caller must request one message after an empty batch.
-func (s Source) fetch(ctx context.Context, consumer jetstream.Consumer, n int) (batch jetstream.MessageBatch, end func(), err error) {
+// If n is above 1, it ends before the first message with which it would exceed
+// fetchBytes. A message that is larger by itself arrives only if it is requested
+// alone, so the caller must request one message after it has got none.
+func (s Source) pull(ctx context.Context, consumer jetstream.Consumer, n int, patience time.Duration, handle func(jetstream.Msg) bool) error {
 	request, cancel := context.WithCancel(ctx)
+	defer cancel()
 	nc := s.JetStream.Conn()
 	lost := nc.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer nc.RemoveStatusListener(lost) // which closes it
 	go func() {
 		<-lost
 		cancel()
@@ -134,16 +137,24 @@ func (s Source) fetch(ctx context.Context, consumer jetstream.Consumer, n int) (
 	if nc.IsReconnecting() { // it was lost before
 		cancel()
 	}
-	end = func() { nc.RemoveStatusListener(lost) } // which closes it
 	options := []jetstream.FetchOpt{jetstream.FetchContext(request), jetstream.FetchHeartbeat(heartbeat)}
 	if n > 1 {
 		options = append(options, jetstream.FetchMaxBytes(fetchBytes))
 	}
-	if batch, err = consumer.Fetch(n, options...); err != nil {
-		end()
-		return nil, nil, err
+	batch, err := consumer.Fetch(n, options...)
+	if err != nil {
+		return err
 	}
-	return batch, end, nil
+	stalled := time.AfterFunc(patience, cancel)
+	defer stalled.Stop()
+	for msg := range batch.Messages() {
+		stalled.Stop()
+		if !handle(msg) {
+			return nil
+		}
+		stalled.Reset(patience)
+	}
+	return batch.Error()
 }
 
 // wait waits before the next attempt to reach the broker, or until ctx ends.
