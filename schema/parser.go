@@ -33,7 +33,7 @@ func parse(body []byte) (parsed, error) {
 	if problem != nil {
 		return parsed{}, problem
 	}
-	w := writer{parsed: parsed{eventType: t}, limit: len(body) + MaxGrowth, places: make([]int, 0, 64)}
+	w := writer{parsed: parsed{eventType: t}, limit: len(body) + MaxGrowth, places: make([]int, 0, 32)}
 	data, problem := w.object(make([]byte, 0, len(body)+512), &cursor{json: root}, t.fields)
 	if problem == nil && len(data) > w.limit {
 		problem = tooLong()
