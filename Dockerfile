@@ -26,6 +26,8 @@ COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certifica
 # An empty directory that belongs to the user: a new volume gets its owner from it.
 COPY --from=build --chown=65532:65532 /out/data /data
 COPY --from=build /out/versive-ingress /versive-ingress
+# For docker exec CONTAINER versive-ingress COMMAND.
+ENV PATH=/
 
 # By number, because there is no /etc/passwd, and runAsNonRoot of Kubernetes requires a number.
 USER 65532:65532
