@@ -20,8 +20,10 @@ const (
 	// answerTimeout counts from the end of the headers. It is longer than the body's
 	// deadline and INGRESS_PUBLISH_TIMEOUT can be together.
 	answerTimeout = 20 * time.Second
-	idleTimeout   = 2 * time.Minute
-	maxHeader     = 16 << 10 // bytes
+	// idleTimeout is longer than load balancers keep idle connections, so that none sends a
+	// webhook on one that is being closed. Google's keep them for 10 minutes.
+	idleTimeout = 11 * time.Minute
+	maxHeader   = 16 << 10 // bytes
 
 	// Limits of an HTTP/2 connection: concurrent requests, and bytes of their
 	// bodies that have arrived and are not yet read. A window of this size lets

@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
@@ -54,6 +56,14 @@ func TestProtocols(t *testing.T) {
 
 	if status, _ := get("http" + strings.TrimPrefix(secure.WebhookURL(), "https")); status != http.StatusBadRequest {
 		t.Errorf("HTTP at the HTTPS listener: %d", status)
+	}
+}
+
+// TestIdleTimeout compares it with the longest of usual load balancers, Google's.
+func TestIdleTimeout(t *testing.T) {
+	t.Parallel()
+	if got := newHTTPServer(http.NotFoundHandler(), slog.New(slog.DiscardHandler)).IdleTimeout; got <= 10*time.Minute {
+		t.Errorf("idle connections are closed after %v", got)
 	}
 }
 
