@@ -34,7 +34,7 @@ type Config struct {
 	Dir string
 	// Listen is the host:port for subscribers; port 0 chooses a free port. If
 	// empty, ConfigFile determines it, or else it is DefaultListen. An address that
-	// is not loopback requires authorization in ConfigFile.
+	// is not loopback requires authorization in ConfigFile, as does every listener in it.
 	Listen string
 	// ConfigFile is an optional nats-server configuration file for everything else,
 	// such as accounts, TLS, leaf nodes or a cluster.
@@ -194,18 +194,8 @@ func (c Config) options() (*server.Options, error) {
 			return nil, err
 		}
 	}
-	for _, l := range []struct {
-		host    string
-		enabled bool
-	}{
-		{o.Host, true},
-		{o.Websocket.Host, o.Websocket.Port != 0},
-		{o.LeafNode.Host, o.LeafNode.Port != 0},
-		{o.MQTT.Host, o.MQTT.Port != 0},
-	} {
-		if l.enabled && !isLoopback(l.host) && !hasAuthorization(o) {
-			return nil, fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure users in a NATS configuration file", l.host)
-		}
+	if err := checkListeners(o); err != nil {
+		return nil, err
 	}
 
 	if o.ServerName == "" {
@@ -235,6 +225,32 @@ func listen(o *server.Options, address string) error {
 		o.Port = server.RANDOM_PORT
 	}
 	o.Host = cmp.Or(host, server.DEFAULT_HOST)
+	return nil
+}
+
+// checkListeners returns an error if a listener is reachable from other machines and
+// accepts connections without authorization. The users of clients do not apply to the
+// routes of a cluster and to gateways, and apply to leaf nodes unless those have their own.
+func checkListeners(o *server.Options) error {
+	users := hasAuthorization(o)
+	leaf := &o.LeafNode
+	for _, l := range []struct {
+		host       string
+		enabled    bool
+		authorized bool
+		remedy     string
+	}{
+		{o.Host, true, users, "users"},
+		{o.Websocket.Host, o.Websocket.Port != 0, users, "users"},
+		{o.MQTT.Host, o.MQTT.Port != 0, users, "users"},
+		{leaf.Host, leaf.Port != 0, users || leaf.Username != "" || leaf.Nkey != "" || len(leaf.Users) > 0, "users"},
+		{o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || o.Cluster.TLSConfig != nil, "authorization or tls in cluster { … }"},
+		{o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || o.Gateway.TLSConfig != nil, "authorization or tls in gateway { … }"}, // TLS verifies certificates in both
+	} {
+		if l.enabled && !l.authorized && !isLoopback(l.host) {
+			return fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure %s in a NATS configuration file", l.host, l.remedy)
+		}
+	}
 	return nil
 }
 

@@ -162,6 +162,21 @@ func TestStartFails(t *testing.T) {
 		{"an open port for leaf nodes", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
 			leafnodes { listen: "0.0.0.0:-1" }`)}, "without authorization"},
+		{"an open port for leaf nodes beside users of clients", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			no_auth_user: anyone
+			authorization { users: [{user: anyone, password: x}] }
+			leafnodes { listen: "0.0.0.0:-1" }`)}, "without authorization"},
+		{"an open port for routes", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			cluster { name: c, listen: "0.0.0.0:-1" }`)}, "authorization or tls in cluster"},
+		{"an open port for routes beside users of clients", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			authorization { users: [{user: reader, password: x}] }
+			cluster { name: c, port: -1 }`)}, "authorization or tls in cluster"},
+		{"an open port for gateways", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			gateway { name: g, listen: "0.0.0.0:-1" }`)}, "authorization or tls in gateway"},
 		{"a default user", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "0.0.0.0:-1"
 			no_auth_user: anyone
@@ -200,4 +215,15 @@ func TestAuthorization(t *testing.T) {
 		t.Error("a client without credentials can connect")
 	}
 	embeddedtest.Connect(t, broker.URL(), nats.UserInfo("reader", "secret"))
+}
+
+// Leaf nodes with users of their own may connect from other machines, although
+// clients have none.
+func TestLeafNodeAuthorization(t *testing.T) {
+	embeddedtest.StartBroker(t, embedded.Config{ConfigFile: writeConfig(t, `
+		listen: "127.0.0.1:-1"
+		leafnodes {
+			listen: "0.0.0.0:-1"
+			authorization { user: leaf, password: secret }
+		}`)})
 }

@@ -126,7 +126,9 @@ type Settings struct {
 	// the start only. `store_dir` must be absent or equal to `INGRESS_DATA_DIR`; `sync_interval: always` holds in any
 	// case, and `max_payload` is raised to what `INGRESS_MAX_BODY` needs. With users in it, the ingress needs
 	// `INGRESS_NATS_NKEY` or `INGRESS_NATS_CREDS`. Streams that exist already belong to another account then;
-	// [move them](operations.md#give-the-store-users-or-move-it-to-a-cluster).
+	// [move them](operations.md#give-the-store-users-or-move-it-to-a-cluster). A listener that is not
+	// loopback requires authorization: users or, for the routes of a cluster and gateways, `authorization` or `tls` of
+	// their own.
 	NATSConfig string `env:"INGRESS_NATS_CONFIG" desc:"nats-server configuration file for the embedded broker: users, TLS, leaf nodes, a cluster"`
 
 	// Largest total size of the streams on the disk. At the limit webhooks are answered 503, nothing that is stored is
