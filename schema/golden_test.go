@@ -56,7 +56,7 @@ func TestGoldenHasNoStrays(t *testing.T) {
 }
 
 var (
-	documentedRow  = regexp.MustCompile("(?m)^\\| \\[(.+)\\]\\(\\.\\./schema/(\\S+)\\.json\\) \\| ([^|]+) \\|")
+	documentedRow  = regexp.MustCompile(`(?m)^\| \[(.+)\]\(\.\./schema/(\S+)\.json\) \| ([^|]+) \|`)
 	documentedCode = regexp.MustCompile("`([^`]+)`")
 )
 
