@@ -142,6 +142,9 @@ func (p *Publisher) Close() {
 		p.stop()
 		p.stopped.Wait()
 		_ = p.check(context.Background())
+		if err := p.marks.sync(context.Background()); err != nil {
+			p.cfg.Logger.Error("high-water marks are not saved", "error", err)
+		}
 	}
 	if p.nc != nil {
 		p.nc.Close()

@@ -27,9 +27,10 @@ import (
 //	explainDeletions finds the tombstone of a suspect, or else the message is lost
 //	the scrubber     reports messages that cannot be read; see ReportUnreadable
 //
-// The goroutine of monitor checks, reads the acknowledgements and writes the file. The
-// others change marks too, so mu guards them. No other lock is taken and no request is
-// sent while it is held. Publish takes it only after a loss.
+// Each runs in a goroutine of its own, and so does sync, which reads what was acknowledged
+// and writes the file of the marks. Open and Close check and sync only while these
+// goroutines do not run. mu guards what they share. No other lock is taken and no request
+// is sent while it is held. Publish takes it only after a loss.
 
 type marks struct {
 	dir string // of the files; "" keeps everything in memory
@@ -44,11 +45,8 @@ type marks struct {
 	content      marksContent        // guarded by mu
 	acknowledged acknowledged        // guarded by mu
 
-	// The goroutine of monitor owns the following. Open uses it before, and Close after
-	// that goroutine runs.
-	last    [3]uint64 // by Kind, the last sequence of the stream at the last check
-	written []byte    // content of marksFile
-	problem string    // last logged problem with the files
+	last    [3]uint64 // by Kind, the last sequence of the stream at the last check; owned by check
+	written []byte    // content of marksFile; owned by sync
 }
 
 // marksContent is the content of marksFile.
@@ -78,7 +76,9 @@ func openMarks(dir, stream string, log *slog.Logger) *marks {
 			m.acked[kind].Store(of.Last)
 		}
 	}
-	m.readAcknowledged()
+	if m.acknowledged, err = readAcknowledged(dir); err != nil {
+		log.Error("acknowledgements of losses cannot be read", "error", err)
+	}
 	m.content.Number = max(m.content.Number, m.acknowledged.Number)
 	return m
 }
@@ -237,50 +237,30 @@ func (p *Publisher) ReportUnreadable(kind schema.Kind, sequences schema.Sequence
 	}
 }
 
-// readAcknowledged removes losses that were acknowledged.
-func (m *marks) readAcknowledged() {
+// sync removes losses that were acknowledged, and writes the marks to their file if they
+// have changed.
+func (m *marks) sync(context.Context) error {
 	if m.dir == "" {
-		return
+		return nil
 	}
 	ack, err := readAcknowledged(m.dir)
-	if err != nil {
-		m.logProblem("acknowledgements of losses cannot be read", err)
-		return
-	}
 	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.acknowledged = ack
-	m.content.Losses = slices.DeleteFunc(m.content.Losses, func(l Loss) bool {
-		if ack.covers(l) {
-			m.log.Info("loss was acknowledged", "stream", l.Stream, "problem", string(l.Problem), "messages", l.Sequences.Len())
-			return true
-		}
-		return false
-	})
-}
-
-// save writes the marks to their file if they have changed.
-func (m *marks) save() {
-	if m.dir == "" {
-		return
+	if err == nil {
+		m.acknowledged = ack
+		m.content.Losses = slices.DeleteFunc(m.content.Losses, func(l Loss) bool {
+			if ack.covers(l) {
+				m.log.Info("loss was acknowledged", "stream", l.Stream, "problem", string(l.Problem), "messages", l.Sequences.Len())
+				return true
+			}
+			return false
+		})
 	}
-	m.mu.Lock()
-	text, err := json.MarshalIndent(m.content, "", "  ")
+	text, err2 := json.MarshalIndent(m.content, "", "  ")
 	m.mu.Unlock()
-	if err == nil && !bytes.Equal(text, m.written) {
-		if err = writeFile(filepath.Join(m.dir, marksFile), text); err == nil {
-			m.written, m.problem = text, ""
+	if err2 == nil && !bytes.Equal(text, m.written) {
+		if err2 = writeFile(filepath.Join(m.dir, marksFile), text); err2 == nil {
+			m.written = text
 		}
 	}
-	if err != nil {
-		m.logProblem("high-water marks cannot be saved; a loss may go unnoticed after a restart", err)
-	}
-}
-
-// logProblem logs a problem with the files, unless it was the last one logged.
-func (m *marks) logProblem(message string, err error) {
-	if m.problem != err.Error() {
-		m.problem = err.Error()
-		m.log.Error(message, "error", err)
-	}
+	return errors.Join(err, err2)
 }

@@ -18,6 +18,10 @@ const (
 	checkInterval = time.Second
 	checkTimeout  = 2 * time.Second
 
+	// maxPause is the longest time between two attempts of a task that fails, and between
+	// two lines of the log about the same error.
+	maxPause = time.Minute
+
 	// failureHold is how long the publisher is not ready after a failed publish. A
 	// stream's info shows neither a failing disk nor a store at its limit; only
 	// publishing does. After that, the next webhook tries again.
@@ -54,8 +58,8 @@ func (p *Publisher) failed(err error) error {
 // Ready returns an error if the streams cannot be written. The result is at most a
 // few seconds old. Ready does not block.
 func (p *Publisher) Ready() error {
-	if err := p.ready.Load(); err != nil {
-		return *err
+	if err := *p.ready.Load(); err != nil {
+		return err
 	}
 	if f := p.lastFailure.Load(); f != nil && time.Since(f.at) < failureHold {
 		return fmt.Errorf("the last publish failed: %w", f.err)
@@ -63,48 +67,30 @@ func (p *Publisher) Ready() error {
 	return nil
 }
 
-// monitor checks the streams until ctx is done.
-func (p *Publisher) monitor(ctx context.Context) {
-	var unknownSince time.Time // since when the leader is unknown; zero while it is known
-	for sleep(ctx, checkInterval) == nil {
-		err := p.check(ctx)
-		if ctx.Err() != nil {
-			return
+// repeat calls task every second until ctx is done, in a goroutine that Close awaits.
+// While task fails, the pause between two calls grows up to a limit: the broker may deny
+// a request, and logs every denial. repeat logs changes of the error.
+func (p *Publisher) repeat(ctx context.Context, limit time.Duration, level slog.Level, failed string, task func(context.Context) error) {
+	p.stopped.Go(func() {
+		logged := ""
+		for pause := checkInterval; sleep(ctx, pause) == nil; {
+			err := task(ctx)
+			if ctx.Err() != nil {
+				return
+			}
+			if err == nil {
+				if logged != "" {
+					p.cfg.Logger.Log(ctx, min(level, slog.LevelInfo), failed+": resolved")
+				}
+				pause, logged = checkInterval, ""
+				continue
+			}
+			if pause = min(2*pause, limit); err.Error() != logged {
+				logged = err.Error()
+				p.cfg.Logger.Log(ctx, level, failed, "error", err)
+			}
 		}
-		p.setReady(err)
-
-		switch {
-		case !leaderUnknown(err) || !p.nc.IsConnected():
-			unknownSince = time.Time{}
-		case unknownSince.IsZero():
-			unknownSince = time.Now()
-		case time.Since(unknownSince) > leaderlessTimeout:
-			p.cfg.Logger.Warn("broker does not answer or knows no leader for the streams; reconnecting", "error", err)
-			_ = p.nc.ForceReconnect() // fails if the connection is closed; see Closed
-			unknownSince = time.Time{}
-		}
-	}
-}
-
-// maxPause is the longest time between two attempts of repeat, and between two lines of
-// the log about the same error.
-const maxPause = time.Minute
-
-// repeat calls task every second until ctx is done. After an error, which it logs, it
-// waits longer each time: the broker may deny the request, and logs every denial.
-func (p *Publisher) repeat(ctx context.Context, level slog.Level, failed string, task func() error) {
-	for pause := checkInterval; ; {
-		err := task()
-		if err == nil {
-			pause = checkInterval
-		} else if ctx.Err() == nil {
-			pause = min(2*pause, maxPause)
-			p.cfg.Logger.Log(ctx, level, failed, "error", err, "wait", pause)
-		}
-		if sleep(ctx, pause) != nil {
-			return
-		}
-	}
+	})
 }
 
 // sleep waits for d or until ctx is done, and returns ctx.Err().
@@ -131,27 +117,29 @@ func leaderUnknown(err error) bool {
 
 var errNoLeader = errors.New("has no leader")
 
-// setReady sets the result of Ready and logs changes.
-func (p *Publisher) setReady(err error) {
-	before := p.ready.Load()
+// monitor checks the streams for Ready, and reconnects if the leader stays unknown.
+func (p *Publisher) monitor(ctx context.Context) error {
+	err := p.check(ctx)
+	if ctx.Err() != nil {
+		return err
+	}
+	p.ready.Store(&err)
 	switch {
-	case err != nil && (before == nil || (*before).Error() != err.Error()):
-		p.cfg.Logger.Error("streams cannot be written", "error", err)
-	case err == nil && before != nil:
-		p.cfg.Logger.Info("streams can be written again")
+	case !leaderUnknown(err) || !p.nc.IsConnected():
+		p.unknownSince = time.Time{}
+	case p.unknownSince.IsZero():
+		p.unknownSince = time.Now()
+	case time.Since(p.unknownSince) > leaderlessTimeout:
+		p.cfg.Logger.Warn("broker does not answer or knows no leader for the streams; reconnecting", "error", err)
+		_ = p.nc.ForceReconnect() // fails if the connection is closed; see Closed
+		p.unknownSince = time.Time{}
 	}
-	if err == nil {
-		p.ready.Store(nil)
-	} else {
-		p.ready.Store(&err)
-	}
+	return err
 }
 
-// check looks at all streams and saves their marks. It returns why events or quarantined
-// webhooks cannot be stored, or nil.
+// check looks at all streams. It returns why events or quarantined webhooks cannot be
+// stored, or nil.
 func (p *Publisher) check(ctx context.Context) (problem error) {
-	p.marks.readAcknowledged()
-	defer p.marks.save()
 	if !p.nc.IsConnected() {
 		return errors.New("no connection to the broker")
 	}

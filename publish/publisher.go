@@ -29,15 +29,15 @@ type Publisher struct {
 	// nats.go would wait for replies that can no longer arrive.
 	session atomic.Pointer[session]
 
-	// ready is nil, or why the streams cannot be written; set by monitor.
-	ready       atomic.Pointer[error]
-	lastFailure atomic.Pointer[failure]
-	marks       *marks
-	metrics     *metrics
-	denied      sync.Map      // permission violations that were logged; see deniedSubject
-	closed      chan struct{} // closed by a goroutine of the connection
-	stop        context.CancelFunc
-	stopped     sync.WaitGroup
+	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
+	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
+	lastFailure  atomic.Pointer[failure]
+	marks        *marks
+	metrics      *metrics
+	denied       sync.Map      // permission violations that were logged; see deniedSubject
+	closed       chan struct{} // closed by a goroutine of the connection
+	stop         context.CancelFunc
+	stopped      sync.WaitGroup
 }
 
 // Open connects to the broker and creates or updates the streams. While the broker
@@ -85,18 +85,18 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if !logged.IsZero() {
 		cfg.Logger.Info("broker is ready")
 	}
-	p.setReady(p.check(ctx)) // also compares the marks before anything is stored, because lost sequences are reused
+	problem := p.check(ctx) // also compares the marks before anything is stored, because lost sequences are reused
+	p.ready.Store(&problem)
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
-	p.stopped.Go(func() { p.monitor(runCtx) })
+	p.repeat(runCtx, checkInterval, slog.LevelError, "streams cannot be written", p.monitor)
+	p.repeat(runCtx, maxPause, slog.LevelError, "high-water marks are not saved; a loss may go unnoticed after a restart", p.marks.sync)
+	p.repeat(runCtx, maxPause, slog.LevelWarn, "cannot determine whether deleted messages were erased", p.explainDeletions)
 	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
-		p.stopped.Go(func() {
-			p.repeat(runCtx, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" was not updated", func() error { return p.updateBacklog(runCtx, kind) })
+		p.repeat(runCtx, maxPause, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" is not updated", func(ctx context.Context) error {
+			return p.updateBacklog(ctx, kind)
 		})
 	}
-	p.stopped.Go(func() {
-		p.repeat(runCtx, slog.LevelWarn, "cannot determine whether deleted messages were erased", func() error { return p.explainDeletions(runCtx) })
-	})
 	for _, c := range p.committers {
 		if c.batching {
 			p.stopped.Go(func() { c.run(runCtx) })
@@ -136,10 +136,10 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 	msg := p.message(ctx, m)
 	ctx, cancel := context.WithTimeout(p.session.Load().ctx, p.cfg.Timeout)
 	defer cancel()
-	if err := p.ready.Load(); err != nil {
+	if err := *p.ready.Load(); err != nil {
 		// The stream was edited since Open, and may not keep what it acknowledges.
-		if _, ok := errors.AsType[*ConflictError](*err); ok {
-			return schema.Receipt{}, &Error{"refused", *err}
+		if _, ok := errors.AsType[*ConflictError](err); ok {
+			return schema.Receipt{}, &Error{"refused", err}
 		}
 	}
 	began := p.marks.begin(m.Kind)
