@@ -13,8 +13,7 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// launchOnPipe starts an ingress whose standard error is a pipe, and returns the other
-// end of it.
+// launchOnPipe starts an ingress that logs to writer.
 func launchOnPipe(t *testing.T, s config.Settings, writer *os.File) *exec.Cmd {
 	t.Helper()
 	cmd := exec.Command("versive-ingress", "serve")
@@ -68,7 +67,8 @@ func TestLogReaderEnds(t *testing.T) {
 		t.Errorf("got %v", a)
 	}
 	embeddedtest.Await(t, "a line is dropped", func() bool {
-		return !strings.HasSuffix(sys.metric("versive_ingress_log_lines_dropped_total"), " 0\n")
+		lines := sys.metric("versive_ingress_log_lines_dropped_total")
+		return lines != "" && !strings.HasSuffix(lines, " 0\n")
 	})
 	terminate(t, cmd)
 }
