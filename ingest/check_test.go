@@ -64,7 +64,11 @@ func (r *harness) post(t testing.TB, request request) (string, answer) {
 		if a.status != 0 {
 			checkAnswer(t, a, line, request)
 		}
-		counted[strings.TrimSpace(line.Outcome+" "+line.Reason)]++
+		key := strings.TrimSpace(line.Outcome + " " + line.Reason)
+		if _, ok := counted[key]; !ok {
+			t.Errorf("%s has no series of %q before the first request", requests, key)
+		}
+		counted[key]++
 		timed[line.Outcome]++
 	default:
 		t.Fatalf("one request, %d log lines: %+v", len(lines), lines)

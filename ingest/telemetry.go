@@ -143,6 +143,20 @@ func describePublish(ctx context.Context, m schema.Message, r schema.Receipt) {
 	}
 }
 
+// reasons are those that a request can have with each outcome.
+var reasons = map[*outcome][]string{
+	stored:              {""},
+	duplicate:           {""},
+	quarantined:         {string(schema.Malformed), string(schema.UnsupportedType), string(schema.Invalid)},
+	badRequest:          {"repeated_header", "id", "signature_length", "body_cut_short"},
+	unauthorized:        {"missing_header", "timestamp_malformed", "timestamp_too_old", "timestamp_too_new", "signature"},
+	notFound:            {"path"},
+	methodNotAllowed:    {"method"},
+	tooLarge:            {"content_length", "body"},
+	unsupportedEncoding: {"content_encoding"},
+	unavailable:         {"unreachable", "no_answer", "full", "overloaded", "refused", "too_much_in_flight", "shutting_down", "panic", "publishing"},
+}
+
 type metrics struct {
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -186,6 +200,11 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 	}
 	for _, stage := range stages {
 		m.stages.WithLabelValues(stage) // shown from the start
+	}
+	for outcome, list := range reasons { // so that increase() sees the first one
+		for _, reason := range list {
+			m.requests.WithLabelValues(outcome.name, reason)
+		}
 	}
 	return m
 }
