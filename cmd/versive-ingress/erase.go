@@ -82,7 +82,7 @@ EXIT STATUS
 				return err
 			}
 			if len(found) == 0 {
-				fmt.Fprintf(out, "nothing is stored of %s%s\n", e, e.ErasedBefore())
+				e.PrintNothing(ctx, out)
 				if dryRun {
 					return nil
 				}

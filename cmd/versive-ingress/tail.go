@@ -41,7 +41,7 @@ EXIT STATUS
 			// Once asked for, the signal leaves it to writes to fail.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
 			defer stop()
-			err := replay.Tail(ctx, selection, cmd.OutOrStdout(), asJSON)
+			err := replay.Tail(ctx, selection, cmd.OutOrStdout(), cmd.ErrOrStderr(), asJSON)
 			if ctx.Err() != nil || errors.Is(err, syscall.EPIPE) {
 				return nil
 			}

@@ -3,6 +3,7 @@
 package erasure
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -172,6 +173,14 @@ func (e *Erasure) ErasedBefore() string {
 		return ""
 	}
 	return fmt.Sprintf(" (erased before: %s)", terminal.Plural(e.tombstones, "event", "events"))
+}
+
+// PrintNothing writes to w that nothing was found, and what the reason may be.
+func (e *Erasure) PrintNothing(ctx context.Context, w io.Writer) {
+	fmt.Fprintf(w, "nothing is stored of %s%s\n", e, e.ErasedBefore())
+	if e.tombstones == 0 {
+		fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, e.filter()), broker.CaseSensitive))
+	}
 }
 
 // Print writes a table of what was found to w.

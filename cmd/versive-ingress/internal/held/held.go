@@ -91,6 +91,9 @@ func Open(ctx context.Context, w Choice) (*Chosen, error) {
 			err = fmt.Errorf("%s was erased", id)
 		default:
 			err = fmt.Errorf("%s is not in the quarantine", id)
+			if i := slices.IndexFunc(list, func(k Kept) bool { return strings.EqualFold(k.ID, id) }); i >= 0 {
+				err = fmt.Errorf("%w, %s is: %s", err, list[i].ID, broker.CaseSensitive)
+			}
 		}
 	}
 	if err != nil {

@@ -1,6 +1,7 @@
 package replay
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -50,11 +51,11 @@ func Run(ctx context.Context, o Options, out, log io.Writer) error {
 	if err := r.begin(ctx, o); err != nil {
 		return err
 	}
-	if o.DryRun {
-		return r.dryRun(ctx, out)
-	}
 	if o.Quiet {
 		log = io.Discard
+	}
+	if o.DryRun {
+		return r.dryRun(ctx, out, log)
 	}
 	lines := o.ToSubject == "" && o.ToURL == "" && terminal.IsTerminal(out) // the bar would stand among them
 	r.progress = terminal.NewProgress(log, terminal.IsTerminal(log) && !lines)
@@ -78,6 +79,7 @@ func Run(ctx context.Context, o Options, out, log io.Writer) error {
 	}
 	took := time.Since(start)
 	fmt.Fprintf(log, "replayed %v, to %s in %v (%.0f/s)\n", r.Done, r.Spec.Target, took.Round(time.Millisecond), float64(r.Done.Events-before)/took.Seconds())
+	r.explain(ctx, r.Done, log)
 	if o.ToURL != "" && r.Done.Erasures > 0 {
 		fmt.Fprintf(log, "not sent: the %d erasures, for which there is no webhook; tell the endpoint's owner\n", r.Done.Erasures)
 	}
@@ -258,7 +260,7 @@ func (r *replay) save() error {
 }
 
 // dryRun reads all headers and no data.
-func (r *replay) dryRun(ctx context.Context, out io.Writer) error {
+func (r *replay) dryRun(ctx context.Context, out, log io.Writer) error {
 	var found tally
 	var first, last time.Time
 	sel := r.left()
@@ -274,8 +276,16 @@ func (r *replay) dryRun(ctx context.Context, out io.Writer) error {
 		}
 	}
 	fmt.Fprintf(out, "would replay %v, to %s\n", found, r.Spec.Target)
+	r.explain(ctx, found, log)
 	if found.First > 0 {
 		fmt.Fprintf(out, "stored from %s to %s\n", first.Format(time.RFC3339Nano), last.Format(time.RFC3339Nano))
 	}
 	return nil
+}
+
+// explain writes to log why nothing may have been found by an id.
+func (r *replay) explain(ctx context.Context, found tally, log io.Writer) {
+	if f := r.sel.Filter; found.First == 0 && f.StudyID+f.InterviewID != "" {
+		fmt.Fprintln(log, cmp.Or(r.conn.OtherCase(ctx, f), broker.CaseSensitive))
+	}
 }

@@ -15,8 +15,8 @@ import (
 
 // Tail prints the events that s selects, and those that are stored later, until
 // ctx ends or out fails: as CloudEvents in JSON, or in columns. Without a time to
-// begin it prints only those stored later.
-func Tail(ctx context.Context, s Selection, out io.Writer, asJSON bool) error {
+// begin it prints only those stored later. Notes are written to log.
+func Tail(ctx context.Context, s Selection, out, log io.Writer, asJSON bool) error {
 	sel, err := s.resolve()
 	if err != nil {
 		return err
@@ -27,6 +27,9 @@ func Tail(ctx context.Context, s Selection, out io.Writer, asJSON bool) error {
 		return err
 	}
 	defer conn.Close()
+	if note := conn.OtherCase(ctx, sel.Filter); note != "" {
+		fmt.Fprintln(log, note)
+	}
 	sel.Follow = true
 	if sel.Since.IsZero() {
 		// By sequence: new is what comes from now on, however long the rest takes.
