@@ -48,6 +48,7 @@ type result struct {
 	reason  string         // for logs and metrics; one of a small, fixed set, or ""
 	detail  string         // for the sender
 	err     error          // for the log; may be nil
+	skew    float64        // for the log: seconds by which a rejected timestamp is ahead of the clock, or 0
 	id      string         // "" until it is verified
 	bytes   int            // length of the verified body
 	receipt schema.Receipt // of what is stored
@@ -58,6 +59,8 @@ func reject(o *outcome, reason string) *result {
 }
 
 func (r *result) withDetail(detail string) *result { r.detail = detail; return r }
+
+func (r *result) withSkew(seconds float64) *result { r.skew = seconds; return r }
 
 func (r *result) wrap(err error) *result { r.err = err; return r }
 
@@ -102,6 +105,9 @@ func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
 	attrs = append(attrs, slog.String("outcome", r.name), slog.Duration("duration", elapsed))
 	if r.reason != "" {
 		attrs = append(attrs, slog.String("reason", r.reason))
+	}
+	if r.skew != 0 {
+		attrs = append(attrs, slog.Float64("skew_seconds", r.skew))
 	}
 	h.cfg.Logger.LogAttrs(ctx, r.level, "webhook", attrs...)
 }

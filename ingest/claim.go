@@ -81,13 +81,14 @@ func isAmbiguous(id string) bool {
 
 func (c claim) checkTimestamp(now time.Time, tolerance time.Duration) error {
 	seconds, err := strconv.ParseInt(c.timestamp, 10, 64)
+	skew := float64(seconds) - float64(now.Unix()) // of a forged timestamp, it may exceed an int64
 	switch {
 	case err != nil:
 		return reject(unauthorized, "timestamp_malformed")
 	case seconds < now.Add(-tolerance).Unix():
-		return reject(unauthorized, "timestamp_too_old")
+		return reject(unauthorized, "timestamp_too_old").withSkew(skew)
 	case seconds > now.Add(tolerance).Unix():
-		return reject(unauthorized, "timestamp_too_new")
+		return reject(unauthorized, "timestamp_too_new").withSkew(skew)
 	}
 	return nil
 }

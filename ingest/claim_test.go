@@ -163,3 +163,16 @@ func TestPublishedVector(t *testing.T) {
 		with("Svix-Signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=")
 	row{"", request, "202 quarantined unsupported_type"}.check(t, r, s)
 }
+
+// The log line of a rejected timestamp has its distance from the clock.
+func TestTimestampSkewIsLogged(t *testing.T) {
+	t.Parallel()
+	r := newHarness(t, fake{})
+	for seconds, want := range map[int]string{-301: `"skew_seconds":-301`, 86400: `"skew_seconds":86400`} {
+		r.logs.take(t)
+		exchange(t, r.address, signedBy(t, "Svix", secret, "msg_skew", now.Add(time.Duration(seconds)*time.Second), event("")))
+		if _, text := r.logs.take(t); !strings.Contains(text, want) {
+			t.Errorf("the log does not have %s: %s", want, text)
+		}
+	}
+}
