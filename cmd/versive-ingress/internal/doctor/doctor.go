@@ -24,6 +24,8 @@ type Config struct {
 	ProbeURL string   // where to post it; "" is the webhook listener of Settings
 	Monitors []string // URLs of the monitoring ports of an external broker's servers
 
+	Silence time.Duration // longest time without a new event; 0 is unlimited
+
 	Now   func() time.Time // nil is time.Now
 	Roots *x509.CertPool   // the authorities that senders trust; nil is those of the system
 	Idle  time.Duration    // how long a consumer may be without activity; 0 is 5 minutes

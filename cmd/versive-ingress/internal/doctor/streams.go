@@ -19,7 +19,19 @@ import (
 )
 
 func (d *doctor) checkEvents(ctx context.Context, r *Result) {
-	d.events = d.checkStream(ctx, r, schema.KindEvent)
+	if d.events = d.checkStream(ctx, r, schema.KindEvent); d.events == nil || d.Silence == 0 {
+		return
+	}
+	state, silence := d.events.CachedInfo().State, "ever"
+	if state.LastSeq > 0 {
+		last := d.Now().Sub(state.LastTime)
+		if last <= d.Silence {
+			return
+		}
+		silence = "for " + terminal.Age(last)
+	}
+	r.add(Unknown, "silent", "no event was stored "+silence, fmt.Sprintf("--silence is %s: either no interview has ended, or webhooks do not arrive", d.Silence),
+		"versive-ingress doctor --probe --url https://…  # the public URL; then see the deliveries on the endpoint's page")
 }
 
 func (d *doctor) checkQuarantine(ctx context.Context, r *Result) {

@@ -64,7 +64,13 @@ func TestRunOnStreams(t *testing.T) {
 		prepare func(*testing.T, config.Settings, *doctor.Config)
 		want    []string // of $ is the stream
 	}{
-		"good":       {asCreated, fill(3), nil},
+		"good": {asCreated, fill(3), nil},
+		"silent": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
+			fill(1)(t, s, d)
+			d.Silence, d.Now = time.Hour, func() time.Time { return time.Now().Add(2 * time.Hour) }
+		}, []string{"unknown silent: versive-ingress doctor --probe --url", "problem clock: timedatectl"}},
+		"neversent":  {asCreated, func(_ *testing.T, _ config.Settings, d *doctor.Config) { d.Silence = time.Hour }, []string{"unknown silent: endpoint's page"}},
+		"notsilent":  {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) { fill(1)(t, s, d); d.Silence = time.Hour }, nil},
 		"workqueue":  {func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, nil, []string{"problem stream_retention: export INGRESS_STREAM=$_2"}},
 		"memory":     {func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, nil, []string{"problem stream_storage: export INGRESS_STREAM=$_2"}},
 		"discardold": {func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 10 }, nil, []string{"problem stream_discards_old: nats stream edit $ --discard new"}},
