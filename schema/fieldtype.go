@@ -103,7 +103,7 @@ func toUTC(value jsontext.Value) (jsontext.Value, string) {
 }
 
 func checkID(value jsontext.Value) (jsontext.Value, string) {
-	if !value.IsValid() { // it has no UTF-8, and so no subject
+	if bytes.IndexByte(value, '\\') >= 0 && !value.IsValid() { // it has no UTF-8, and so no subject
 		return nil, "has an unpaired surrogate"
 	}
 	if n := len(unquote(value)); n > MaxIDLen {

@@ -31,6 +31,9 @@ func normalizeTimestamp(s string) (string, bool) {
 // minutes; "UTC" after a space; and no zone, which is read as UTC. A leap second is
 // the first second of the next day.
 func parseISO(s string) (time.Time, bool) {
+	if t, err := time.Parse(time.RFC3339, s); err == nil && s[len(s)-1] == 'Z' && s[13] == ':' {
+		return t, true // the usual form
+	}
 	date, clock, zone := s, "00:00:00", "Z"
 	if n := len("2006-01-02"); len(s) > n && strings.IndexByte("Tt ", s[n]) >= 0 {
 		date, clock = s[:n], s[n+1:]
