@@ -1,14 +1,16 @@
-"""Keeps completed interviews in SQLite, each exactly once (pip install nats-py)."""
+"""Keeps completed interviews in SQLite, each exactly once (pip install nats-py[nkeys])."""
 
 import asyncio
 import json
 import logging
 import os
+import signal
 import sqlite3
 from urllib.parse import unquote
 
 import nats
-from nats.errors import TimeoutError
+from nats.errors import ConnectionClosedError, TimeoutError
+from nats.js.errors import NotFoundError
 
 
 async def main():
@@ -16,23 +18,58 @@ async def main():
     db.execute("create table if not exists processed (svix_id text primary key)")
     db.execute("create table if not exists interviews (svix_id text, study text, interview text, turns int)")
 
-    nc = await nats.connect(os.environ.get("NATS_URL", "nats://127.0.0.1:4222"), max_reconnect_attempts=-1)
+    nc = await nats.connect(
+        os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
+        nkeys_seed=os.environ.get("NATS_NKEY"),  # a file
+        max_reconnect_attempts=-1,
+    )
     subscription = await nc.jetstream().pull_subscribe(
         "versive.interview.completed.>", durable="reports-python", stream="VERSIVE"
     )
+
+    stopping = asyncio.Event()
+    for number in signal.SIGINT, signal.SIGTERM:
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    stop = asyncio.create_task(stopping.wait())
+
+    while not stopping.is_set():
+        waiting = asyncio.create_task(next_message(subscription))
+        await asyncio.wait({waiting, stop}, return_when=asyncio.FIRST_COMPLETED)
+        if not waiting.done():
+            waiting.cancel()
+            await asyncio.wait({waiting})
+            break
+        msg = waiting.result()
+        try:
+            with db:  # one transaction
+                handle(db, msg)
+            await msg.ack_sync()
+        except Exception:
+            logging.exception("%s: it will be redelivered", msg.subject)
+            await msg.nak(delay=60)
+    await nc.close()
+
+
+async def next_message(subscription):
+    """Waits for a message. Raises an error if no message can arrive any more.
+
+    One at a time: the ack_wait of a message begins when it is fetched.
+    """
     while True:
         try:
-            messages = await subscription.fetch(10, timeout=30)
+            [msg] = await subscription.fetch(1, timeout=30)
+            return msg
         except TimeoutError:
-            continue  # nothing new
-        for msg in messages:
-            try:
-                with db:  # one transaction
-                    handle(db, msg)
-                await msg.ack_sync()
-            except Exception:
-                logging.exception("%s: it will be redelivered", msg.subject)
-                await msg.nak(delay=60)
+            pass
+        except Exception as err:
+            logging.warning("nothing is delivered: %r", err)
+        try:
+            await subscription.consumer_info()
+        except (NotFoundError, ConnectionClosedError):
+            raise
+        except Exception as err:
+            logging.warning("the broker does not answer: %r", err)
+        await asyncio.sleep(1)
 
 
 def handle(db, msg):

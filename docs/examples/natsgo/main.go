@@ -1,23 +1,25 @@
-// Command natsgo reads completed interviews with nothing but nats.go.
+// Command natsgo reads completed interviews without a package of versive-ingress.
 package main
 
 import (
 	"context"
-	"encoding/json"
+	"errors"
 	"fmt"
 	"log"
 	"net/url"
 	"os"
 	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
+	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		log.Fatal(err)
@@ -25,7 +27,15 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.MaxReconnects(-1)) // empty: nats://127.0.0.1:4222
+	options := []nats.Option{nats.MaxReconnects(-1)}
+	if file := os.Getenv("NATS_NKEY"); file != "" {
+		nkey, err := nats.NkeyOptionFromSeed(file)
+		if err != nil {
+			return err
+		}
+		options = append(options, nkey)
+	}
+	nc, err := nats.Connect(os.Getenv("NATS_URL"), options...) // empty: nats://127.0.0.1:4222
 	if err != nil {
 		return err
 	}
@@ -34,7 +44,8 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	consumer, err := js.CreateOrUpdateConsumer(ctx, "VERSIVE", jetstream.ConsumerConfig{
+	// This fails if the consumer exists with another filter, with which it would skip events.
+	consumer, err := js.CreateConsumer(ctx, "VERSIVE", jetstream.ConsumerConfig{
 		Durable:       "reports-go",
 		FilterSubject: "versive.interview.completed.>",
 		AckPolicy:     jetstream.AckExplicitPolicy,
@@ -42,23 +53,40 @@ func run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	consuming, err := consumer.Consume(func(msg jetstream.Msg) {
+	for {
+		msg, err := next(ctx, consumer)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
 		if err := handle(msg); err != nil {
 			log.Printf("%s: %v; it will be redelivered", msg.Subject(), err)
 			msg.NakWithDelay(time.Minute)
-			return
-		}
-		if err := msg.DoubleAck(context.Background()); err != nil {
+		} else if err := msg.DoubleAck(context.Background()); err != nil {
 			log.Printf("%s: not confirmed, so it may be redelivered: %v", msg.Subject(), err)
 		}
-	})
-	if err != nil {
-		return err
 	}
-	<-ctx.Done()
-	consuming.Drain()
-	<-consuming.Closed()
-	return nil
+}
+
+// next waits for a message. It returns an error if no message can arrive any more.
+// One at a time: the ack_wait of a message begins when it is fetched.
+func next(ctx context.Context, consumer jetstream.Consumer) (jetstream.Msg, error) {
+	for {
+		msg, err := consumer.Next(jetstream.FetchContext(ctx)) // waits for up to 30 s
+		if err == nil || ctx.Err() != nil {
+			return msg, err
+		}
+		if !errors.Is(err, nats.ErrTimeout) {
+			log.Printf("nothing is delivered: %v", err)
+		}
+		_, err = consumer.Info(ctx)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, nats.ErrConnectionClosed) {
+			return nil, err
+		}
+		time.Sleep(time.Second)
+	}
 }
 
 func handle(msg jetstream.Msg) error {
@@ -77,11 +105,17 @@ func handle(msg jetstream.Msg) error {
 	}
 	var event struct {
 		Interview struct {
-			ID           string
-			Conversation []struct{ Role, Content string } `json:"parsed_conversation_json"`
-		}
-		Study struct{ ID string }
+			ID           string `json:"id"`
+			Conversation []struct {
+				Role    string `json:"role"`
+				Content string `json:"content"`
+			} `json:"parsed_conversation_json"`
+		} `json:"interview"`
+		Study struct {
+			ID string `json:"id"`
+		} `json:"study"`
 	}
+	// encoding/json ignores case, and would take an unknown member "ID" for "id".
 	if err := json.Unmarshal(msg.Data(), &event); err != nil {
 		return err
 	}

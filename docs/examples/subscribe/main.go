@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,7 +18,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	if err := run(ctx); err != nil {
 		log.Fatal(err)
@@ -25,7 +26,15 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	nc, err := nats.Connect(os.Getenv("NATS_URL"), nats.MaxReconnects(-1)) // empty: nats://127.0.0.1:4222
+	options := []nats.Option{nats.MaxReconnects(-1)}
+	if file := os.Getenv("NATS_NKEY"); file != "" {
+		nkey, err := nats.NkeyOptionFromSeed(file)
+		if err != nil {
+			return err
+		}
+		options = append(options, nkey)
+	}
+	nc, err := nats.Connect(os.Getenv("NATS_URL"), options...) // empty: nats://127.0.0.1:4222
 	if err != nil {
 		return err
 	}
