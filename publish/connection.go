@@ -143,7 +143,7 @@ func (p *Publisher) Close() {
 		p.stopped.Wait()
 		_ = p.check(context.Background())
 		if err := p.marks.sync(context.Background()); err != nil {
-			p.cfg.Logger.Error("high-water marks are not saved", "error", err)
+			p.cfg.Logger.Error(marksNotSaved, "error", err)
 		}
 	}
 	if p.nc != nil {

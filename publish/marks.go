@@ -49,6 +49,8 @@ type marks struct {
 	written []byte    // content of marksFile; owned by sync
 }
 
+const marksNotSaved = "high-water marks are not saved; a loss may go unnoticed after a restart"
+
 // marksContent is the content of marksFile.
 type marksContent struct {
 	Streams map[string]*mark `json:"streams"`

@@ -87,10 +87,13 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	}
 	problem := p.check(ctx) // also compares the marks before anything is stored, because lost sequences are reused
 	p.ready.Store(&problem)
+	if err := p.marks.sync(ctx); err != nil { // a process that ends in the first second leaves its marks too
+		cfg.Logger.Error(marksNotSaved, "error", err)
+	}
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.repeat(runCtx, checkInterval, slog.LevelError, "streams cannot be written", p.monitor)
-	p.repeat(runCtx, maxPause, slog.LevelError, "high-water marks are not saved; a loss may go unnoticed after a restart", p.marks.sync)
+	p.repeat(runCtx, checkInterval, slog.LevelError, marksNotSaved, p.marks.sync)
 	p.repeat(runCtx, maxPause, slog.LevelWarn, "cannot determine whether deleted messages were erased", p.explainDeletions)
 	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
 		p.repeat(runCtx, maxPause, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" is not updated", func(ctx context.Context) error {
