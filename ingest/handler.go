@@ -101,8 +101,8 @@ func New(cfg Config) (*Handler, error) {
 // are completed.
 func (h *Handler) Drain() { h.draining.Store(true) }
 
-// ServeHTTP implements [http.Handler]. It answers a webhook as the HTTP contract
-// says.
+// ServeHTTP implements [http.Handler]. It answers a webhook as docs/http.md
+// describes.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	started := h.cfg.Now()
 	limitBody(w)

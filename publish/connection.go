@@ -45,7 +45,7 @@ func (p *Publisher) open(ctx context.Context) error {
 	log := p.cfg.Logger
 	closed := make(chan struct{})
 	p.closed = closed
-	var lastError string // that was logged, and when; owned by the connection's goroutine for callbacks
+	var lastError string // the last one that was logged, and its time; owned by the connection's goroutine for callbacks
 	var lastLogged time.Time
 	options := append([]nats.Option{
 		nats.Name("versive-ingress"),

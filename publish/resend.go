@@ -62,7 +62,7 @@ func (c *committer) remember(e *entry) {
 }
 
 // resolveFromDedupeWindow asks the broker for e by its id alone and finishes e
-// if the stream's duplicate window knows it. That costs the broker a look into
+// if the stream's duplicate window knows it. That costs the broker a look-up in
 // a map; refusing a second copy by its subject costs reading a block of up to
 // 8 MiB.
 //

@@ -27,7 +27,7 @@ type Event struct {
 // the message's data. The event refers to no memory of either.
 //
 // An error means that the message is not a canonical event of a type and
-// version that this package knows. It names no content.
+// version that this package knows. Its text contains nothing of the data.
 func Decode(header map[string][]string, data []byte) (Event, error) {
 	urn := first(header, headerDataSchema)
 	if !slices.ContainsFunc(eventTypes, func(t *eventType) bool { return t.urn == urn }) {
@@ -59,7 +59,7 @@ func Decode(header map[string][]string, data []byte) (Event, error) {
 // An unpaired surrogate escape such as "\ud83d" becomes U+FFFD in a Go string.
 //
 // An error means that the event is of another type, or that [Decode] has not
-// made it. It names no content.
+// made it. Its text contains nothing of the data.
 func DecodeAs[T any](event Event) (T, error) {
 	var data T
 	t := typeNamed(event.Type)

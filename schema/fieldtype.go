@@ -18,7 +18,7 @@ type fieldType struct {
 	blank jsontext.Kind  // the kind whose empty value, "" or {}, counts as absent; 0 if none does
 
 	// normalize rewrites a value of the right kind; nil leaves it unchanged. If
-	// the value cannot be accepted, the second result says why.
+	// the value cannot be accepted, the second result is the reason.
 	normalize func(jsontext.Value) (jsontext.Value, string)
 }
 
@@ -38,7 +38,7 @@ var (
 )
 
 // canonical returns the canonical form of a value. If the value cannot be
-// accepted, the second result says why; otherwise it is "".
+// accepted, the second result is the reason; otherwise it is "".
 func (t *fieldType) canonical(value jsontext.Value) (jsontext.Value, string) {
 	switch kind := value.Kind(); {
 	case value == nil || kind == 'n' || kind == t.blank && isEmpty(value):

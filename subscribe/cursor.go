@@ -105,12 +105,13 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 		return true, nil
 	}
 	info, err := c.consumer.Info(ctx)
-	// Not by the stream's sequence: that passes messages that cannot be read.
+	// The stream's sequence does not show this: it passes messages that cannot be read.
 	if err == nil && info.Delivered.Consumer == c.received {
 		return caughtUp(ctx), nil
 	}
-	// The connection or the consumer is lost. Or a message is, which may be too
-	// large to arrive in that time: wait until shortly before the request expires.
+	// The connection, the consumer or a message is lost. A message may be too large
+	// to arrive in that time: from now on, wait until shortly before the request
+	// expires.
 	c.patience = jetstream.DefaultExpires - time.Second
 	c.close()
 	return true, nil

@@ -81,7 +81,7 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 		if ack != nil {
 			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
 		}
-		// What is stored already is the letter of the event, while m is its tombstone.
+		// The stored letter is that of the event, while m is its tombstone.
 		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(stored.Sequence, 10))
 		if ack, err = d.source.JetStream.PublishMsg(ctx, msg); err != nil {
 			return err

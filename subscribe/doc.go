@@ -27,16 +27,16 @@
 // was lost with a connection, or that was in flight beside the one that ended
 // the process. An event that was delivered 5 times (or Attempts times, if that is
 // less) without its handler having returned is a suspect: it is handled when
-// nothing else is in flight in this process, and before, that is recorded among
-// the metadata of the durable consumer. When the handler returns, whatever it
-// returns, the record is removed.
+// nothing else is in flight in this process. Before that, its sequence is recorded
+// in the metadata of the durable consumer. When the handler returns, even with an
+// error, the record is removed.
 //
 // # Slow connections
 //
 // An event must arrive within 30 seconds of being sent, and the broker closes a
-// connection that does not take in within its write_deadline, 10 seconds by
-// default, what it writes. So 8 MiB need 840 kB/s, or 280 kB/s where the broker
-// has a write_deadline of 30 s. On a slower connection [Source.Consume] gets the
+// connection on which a write takes longer than its write_deadline, 10 seconds by
+// default. So 8 MiB need 840 kB/s, or 280 kB/s where the broker has a
+// write_deadline of 30 s. On a slower connection [Source.Consume] gets the
 // event redelivered without its being handled, which the log reports, and does
 // not give it up; [Source.Range] does not get past it.
 package subscribe

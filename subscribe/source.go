@@ -96,14 +96,14 @@ func newMessage(msg jetstream.Msg) Message {
 
 const (
 	// heartbeat is how often the broker confirms that it still holds a request
-	// for messages. It is half the time for which the client asks, by default,
-	// and therefore the longest that there can be: the client ends a request
-	// when neither a message nor a heartbeat has arrived whole for twice as
-	// long, and on a slow connection heartbeats wait behind a large message.
+	// for messages. The client ends a request when neither a message nor a
+	// heartbeat has arrived completely for twice this time, and on a slow
+	// connection a large message delays heartbeats. So it is as long as the client
+	// allows: half of the duration of a request.
 	heartbeat = jetstream.DefaultExpires / 2
 	// fetchBytes bounds a request for several messages. The broker writes all of
-	// them immediately, and closes a connection that does not take in what it
-	// writes within its write_deadline, 10 s by default.
+	// them immediately, and closes a connection on which a write takes longer than
+	// its write_deadline, 10 s by default.
 	fetchBytes = 8 << 20
 	// retryWait is between attempts to reach the broker.
 	retryWait = 500 * time.Millisecond

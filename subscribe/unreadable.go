@@ -32,8 +32,8 @@ func (c *cursor) verify(ctx context.Context, b bounds) error {
 	everything := c.sel.Subject == ">"
 	var stored uint64
 	if !everything {
-		// What is after the range first: a message that is stored meanwhile makes
-		// the count too high, never too low.
+		// Count the messages after the range first: a message that is stored meanwhile
+		// makes the result too high, never too low.
 		after, err := c.count(ctx, b.last+1, time.Time{})
 		if err != nil {
 			return err

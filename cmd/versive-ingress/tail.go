@@ -38,7 +38,7 @@ EXIT STATUS
 			if err := checkSet(cmd); err != nil {
 				return err
 			}
-			// Once asked for, the signal leaves it to writes to fail.
+			// Otherwise a failed write to the standard output ends the process with this signal.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
 			defer stop()
 			err := replay.Tail(ctx, selection, cmd.OutOrStdout(), cmd.ErrOrStderr(), asJSON)

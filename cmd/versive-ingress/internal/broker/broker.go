@@ -93,6 +93,6 @@ func URL(s config.Settings) string {
 // Timeout bounds one request to the broker.
 const Timeout = 10 * time.Second
 
-// AnySubject reads all that a stream holds. A mistyped INGRESS_SUBJECT, or one
+// AnySubject selects all messages of a stream. A mistyped INGRESS_SUBJECT, or one
 // that was changed, must not make it look empty.
 const AnySubject = ">"

@@ -16,8 +16,8 @@ import (
 )
 
 // Credentials authenticate the ingress to the broker and the broker to the
-// ingress. Their files may change: they are read again for every connection, and
-// where they cannot be used, what they held before is.
+// ingress. Their files may change: they are read again for every connection. If
+// they cannot be used, their earlier content is.
 //
 // A change closes no connection: the broker closes one whose credentials have
 // expired, and the next one presents the new ones. Credentials may be used by
@@ -27,7 +27,7 @@ type Credentials struct {
 	current  atomic.Pointer[identity]
 }
 
-// An identity is what the files hold. What is not configured is empty.
+// An identity is the content of the files. Fields that are not configured are empty.
 type identity struct {
 	user        nkeys.KeyPair // signs the broker's nonce
 	nkey        string        // the public half of user
@@ -104,8 +104,8 @@ func (i *identity) readUser(file string, withJWT bool) error {
 	return nil
 }
 
-// Option makes a connection present the credentials of the moment, each time
-// that it is made.
+// Option makes a connection present the current credentials whenever it is
+// established.
 func (c *Credentials) Option(o *nats.Options) error {
 	if err := c.Load(); err != nil {
 		return err
@@ -135,10 +135,10 @@ func (c *Credentials) Option(o *nats.Options) error {
 	return nil
 }
 
-// presentNKey makes a connection present the NKey of the moment. nats.go notes the
-// public half when the connection is first made, and only asks for signatures from
-// then on; it holds the connection's lock while it does, so that its note can be
-// changed. The attempt at hand has used the old one already and has to be given up.
+// presentNKey makes a connection present the current NKey. nats.go keeps the public
+// half with which the connection was first established, and later only requests
+// signatures. It holds the connection's lock meanwhile, so the callback may replace
+// that public half. The attempt in progress has already sent the old one, and fails.
 func presentNKey(o *nats.Options, first *identity, read func() *identity) {
 	var made atomic.Pointer[nats.Conn]
 	o.Nkey = first.nkey

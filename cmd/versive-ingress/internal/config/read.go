@@ -58,8 +58,8 @@ func read(getenv func(name string) string) (Settings, error) {
 	return s, nil
 }
 
-// parse sets a setting to what text means. If that is nothing, it returns what is
-// allowed.
+// parse sets a setting to the value that text has. If it is not valid, parse returns
+// a description of what is allowed.
 func parse(text string, setting any) (want string, ok bool) {
 	var err error
 	switch setting := setting.(type) {
@@ -83,12 +83,13 @@ func parse(text string, setting any) (want string, ok bool) {
 	return want, err == nil
 }
 
-// serviceLink matches what Kubernetes injects for a service whose name begins with
-// ingress. INGRESS_NATS_PORT=4222 is none, and may be meant as a setting.
+// serviceLink matches the variables that Kubernetes injects for a service whose name
+// begins with ingress. It does not match INGRESS_NATS_PORT=4222, which may be meant as
+// a setting.
 var serviceLink = regexp.MustCompile(`^INGRESS_(\w+_)?(SERVICE_HOST=|SERVICE_PORT(_\w+)?=|PORT=\w+://|PORT_\d+_(TCP|UDP|SCTP)(_PROTO|_PORT|_ADDR)?=)`)
 
 // checkNames refuses INGRESS_ variables that are no settings: a misspelt one
-// would be ignored in silence.
+// would be ignored silently.
 func checkNames() error {
 	for _, entry := range os.Environ() {
 		name, _, _ := strings.Cut(entry, "=")

@@ -35,7 +35,7 @@ type Settings struct {
 	// `whsec_` and the base64 encoding of at least 24 bytes. A webhook is accepted if any of them verifies it, so that a
 	// secret can be [rotated](operations.md#rotate-secrets-certificates-and-credentials). At least one secret is required,
 	// here or in `INGRESS_SECRETS_FILE`. A change takes a restart. With the secret of another endpoint, every webhook is
-	// answered 401. What is often pasted with a secret does no harm: quotes, `v1,`, white space around it, a comment after
+	// answered 401. Text that is often pasted with a secret does no harm: quotes, `v1,`, white space around it, a comment after
 	// it, `INGRESS_SECRETS=`, base64 of the URL alphabet or without padding, or a second encoding for Kubernetes. Anything
 	// else is refused with the reason, and so is a public key (`whpk_…`).
 	Secrets []string `env:"INGRESS_SECRETS" desc:"signing secrets (whsec_…), comma separated; any of them is accepted"`

@@ -111,7 +111,7 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 	}
 	r.Seen = fmt.Sprintf("for %s, until %s", strings.Join(names, ", "), leaf.NotAfter.UTC().Format(time.DateOnly))
 
-	text, _ := os.ReadFile(file) // as just before
+	text, _ := os.ReadFile(file) // ReadKeyPair has just read it
 	intermediates := x509.NewCertPool()
 	intermediates.AppendCertsFromPEM(text)
 	_, err = leaf.Verify(x509.VerifyOptions{Roots: d.Roots, Intermediates: intermediates, CurrentTime: now})

@@ -63,7 +63,7 @@ type Match struct {
 //
 // The events are read before the others, for their ids, and once more after
 // them: a requeue stores an event before it deletes the quarantined webhook, so
-// that one of the two is there at every time, and the event is at the end.
+// one of the two exists at any time, and in the end the event does.
 func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 	e.ids, e.overwritten = make(map[string]bool), make(map[schema.Kind][]uint64)
 	if _, err := e.findEvents(ctx); err != nil {
@@ -192,11 +192,11 @@ func (e *Erasure) Print(w io.Writer, found []Match) error {
 	return table.Flush()
 }
 
-// passes is how often it looks for what came, or was made a dead letter, while
-// it erased.
+// passes bounds how often Run erases the messages that Find returns: some may have
+// been stored, or dead-lettered, during the pass before.
 const passes = 3
 
-// Run erases what was found, and what Find finds after that, until that is nothing.
+// Run erases the matches, and then those that Find still finds, until it finds none.
 // It returns how many messages were erased, even if it returns an error.
 func (e *Erasure) Run(ctx context.Context, found []Match) (erased int, err error) {
 	for pass := 0; len(found) > 0; pass++ {

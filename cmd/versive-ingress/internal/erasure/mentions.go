@@ -7,15 +7,15 @@ import (
 	"slices"
 )
 
-// nested is how many layers of JSON in a JSON string are looked into. More could be
-// a text that was made to take long.
+// nested is how many layers of JSON in a JSON string are searched. A text with more
+// may have been made to take long.
 const nested = 4
 
 // mentions reports whether text, JSON or not, holds id as a word, in whatever
 // way JSON can write it. It looks into broken JSON, JSON within strings, and
 // UTF-16, so that nothing hides an interview that must be found.
 func mentions(text []byte, id string) bool {
-	text = bytes.ReplaceAll(text, []byte{0}, nil) // UTF-16, as good as it gets
+	text = bytes.ReplaceAll(text, []byte{0}, nil) // approximates the conversion of UTF-16
 	for range nested {
 		if hasWord(text, []byte(id)) {
 			return true
@@ -51,8 +51,8 @@ func isAlphanumeric(c byte) bool {
 // escapes matches the escapes of JSON strings, the halves of a surrogate pair together.
 var escapes = regexp.MustCompile(`(?s)(\\u[0-9A-Fa-f]{4})+|\\.`)
 
-// unescape returns what an escape stands for; if JSON has no such escape, what is
-// escaped.
+// unescape returns the text that an escape stands for; if JSON has no such escape,
+// the text after the backslash.
 func unescape(escape []byte) []byte {
 	var plain string
 	if json.Unmarshal(slices.Concat([]byte{'"'}, escape, []byte{'"'}), &plain) != nil {

@@ -49,9 +49,9 @@ func (c *Chosen) delete(ctx context.Context, k Kept) error {
 	return eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
 }
 
-// OpenPublisher opens a publisher that stores what is requeued. It leaves the streams
-// as they are: how they must be is known to the ingress, whose settings may not
-// all be set here.
+// OpenPublisher opens a publisher for the requeued events. It leaves the streams as
+// they are: their configuration follows from the settings of the ingress, not all of
+// which may be set here.
 func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publisher, error) {
 	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()

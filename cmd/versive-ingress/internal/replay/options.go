@@ -31,11 +31,11 @@ type Options struct {
 	Quiet      bool
 }
 
-// targetSubject matches literal tokens, of which the last may be ">"; none that
-// are the server's own.
+// targetSubject matches literal tokens, of which the last may be ">". It does not
+// match subjects of the server, which begin with "$".
 var targetSubject = regexp.MustCompile(`^[^\s\pC.*>$][^\s\pC.*>]*(\.[^\s\pC.*>]+)*(\.>)?$`)
 
-// check refuses flags that contradict each other, and targets that cannot be.
+// check refuses flags that contradict each other, and invalid targets.
 func (o *Options) check() error {
 	switch {
 	case o.Secret != "" && o.ToURL == "":

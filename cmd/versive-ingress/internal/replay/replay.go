@@ -20,7 +20,7 @@ import (
 // A replay is the state of the command.
 type replay struct {
 	conn *broker.Connection
-	sel  subscribe.Selection // the whole of it, whatever is done
+	sel  subscribe.Selection // the whole selection, delivered events included
 	file string              // for the checkpoint; "" is none
 	checkpoint
 
@@ -89,7 +89,7 @@ func Run(ctx context.Context, o Options, out, log io.Writer) error {
 	return nil
 }
 
-// begin fixes what is replayed, or takes up where the checkpoint is.
+// begin determines the bounds of the replay, or resumes from the checkpoint.
 func (r *replay) begin(ctx context.Context, o Options) error {
 	name := r.conn.Settings.Stream
 	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
@@ -160,7 +160,7 @@ const (
 // run delivers what is left. However it ends, the checkpoint then holds what
 // the target has confirmed.
 func (r *replay) run(ctx context.Context) error {
-	if err := r.save(); err != nil { // its run and its end stay, even if nothing else is written
+	if err := r.save(); err != nil { // so that Run and Last stay the same after a crash
 		return err
 	}
 	err := r.deliver(ctx)
@@ -195,7 +195,7 @@ func (r *replay) run(ctx context.Context) error {
 	return fmt.Errorf("delivered %v: %w; to go on: %s", r.Done, err, next)
 }
 
-// left selects what is not done.
+// left returns the part of the selection that is not delivered yet.
 func (r *replay) left() subscribe.Selection {
 	sel := r.sel
 	if r.Done.Sequence > 0 {

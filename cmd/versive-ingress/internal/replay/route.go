@@ -69,7 +69,7 @@ func toSubscribers(nc *nats.Conn) route {
 			if err := nc.FlushWithContext(ctx); err != nil {
 				return false, err
 			}
-			if err := nc.LastError(); err != nil { // it may not publish there
+			if err := nc.LastError(); err != nil { // such as a permission violation
 				return false, err
 			}
 			flushed = sent

@@ -32,7 +32,7 @@ func Tail(ctx context.Context, s Selection, out, log io.Writer, asJSON bool) err
 	}
 	sel.Follow = true
 	if sel.Since.IsZero() {
-		// By sequence: new is what comes from now on, however long the rest takes.
+		// Begin with a sequence, so that no event is missed until the range begins.
 		stream, err := conn.JetStream.Stream(ctx, conn.Settings.Stream)
 		if err != nil {
 			return fmt.Errorf("stream %s: %w", conn.Settings.Stream, err)
@@ -85,7 +85,7 @@ func (t *table) print(m subscribe.Message) error {
 }
 
 // columns returns type, study, interview and id of a message. Ids stay as
-// they are in the subject: they could hold what a terminal obeys.
+// they are in the subject: decoded, they could contain control characters.
 func columns(m subscribe.Message) [4]string {
 	s, err := schema.ParseSubject(m.Subject)
 	if err != nil {

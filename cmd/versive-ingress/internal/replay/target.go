@@ -10,9 +10,8 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// A target takes events in their order. It calls a function for each event, in that
-// order, when it is certain to have it; that function runs within deliver and flush
-// only.
+// A target takes events in order. Within deliver and flush, it calls an onDelivered
+// for each event that it has confirmed, in the same order.
 type target interface {
 	// deliver hands an event over. An error ends the replay.
 	deliver(ctx context.Context, m subscribe.Message) error

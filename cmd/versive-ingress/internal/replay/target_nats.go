@@ -21,20 +21,20 @@ import (
 const (
 	// How much may be unconfirmed.
 	windowEvents, windowBytes = 256, 16 << 20
-	// ackTimeout is after how long without a confirmation all that is unconfirmed is
-	// sent again.
+	// ackTimeout is the time without a confirmation after which all unconfirmed
+	// events are sent again.
 	ackTimeout = 10 * time.Second
-	// sendAttempts is how often that is done, for one event, before the replay
-	// ends. A broker that is away is waited for, and counts as one.
+	// sendAttempts is how often an event is sent again before the replay ends. The
+	// wait for a broker that is away counts as one attempt, however long it takes.
 	sendAttempts = 5
 )
 
 // natsTarget publishes events to a subject, over a route.
 //
-// Its connection never reconnects by itself: what a server got through a lost
-// one are the first of the unconfirmed events, so that sending them all again,
-// under the same message ids, keeps the order, and doubles nothing in a stream
-// whose duplicate window has not passed meanwhile. Elsewhere they come twice.
+// Its connection never reconnects by itself. When it is lost, the server may have the
+// first of the unconfirmed events. All of them are then sent again under the same
+// message ids, which keeps the order. A stream recognizes those that it has within its
+// duplicate window; everyone else receives them twice.
 type natsTarget struct {
 	settings  config.Settings
 	subject   string
@@ -84,7 +84,7 @@ func (t *natsTarget) message(m subscribe.Message) *nats.Msg {
 	return msg
 }
 
-// settle waits until no more events, and bytes, than these are unconfirmed.
+// settle waits until at most so many events, and bytes, are unconfirmed.
 func (t *natsTarget) settle(ctx context.Context, events, bytes int) error {
 	for len(t.pending) > events || t.bytes > bytes {
 		first := t.pending[0]

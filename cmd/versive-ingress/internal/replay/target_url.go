@@ -24,8 +24,8 @@ const (
 	longestRetryAfter = 10 * time.Minute
 )
 
-// urlTarget posts events as the vendor does: signed anew under the id that they
-// came with, one after the other. Erasures have no webhook; they are passed over.
+// urlTarget posts events as the vendor does: signed anew under their svix-ids, one
+// after the other. Erasures have no webhook, so they are skipped.
 type urlTarget struct {
 	immediate
 	sender    *sender.Sender
@@ -78,8 +78,8 @@ func (t *urlTarget) post(ctx context.Context, m subscribe.Message) (pause time.D
 	return pause, fmt.Errorf("the endpoint answered %d %s", answer.Status, http.StatusText(answer.Status))
 }
 
-// withoutAnswer returns a client's error if it is about the connection. Others
-// quote what the endpoint has answered, which may be what it was sent.
+// withoutAnswer returns a client's error if it is about the connection. Other errors
+// quote the answer of the endpoint, which may repeat the event.
 func withoutAnswer(err error) error {
 	if certificate, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
 		return certificate

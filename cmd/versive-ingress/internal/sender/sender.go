@@ -65,7 +65,7 @@ type Answer struct {
 	Stream   string `json:"stream"`
 	Sequence uint64 `json:"sequence"`
 	Reason   string `json:"reason"`
-	Detail   string `json:"detail"` // of a refusal too
+	Detail   string `json:"detail"` // also set if the webhook was not accepted
 }
 
 // Accepted reports whether the status is 2xx.

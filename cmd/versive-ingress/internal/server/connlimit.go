@@ -46,9 +46,9 @@ func ofFiles(limit int) int {
 // A connLimiter is a listener that bounds how many connections are open, and so the
 // memory of all requests in progress. A connection is new until a webhook that
 // arrived on it is verified; then it is trusted. When a class has too many, its
-// first is shed: the oldest of the new ones, which is not a sender's, for its
-// webhook is verified as soon as it has arrived; and the trusted one whose last
-// webhook is the oldest.
+// first is shed. Among the trusted ones, that is the one whose last webhook is the
+// oldest; among the new ones, it is the oldest, which is hardly a sender's, because
+// a webhook is verified as soon as it has arrived.
 type connLimiter struct {
 	net.Listener
 	shed     prometheus.Counter

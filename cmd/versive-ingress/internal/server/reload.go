@@ -29,8 +29,8 @@ type source struct {
 	log                   *slog.Logger
 	successful, successAt prometheus.Gauge
 
-	seen   [sha256.Size]byte // what the files held at the last look
-	loaded [sha256.Size]byte // and when load was last called, with whatever result
+	seen   [sha256.Size]byte // checksum of the files at the last poll
+	loaded [sha256.Size]byte // the same when load was last called, even if it failed
 }
 
 // sources returns the files that can change while the ingress runs.
@@ -76,7 +76,7 @@ func (s *Server) reloadSecrets() error {
 	return nil
 }
 
-// startReloader loads all files, for they may have changed since the start began,
+// startReloader loads all files, because they may have changed since the start began,
 // and then those that change, and all of them for each hangup.
 func (s *Server) startReloader(context.Context) error {
 	sources := s.sources()

@@ -75,8 +75,8 @@ type Server struct {
 	stopping atomic.Bool
 }
 
-// Run runs an ingress as the main task of the process: until ctx ends, for which it
-// returns nil, or the ingress fails. It also reloads files on SIGHUP, and sets the
+// Run runs an ingress as the main task of the process. It returns nil after ctx has
+// ended, or an error when the ingress has failed. It also reloads files on SIGHUP, and sets the
 // memory limit and the default logger of the process.
 func Run(ctx context.Context, cfg Config) error {
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // the first until files can be reloaded

@@ -20,7 +20,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
-// startTracing sets OpenTelemetry up as its own variables (OTEL_…) say. Without
+// startTracing configures OpenTelemetry by its own variables (OTEL_…). Without
 // OTEL_TRACES_EXPORTER nothing of the SDK runs. Webhooks matter more than traces: what
 // cannot be set up is left out, with a warning.
 func (s *Server) startTracing(ctx context.Context) error {
