@@ -20,8 +20,7 @@ const (
 	lastVerified  = "versive_ingress_secret_last_verified_timestamp_seconds"
 )
 
-// A secret keeps its counts during a rotation, whatever its position, until it is
-// removed.
+// A secret keeps its counts during a rotation, in any position, until it is removed.
 func TestSetSecrets(t *testing.T) {
 	t.Parallel()
 	stored := fake{func(context.Context, schema.Message) (schema.Receipt, error) {

@@ -12,8 +12,8 @@ import (
 	"versive-ingress/schema"
 )
 
-// No answer, log line or metric contains anything that was said in an interview,
-// or the secret, whatever the outcome of the request.
+// No answer, log line or metric contains content of an interview, or the
+// secret, for any outcome of the request.
 func TestSecrecy(t *testing.T) {
 	t.Parallel()
 	const marker = "m4rk3r"

@@ -13,7 +13,7 @@ import (
 )
 
 // Rejections beyond the limit of a second are delayed by a second, unless the
-// client disconnects. Signed requests are never delayed, whatever their outcome.
+// client disconnects. Signed requests are never delayed.
 func TestTarpit(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

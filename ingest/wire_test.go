@@ -136,7 +136,7 @@ func framingRows(t testing.TB) []row {
 }
 
 // encodingRows are requests with encoded bodies. Their signatures are valid unless
-// the name says otherwise.
+// the name states otherwise.
 func encodingRows(t testing.TB) []row {
 	const unsupported = "415 unsupported_encoding content_encoding"
 	var gzipped, deflated bytes.Buffer

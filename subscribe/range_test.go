@@ -290,8 +290,8 @@ func TestRangeFollows(t *testing.T) {
 	}
 }
 
-// Whether a range is at its end is asked of the stream's leader. A direct get may
-// be answered by a replica that lags.
+// A range asks the leader of the stream whether it is at its end. A replica that lags
+// may answer a direct get.
 func TestRangeAsksTheLeader(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

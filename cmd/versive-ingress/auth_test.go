@@ -70,7 +70,7 @@ func TestPublicBrokerNeedsAuthorization(t *testing.T) {
 }
 
 // With users in the broker's configuration the ingress is one of them, by its
-// NKey; nobody gets in without.
+// NKey; connections without a key are rejected.
 func TestBrokerWithUsers(t *testing.T) {
 	t.Parallel()
 	public, seed := newNKey(t)

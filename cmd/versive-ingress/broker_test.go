@@ -16,7 +16,7 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// The broker goes and comes back; the ingress stays, says so, and loses nothing.
+// The broker stops and restarts; the ingress keeps running, reports it, and loses nothing.
 func TestBrokerLostAndBack(t *testing.T) {
 	t.Parallel()
 	address, dir := embeddedtest.FreeAddress(t), t.TempDir()
@@ -155,7 +155,7 @@ func TestStartRefusesTheBroker(t *testing.T) {
 }
 
 // Where INGRESS_MAX_BODY is not set, the broker sets the limit, and a warning
-// says so.
+// is logged.
 func TestBodyLimitedByTheBroker(t *testing.T) {
 	t.Parallel()
 	address := embeddedtest.FreeAddress(t)
@@ -177,8 +177,8 @@ func TestBodyLimitedByTheBroker(t *testing.T) {
 	}
 }
 
-// A full stream, or a full store, refuses and says so; what was accepted
-// stays. When there is room again, it goes on.
+// A full stream, or a full store, rejects events with the reason; accepted events
+// stay. When there is room again, events are stored.
 func TestFull(t *testing.T) {
 	t.Parallel()
 	body := func(id string) []byte { // of about 16 KiB
@@ -198,7 +198,7 @@ func TestFull(t *testing.T) {
 			256 << 10,
 			func(context.Context, jetstream.JetStream) error { return nil },
 			func(ctx context.Context, js jetstream.JetStream) error {
-				// What the operator does not need any more.
+				// The operator does not need these any more.
 				stream, err := js.Stream(ctx, "VERSIVE")
 				if err != nil {
 					return err

@@ -152,7 +152,7 @@ func readWhole(ctx context.Context, js jetstream.JetStream, name string, last ui
 	}
 	messages := make(map[uint64]jetstream.Msg)
 	for all := int(state.Msgs); len(messages) < all; {
-		// What is fetched at once, large bodies too, must fit the client's buffer.
+		// A batch, large bodies included, must fit into the client's buffer.
 		batch, err := consumer.Fetch(min(all-len(messages), 6), jetstream.FetchContext(ctx))
 		if err != nil {
 			return nil, err

@@ -42,8 +42,8 @@ func (r *round) cluster() *cluster {
 				peers = append(peers, fmt.Sprintf("%q", "nats://"+c.routes[i][j].address()))
 			}
 		}
-		// Servers tell each other where the others are, and would go around the
-		// proxies: nobody listens where these say that they are. And the cluster has
+		// Servers advertise each other's addresses, and would go around the proxies:
+		// nothing listens at the addresses that these advertise. And the cluster has
 		// a name that no other has, whoever may get the port of a server that is away.
 		config := filepath.Join(r.TempDir(), "nats.conf")
 		text := fmt.Sprintf(`
@@ -161,8 +161,8 @@ func (c *cluster) partitionLeader() {
 	}
 	for j := range c.nodes {
 		if j != i {
-			c.routes[i][j].mend()
-			c.routes[j][i].mend()
+			c.routes[i][j].restore()
+			c.routes[j][i].restore()
 		}
 	}
 	c.awaitWhole()

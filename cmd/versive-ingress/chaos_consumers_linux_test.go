@@ -66,7 +66,7 @@ func (d *diskRound) consume() *consumers {
 	return c
 }
 
-// read reads on until ctx ends, whatever becomes of the broker meanwhile.
+// read continues to read until ctx ends, even if the broker fails meanwhile.
 func (c *consumers) read(ctx context.Context, stream string) {
 	for ctx.Err() == nil {
 		ask, cancel := context.WithTimeout(ctx, 2*time.Second)

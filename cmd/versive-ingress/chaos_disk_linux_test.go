@@ -160,7 +160,7 @@ func (d *diskRound) stop() {
 // not flushed may survive, if that makes a difference.
 func (d *diskRound) cut() {
 	d.Helper()
-	// From here on it answers nobody, and every request to the disk that it has
+	// From here on it answers no request, and every request to the disk that it has
 	// begun may yet be finished or not.
 	_ = d.ingress.Process.Signal(syscall.SIGSTOP)
 	if d.random.IntN(2) == 0 {

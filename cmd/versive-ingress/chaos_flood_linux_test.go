@@ -134,7 +134,7 @@ func (f *flood) run(r *round, s config.Settings) {
 					size = random.IntN(size)
 				}
 				f.post(r, s, a, f.signatures[n], size, random.IntN(4) == 0)
-				time.Sleep(time.Duration(random.Int64N(int64(time.Second)))) // as told by Retry-After, only sooner
+				time.Sleep(time.Duration(random.Int64N(int64(time.Second)))) // as Retry-After asks, only sooner
 			}
 		})
 	}

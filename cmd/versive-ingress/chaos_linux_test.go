@@ -22,7 +22,7 @@ func init() {
 }
 
 // failWrites makes writes to the ingress's files fail at some point, as a bad
-// or a full disk does; it needs no root. The embedded broker has to mend that.
+// or a full disk does; it needs no root. The embedded broker has to recover from that.
 func failWrites(r *round) {
 	s := r.settings()
 	cmd := r.launch(s)

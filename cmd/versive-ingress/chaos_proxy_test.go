@@ -12,7 +12,7 @@ import (
 )
 
 // A proxy stands between a client and a NATS server, or between two servers,
-// and can cut them off from each other or tamper with what the server says.
+// and can cut them off from each other or tamper with the messages of the server.
 type proxy struct {
 	listener net.Listener
 	target   string
@@ -24,7 +24,7 @@ type proxy struct {
 	conns   map[net.Conn]bool // of both sides; guarded by mu
 }
 
-// A verdict says what becomes of a message. Zero passes it on.
+// A verdict decides what is done with a message. Zero passes it on.
 type verdict struct {
 	delay time.Duration // of this and all after it
 	drop  bool
@@ -51,7 +51,7 @@ func newProxy(t testing.TB, target string, judge func() verdict) *proxy {
 
 func (p *proxy) address() string { return p.listener.Addr().String() }
 
-// sever cuts all connections, and lets none through until mend.
+// sever cuts all connections, and lets none through until restore.
 func (p *proxy) sever() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -61,7 +61,7 @@ func (p *proxy) sever() {
 	}
 }
 
-func (p *proxy) mend() {
+func (p *proxy) restore() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.severed = false
@@ -119,7 +119,7 @@ func (p *proxy) dismiss(conns ...net.Conn) {
 	}
 }
 
-// relay passes on what a server says, protocol line by protocol line, until
+// relay passes on the messages of a server, protocol line by protocol line, until
 // one of the connections ends or a verdict cuts it.
 func (p *proxy) relay(client io.Writer, server *bufio.Reader) {
 	for {

@@ -157,7 +157,7 @@ func (s *storm) deliver(giveUp context.Context, random *rand.Rand, id string, k 
 	return false
 }
 
-// body returns what an authentic webhook says, from a few KiB to over the
+// body returns the body of an authentic webhook, from a few KiB to over the
 // size that goes into batches.
 func (s *storm) body(random *rand.Rand, id string, k kind) []byte {
 	if k == unknown {
@@ -220,8 +220,8 @@ func (s *storm) post(request *http.Request) (a sender.Answer) {
 	}
 	defer response.Body.Close()
 	a.Status = response.StatusCode
-	// What follows is missing if the ingress has ended meanwhile. What the
-	// sender goes by is the status.
+	// The rest is missing if the ingress has ended meanwhile. The sender relies on
+	// the status alone.
 	if text, err := io.ReadAll(response.Body); err == nil {
 		_ = json.Unmarshal(text, &a)
 	}

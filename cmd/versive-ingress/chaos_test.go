@@ -87,7 +87,7 @@ func TestChaos(t *testing.T) {
 		}
 	}
 
-	// In the short form a few more at once, for they mostly wait.
+	// In the short form a few more run concurrently, because they mostly wait.
 	atOnce := make(chan struct{}, 2*runtime.GOMAXPROCS(0))
 	if long {
 		atOnce = make(chan struct{}, runtime.GOMAXPROCS(0))

@@ -128,7 +128,7 @@ func TestCredentialsChange(t *testing.T) {
 			broker(two[1])
 			stored("msg_4")
 
-			// Mended, for a broker to come.
+			// The file is valid again, for the next broker.
 			reload(two[0])
 			if a := sys.post(t, "msg_5", sample); a.Status != http.StatusOK {
 				t.Errorf("after the change back: %v", a)
@@ -162,7 +162,8 @@ func TestCredentialsExpire(t *testing.T) {
 	requireStored(t, embeddedtest.Connect(t, broker.URL(), nats.UserCredentials(s.NATSCreds)), s.Stream, l.accepted)
 }
 
-// What the broker would refuse for certain is refused before, and by name.
+// Credentials that the broker would certainly reject are rejected at the start, with
+// the name of the setting.
 func TestCredentialsRefused(t *testing.T) {
 	t.Parallel()
 	authority := newAuthority(t)

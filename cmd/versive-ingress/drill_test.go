@@ -216,8 +216,8 @@ func TestCertificateDrill(t *testing.T) {
 	t.Logf("%d handshakes", shaking.answered.Load())
 }
 
-// What has expired does not take the place of what is good; the metric tells
-// when what is served will.
+// An expired certificate does not replace a valid one; the metric has the expiry of
+// the one that is served.
 func TestExpiredCertificate(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)

@@ -215,8 +215,8 @@ func consumeUntil(t *testing.T, sys *system, deadLetters int, event func(schema.
 	}
 }
 
-// What cannot be erased does not keep the rest, is said, and gets no tombstone
-// that says it was.
+// A copy that cannot be erased does not keep the others from being erased, is
+// reported, and gets no tombstone.
 func TestEraseTellsWhatIsLeft(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)

@@ -152,8 +152,8 @@ func (e example) reads(t *testing.T) {
 	requireAcknowledged(t, js, e.durable)
 }
 
-// stops: the example fetches no more than it is about to handle. When it is told to
-// end, it acknowledges what is in progress, and leaves the rest at the broker.
+// stops: the example fetches no more than it is about to handle. On SIGTERM it
+// acknowledges what is in progress, and leaves the rest at the broker.
 func (e example) stops(t *testing.T) {
 	t.Parallel()
 	const count = 200

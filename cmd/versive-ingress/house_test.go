@@ -104,7 +104,7 @@ func TestHouse(t *testing.T) {
 				}
 			}
 
-			// NATS, flags, metrics and what exports traces stay where they belong, whatever leads there.
+			// NATS, flags, metrics and what exports traces stay where they belong, imported indirectly or not.
 			inRoom := strings.HasPrefix(own, rooms)
 			may := map[string]bool{
 				natsClient: own == "publish" || own == "subscribe" || own == "cmd" || own == "docs" || own == testSupport || inRoom && own != rooms+"terminal",
@@ -129,8 +129,8 @@ func TestHouse(t *testing.T) {
 	}
 }
 
-// checkDoc checks that a package says what its part of the promise is, and
-// shows with an example that runs how it is used.
+// checkDoc checks that the documentation of a package states its part of the promise,
+// and has an example that runs.
 func checkDoc(t *testing.T, p goPackage, own string) {
 	t.Helper()
 	var texts []string

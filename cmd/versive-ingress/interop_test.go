@@ -21,7 +21,7 @@ import (
 	"versive-ingress/schema"
 )
 
-// A reading is what a consumer makes of a message, whatever it is written with.
+// A reading is what a consumer has read from a message, in any language.
 type reading struct {
 	ID, Type, Source, Interview, Time, Data string
 }
@@ -163,7 +163,7 @@ func readDurably(t *testing.T, js jetstream.JetStream, n int) []jetstream.Msg {
 	return messages
 }
 
-// readPlain reads a message by what docs/consumers.md says, without the help
+// readPlain reads a message as docs/consumers.md describes, without the help
 // of package schema.
 func readPlain(msg jetstream.Msg) reading {
 	header := msg.Headers()

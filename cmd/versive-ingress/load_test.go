@@ -35,7 +35,7 @@ func startLoad(t testing.TB, s config.Settings, senders int) *load {
 			for ctx.Err() == nil {
 				id := sender.NewID()
 				for !l.post(s, id) && ctx.Err() == nil {
-					time.Sleep(20 * time.Millisecond) // as told by Retry-After, only sooner
+					time.Sleep(20 * time.Millisecond) // as Retry-After asks, only sooner
 				}
 			}
 		})

@@ -17,9 +17,9 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// What the dashboard and the alert rules ask for is there, under the name,
-// with the labels. That the queries are valid and return something is checked
-// with a real Prometheus, by .ci/monitoring.
+// The metrics that the dashboard and the alert rules query exist, with these labels.
+// .ci/monitoring checks with a real Prometheus that the queries are valid and return
+// data.
 func TestMonitoringAsksForWhatThereIs(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join("..", "..", "deploy")

@@ -203,7 +203,7 @@ func requireAll(t testing.TB, want, got []string, repeats int) {
 	}
 }
 
-// replayState is what a checkpoint file says.
+// replayState is the content of a checkpoint file.
 type replayState struct {
 	Spec struct {
 		Created time.Time `json:"created"`

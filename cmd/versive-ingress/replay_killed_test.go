@@ -16,12 +16,12 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// Ctrl-C: the checkpoint tells exactly what the target has.
+// Ctrl-C: the checkpoint records exactly what the target has.
 func replayInterrupted(t *testing.T, l library) {
 	createTarget(t, l.js, jetstream.MemoryStorage, "STOP", "stop.>")
 	file := filepath.Join(t.TempDir(), "checkpoint")
 	args := []string{"replay", "--to-subject", "stop.>", "--checkpoint", file}
-	cmd := command(l.url, append(args, "--rate", "110")...) // slow, so that the end is far, but not so that each is handed over at once
+	cmd := command(l.url, append(args, "--rate", "110")...) // slow, so that the end is far, but not so that each is handed over immediately
 	var log embeddedtest.Log
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
@@ -45,13 +45,13 @@ func replayInterrupted(t *testing.T, l library) {
 	}
 }
 
-// killed starts a replay, kills it with signal 9 once its checkpoint says that
-// a part is done, and runs it again. got returns how many events the target has.
+// killed starts a replay, kills it with signal 9 once its checkpoint records
+// a part, and runs it again. got returns how many events the target has.
 func killed(t *testing.T, l library, out io.Writer, got func() int, args ...string) (before int) {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "checkpoint")
 	args = append([]string{"replay", "--checkpoint", file}, args...)
-	cmd := command(l.url, append(args, "--rate", "110")...) // slow, so that the end is far, but not so that each is handed over at once
+	cmd := command(l.url, append(args, "--rate", "110")...) // slow, so that the end is far, but not so that each is handed over immediately
 	cmd.Stdout = out
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

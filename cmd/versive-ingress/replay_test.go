@@ -91,8 +91,8 @@ func replayDry(t *testing.T, l library) {
 	}
 }
 
-// What is published is the event with another id, every time, below the first
-// token of the target.
+// Each replay publishes the event with another id, below the first token of the
+// target.
 func replayNewIDs(t *testing.T, l library) {
 	createTarget(t, l.js, jetstream.MemoryStorage, "NEW", "new.>")
 	succeed(t, command(l.url, "replay", "--to-subject", "new.of.>"))

@@ -44,7 +44,7 @@ func TestEndUnderLoad(t *testing.T) {
 	}
 }
 
-// The duplicate window is short and over; the subject still tells.
+// The duplicate window is short and over; the subject still identifies a duplicate.
 func TestDuplicateBeyondTheWindow(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)

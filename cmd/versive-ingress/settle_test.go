@@ -145,8 +145,8 @@ func TestEraseKeepsTombstones(t *testing.T) {
 	}
 }
 
-// Where an erasure cannot be verified it succeeds, and its output says what is
-// not guaranteed.
+// Where an erasure cannot be verified it succeeds, and its output reports what
+// is not guaranteed.
 func TestEraseCaveats(t *testing.T) {
 	t.Parallel()
 	file := filepath.Join(t.TempDir(), "nats.conf")

@@ -80,7 +80,7 @@ func startNginx(t *testing.T, ingress string) (plain, lenient string) {
 }
 
 // smuggled is a request that hides in another. Its last header has no end, so
-// that it would take the beginning of whatever follows as its value.
+// that it would take the beginning of the next request as its value.
 const smuggled = "GET /smuggled HTTP/1.1\r\nHost: x\r\nX-Rest: "
 
 // attacks are bytes whose requests two servers may divide differently.
@@ -158,7 +158,7 @@ func attacks(secret string) map[string]string {
 		all[fmt.Sprintf("TE.TE %q", encoding)] = post(hidden, length(hidden), "Transfer-Encoding: "+encoding)
 	}
 
-	// What is authentic takes nothing along.
+	// An authentic request carries no other one with it.
 	var authentic bytes.Buffer
 	if err := signed("http://x/webhooks/versive", secret, "msg_authentic", sample).Write(&authentic); err != nil {
 		panic(err) // a buffer takes all
@@ -169,9 +169,9 @@ func attacks(secret string) map[string]string {
 	return all
 }
 
-// Whatever an attacker sends, directly and through a proxy, nothing that is
-// not signed is stored, every request that the ingress sees is answered to who
-// sent it, and other senders on the same connection notice nothing.
+// Nothing unsigned that an attacker sends, directly or through a proxy, is stored.
+// Each client gets the answer to its own request, and other senders on the same
+// connection are not affected.
 func TestSmuggling(t *testing.T) {
 	t.Parallel()
 	sys := run(t, newSettings(t))
@@ -209,7 +209,7 @@ func TestSmuggling(t *testing.T) {
 			}
 		}
 	}
-	// What was answered is stored where the answer said, and nothing else is.
+	// Each accepted webhook is stored at the sequence of its answer, and nothing else is.
 	js := embeddedtest.Connect(t, sys.BrokerURL())
 	requireStored(t, js, sys.settings.Stream, accepted)
 	if found := readStream(t, js, sys.settings.Stream); len(found) != len(accepted) {
@@ -246,8 +246,8 @@ func assault(t *testing.T, address, attack string) (notFound int, accepted uint6
 	if _, err := io.WriteString(conn, attack); err != nil {
 		t.Fatal(err)
 	}
-	// Nothing more is sent: what waits for the rest of a request is told that
-	// there is none.
+	// Nothing more is sent, so that a server which waits for the rest of a request
+	// reads EOF.
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}

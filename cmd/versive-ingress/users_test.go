@@ -92,7 +92,7 @@ func TestShippedUsersCan(t *testing.T) {
 		Event:   func(context.Context, schema.Event, subscribe.Message) error { return nil },
 		Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
 	}
-	// As users.conf says: subscribers do not create streams.
+	// Subscribers do not create streams; see users.conf.
 	if err := source.Consume(ctx, reports); err == nil || !strings.Contains(err.Error(), "VERSIVE_DEAD does not exist") {
 		t.Errorf("a subscriber before the dead letters' stream: %v", err)
 	}
@@ -225,7 +225,7 @@ func TestDeadLettersThatCannotBeSeen(t *testing.T) {
 	}
 }
 
-// What they are not for, the broker refuses: the streams hold what they held.
+// The broker rejects everything else, and the streams do not change.
 func TestShippedUsersCannot(t *testing.T) {
 	t.Parallel()
 	sys, u := runWithUsers(t)
@@ -294,7 +294,7 @@ func TestShippedUsersCannot(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Nobody's traffic but its own.
+	// No traffic but its own.
 	refused := make(chan error, 10)
 	subscriber.SetErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err })
 	for _, subject := range []string{">", "versive.>", "$JS.API.>", "$JS.ACK.>"} {

@@ -139,7 +139,7 @@ func TestSettingsDefaults(t *testing.T) {
 		ShutdownTimeout: 20 * time.Second,
 		LogLevel:        slog.LevelInfo,
 	}
-	// What the environment has without the prefix is not for us.
+	// Variables without the prefix are ignored.
 	for _, f := range Fields() {
 		t.Setenv(strings.TrimPrefix(f.Name, "INGRESS_"), "/not/ours")
 	}
@@ -191,8 +191,8 @@ func TestUnknownSettings(t *testing.T) {
 			}
 		})
 	}
-	// What Kubernetes injects for services whose names begin with ingress, and variables
-	// of others.
+	// Variables that Kubernetes injects for services whose names begin with ingress, and
+	// those of other programs.
 	setenv(t, map[string]string{
 		"INGRESS_NGINX_CONTROLLER_SERVICE_HOST":       "10.0.0.2",
 		"INGRESS_NGINX_CONTROLLER_SERVICE_PORT":       "443",

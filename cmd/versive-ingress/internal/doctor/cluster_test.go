@@ -73,7 +73,7 @@ func startCluster(t *testing.T) (brokers []*embedded.Broker) {
 		}
 		brokers = append(brokers, embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file}))
 	}
-	// What is asked before they have a leader is not answered.
+	// Requests before they have a leader are not answered.
 	js := embeddedtest.Connect(t, brokers[0].URL())
 	embeddedtest.Await(t, "a leader", func() bool { return hasLeader(t, js) })
 	return brokers

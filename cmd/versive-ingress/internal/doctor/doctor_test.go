@@ -50,7 +50,7 @@ func TestRunOnGoodSetups(t *testing.T) {
 	}
 }
 
-// What is wrong with the settings beside a good ingress.
+// Wrong settings, beside a good ingress.
 func TestRunOnSettings(t *testing.T) {
 	t.Parallel()
 	good := newSettings(t)
@@ -128,7 +128,7 @@ func refused(reason string) string {
 	return fmt.Sprintf("# TYPE versive_ingress_requests_total counter\nversive_ingress_requests_total{outcome=\"unauthorized\",reason=%q} 3\n", reason)
 }
 
-// What is wrong with a certificate.
+// Wrong certificates.
 func TestRunOnCertificates(t *testing.T) {
 	t.Parallel()
 	a := newCertificateAuthority(t)
@@ -162,7 +162,7 @@ func TestRunOnCertificates(t *testing.T) {
 	})
 }
 
-// What is wrong with a broker. The ingress runs, and is a good one.
+// Wrong brokers. The ingress runs, and is a good one.
 func TestRunOnBrokers(t *testing.T) {
 	t.Parallel()
 	good := newSettings(t)

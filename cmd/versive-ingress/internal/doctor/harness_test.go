@@ -109,7 +109,7 @@ func newDoctor(s config.Settings) *doctor.Config {
 }
 
 // findings returns what a doctor finds, as level, id and remedy. It checks that
-// every finding is explained, and that nothing secret is told.
+// every finding is explained, and that nothing secret is printed.
 func findings(t *testing.T, d *doctor.Config) (list [][3]string) {
 	t.Helper()
 	r := doctor.Run(t.Context(), *d)
@@ -191,7 +191,7 @@ func byHand(t *testing.T, js jetstream.JetStream, s config.Settings, name string
 	return s
 }
 
-// fakeAdmin is the admin listener of an ingress that says what it is told to.
+// fakeAdmin is the admin listener of an ingress with the given answers.
 func fakeAdmin(t *testing.T, metrics string) string {
 	t.Helper()
 	mux := http.NewServeMux()

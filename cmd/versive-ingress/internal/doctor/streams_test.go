@@ -18,7 +18,7 @@ import (
 
 func asCreated(*jetstream.StreamConfig) {}
 
-// What somebody has made of the streams. They are all on the broker of one
+// Streams that an operator has changed. They are all on the broker of one
 // ingress, under names of their own.
 func TestRunOnStreams(t *testing.T) {
 	t.Parallel()

@@ -66,8 +66,8 @@ func deliverTo(ctx context.Context, t *testing.T, handler http.HandlerFunc) (too
 	return took, notes, confirmed, err
 }
 
-// What is refused is tried again for as long as it may help, and not before
-// the endpoint wants it.
+// A rejected event is posted again as long as that may help, and not before the
+// time that the endpoint asks for.
 func TestReplayToURL(t *testing.T) {
 	t.Parallel()
 	answer := func(status int, after string) http.HandlerFunc {

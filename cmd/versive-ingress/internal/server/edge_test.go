@@ -53,7 +53,7 @@ func (s *system) raw(id string, replace ...string) string {
 
 var date = regexp.MustCompile(`(?m)^Date: .*$`)
 
-// A 401 is the same to the byte, whatever it is for.
+// A 401 is the same to the byte, for every reason.
 func TestUniform401(t *testing.T) {
 	t.Parallel()
 	sys := run(t, newSettings(t))
@@ -90,7 +90,7 @@ func TestUniform401(t *testing.T) {
 	}
 }
 
-// No answer tells what the server is made of, or which version of it runs.
+// No answer reveals the software of the server, or its version.
 func TestNoBanner(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
@@ -166,7 +166,7 @@ func TestSlowClients(t *testing.T) {
 		"HTTP/2, after an answer":  {sys.settings.Listen, http2Begin + http2Get + http2Half, ""},
 		"HTTP/2, more of a frame":  {sys.settings.Listen, http2Begin + http2Get + "\x00\x40\x00\x00", "x"},
 	} {
-		waiting.Go(func() { // all at once, for each takes its time
+		waiting.Go(func() { // concurrently, because each takes its time
 			conn, err := net.Dial("tcp", c.address)
 			if err != nil {
 				t.Error(err)

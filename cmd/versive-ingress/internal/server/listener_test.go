@@ -67,8 +67,8 @@ func TestIdleTimeout(t *testing.T) {
 	}
 }
 
-// What is for the operator is not on the public listener, and what is for the
-// sender is nowhere else.
+// The public listener does not serve what the admin listener serves, nor the other way
+// round.
 func TestListenersAreApart(t *testing.T) {
 	t.Parallel()
 	sys := run(t, newSettings(t))

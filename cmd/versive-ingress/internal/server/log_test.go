@@ -34,7 +34,7 @@ func openPipeLog(t *testing.T) (l *Log, reader, writer *os.File) {
 	return OpenLog(writer, plainLogger), reader, writer
 }
 
-// A reader that does not read holds up nobody. When it reads again, it gets the lines
+// A reader that does not read delays no request. When it reads again, it gets the lines
 // that were queued, in order, the number of those that were dropped, and later lines.
 func TestLogOfSlowReader(t *testing.T) {
 	t.Parallel()
@@ -89,7 +89,7 @@ func TestLogThatCannotBeFlushed(t *testing.T) {
 	l.Close()
 }
 
-// Lines that nobody can read any more are dropped, which the metric shows.
+// Lines are dropped once the reader has gone, which the metric shows.
 func TestLogWithoutReader(t *testing.T) {
 	t.Parallel()
 	l, reader, _ := openPipeLog(t)

@@ -22,7 +22,7 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// At the end, a request that was let in gets its answer, and nobody else is.
+// During the shutdown, accepted requests get their answers, and no other is accepted.
 func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 	t.Parallel()
 	for name, protocol := range map[string]func(*http.Protocols){
@@ -83,8 +83,8 @@ func TestShutdownFinishesWhatIsInProgress(t *testing.T) {
 	}
 }
 
-// What has connected before the end begins, but asks only after it, comes too
-// late.
+// A client that connects before the shutdown, but sends its request after it has
+// begun, gets 503 or no answer.
 func TestShutdownRefusesWhatIsLate(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
@@ -120,8 +120,8 @@ func TestShutdownRefusesWhatIsLate(t *testing.T) {
 	}
 }
 
-// While it drains, an ingress says that it is not ready, takes webhooks all
-// the same, and sends those who keep a connection elsewhere.
+// While it drains, an ingress is not ready, accepts webhooks all the same, and closes
+// keep-alive connections, so that clients reconnect to another instance.
 func TestDrain(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
@@ -168,7 +168,7 @@ func TestDataDirectoryInUse(t *testing.T) {
 	}
 }
 
-// Whatever keeps the ingress from starting ends it soon, and says what it is.
+// An error that keeps the ingress from starting ends it soon, and is reported.
 func TestStartFailures(t *testing.T) {
 	t.Parallel()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
@@ -217,7 +217,7 @@ func TestWaitReturnsWhatFailed(t *testing.T) {
 	}
 }
 
-// What the system says about a start names where everything is.
+// The log of a start names all addresses.
 func TestReadyLine(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// Where there is no terminal, a line now and then tells count, rate and time
-// left.
+// Where there is no terminal, a line now and then has count, rate and remaining
+// time.
 func TestProgressLines(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

@@ -24,7 +24,7 @@ func TestAsk(t *testing.T) {
 	}
 }
 
-// Ctrl-C while nobody answers.
+// Ctrl-C before there is an answer.
 func TestAskIsInterrupted(t *testing.T) {
 	in, terminal := io.Pipe()
 	defer terminal.Close()
