@@ -35,8 +35,8 @@ USER 65532:65532
 ENV INGRESS_DATA_DIR=/data
 VOLUME /data
 EXPOSE 8080
-# Whether it runs, and not whether the broker is there: a new container would wait for it as well. The command gives
-# up after 5 s.
+# Checks whether the ingress runs, and not whether the broker is there: a new container would wait for it as well. The
+# command gives up after 5 s.
 HEALTHCHECK --interval=10s --timeout=7s --start-period=60s --retries=3 CMD ["/versive-ingress", "health", "--live"]
 ENTRYPOINT ["/versive-ingress"]
 CMD ["serve"]

@@ -1,4 +1,4 @@
-# The words that people try first. The gate itself is .ci/run.
+# Shortcuts for the usual tasks. The gate itself is .ci/run.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 COMMIT  ?= $(shell git rev-parse --short HEAD 2>/dev/null || echo unknown)
@@ -25,7 +25,7 @@ lint: ## go vet, staticcheck, and what gofumpt would change
 run: ## the demo: an ingress on an embedded broker, until Ctrl-C
 	go run ./cmd/versive-ingress demo
 
-# Another question: make bench ARGS='--preset sizes'. ARGS=--help lists them.
+# For another question: make bench ARGS='--preset sizes'. ARGS=--help lists the presets.
 bench: ## measures the ingress against its references, into dist/bench
 	go run ./cmd/versive-ingress-bench $(ARGS)
 
@@ -48,7 +48,7 @@ image: ## the container image, versive-ingress
 up: ## the ingress and a NATS server; needs INGRESS_SECRETS
 	$(COMPOSE) up --detach --build
 
-# Compose wants the variable even to stop. The volumes, and so the events, stay.
+# Compose requires the variable even to stop. The volumes, and so the events, stay.
 down: ## stops what "up" started; the events stay
 	INGRESS_SECRETS=unused $(COMPOSE) --profile cluster down
 
