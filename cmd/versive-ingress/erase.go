@@ -96,7 +96,7 @@ EXIT STATUS
 				return nil
 			}
 			if !yes {
-				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Erase %s for good?", terminal.Plural(len(found), "message", "messages"))); err != nil {
+				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Erase %s permanently?", terminal.Plural(len(found), "message", "messages"))); err != nil {
 					return err
 				}
 			}

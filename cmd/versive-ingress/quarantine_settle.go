@@ -82,7 +82,7 @@ EXIT STATUS
 				return err
 			}
 			if !yes {
-				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s for good?", terminal.Plural(len(c.List), "webhook", "webhooks"))); err != nil {
+				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s permanently?", terminal.Plural(len(c.List), "webhook", "webhooks"))); err != nil {
 					return err
 				}
 			}

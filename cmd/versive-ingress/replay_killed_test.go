@@ -31,7 +31,7 @@ func replayInterrupted(t *testing.T, l library) {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(log.String(), ": interrupted; to go on: the same command\n") {
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 || !strings.Contains(log.String(), ": interrupted; to resume: the same command\n") {
 		t.Errorf("%v: %s", err, &log)
 	}
 	got, c := readAll(t, l.js, "STOP"), readState(file)
@@ -176,7 +176,7 @@ func TestReplayEndsWithoutBroker(t *testing.T) {
 		t.Fatal(err)
 	}
 	err := cmd.Wait()
-	if took := time.Since(start); err == nil || took > 30*time.Second || !strings.Contains(log.String(), "interrupted; to go on: ") {
+	if took := time.Since(start); err == nil || took > 30*time.Second || !strings.Contains(log.String(), "interrupted; to resume: ") {
 		t.Errorf("%v after %v: %s", err, took, &log)
 	}
 }

@@ -75,7 +75,7 @@ func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn
 	)
 	nc, err := nats.Connect(URL(s), options...)
 	if err != nil {
-		return nil, fmt.Errorf("no broker at %s takes the connection: %w; the embedded one is there while serve runs, another one is set by INGRESS_NATS_URL", publish.Addresses(URL(s)), err)
+		return nil, fmt.Errorf("no broker at %s accepts the connection: %w; the embedded broker runs only while serve does, and INGRESS_NATS_URL sets an external one", publish.Addresses(URL(s)), err)
 	}
 	return nc, nil
 }

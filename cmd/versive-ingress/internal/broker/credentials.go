@@ -40,7 +40,7 @@ type identity struct {
 // or Option.
 func NewCredentials(s config.Settings) *Credentials { return &Credentials{settings: s} }
 
-// Load reads the files. If it returns an error, what they held before stays in use.
+// Load reads the files. If it returns an error, their earlier content stays in use.
 func (c *Credentials) Load() error {
 	s, next := c.settings, &identity{}
 	if s.NATSCreds != "" {

@@ -188,7 +188,7 @@ type Settings struct {
 
 	// How long webhooks are accepted after SIGTERM while `/readyz` already fails, a duration. Behind a load balancer, set
 	// it to more than the balancer needs to notice: the interval of its probes times the failures that it waits for, plus
-	// a second. If it is too short, the balancer sends webhooks to an ingress that has ended; Versive repeats them.
+	// a second. If it is too short, the balancer sends webhooks to an ingress that has ended; Versive resends them.
 	DrainDelay time.Duration `env:"INGRESS_DRAIN_DELAY" default:"0s" desc:"keep accepting webhooks for this long after SIGTERM, while /readyz already fails"`
 
 	// How long requests in flight may take after the ingress has stopped accepting webhooks, a duration. Those that take

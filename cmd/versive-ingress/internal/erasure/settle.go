@@ -45,7 +45,7 @@ func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten 
 	}
 	switch {
 	case left > 0:
-		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without; restart the ingress, which overwrites it before it opens the store, and run this again", terminal.Plural(left, "deleted message", "deleted messages"))
+		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without being overwritten; restart the ingress, which overwrites it before it opens the store, and run this again", terminal.Plural(left, "deleted message", "deleted messages"))
 	case looked && len(caveats) == 0:
 		fmt.Fprintf(w, "verified: nothing of it is in the block files below %s, power loss included\n", c.Settings.DataDir)
 	}

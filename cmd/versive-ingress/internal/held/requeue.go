@@ -85,7 +85,7 @@ func (c *Chosen) requeue(ctx context.Context, publisher *publish.Publisher, out 
 		}
 		outcome, err := c.requeueOne(ctx, publisher, k)
 		if broken, ok := errors.AsType[*publish.Error](err); ok && broken.Reason() != "refused" {
-			return deleted, fmt.Errorf("storing %s: %w; run it again when the broker takes events", k.ID, err)
+			return deleted, fmt.Errorf("storing %s: %w; run it again when the broker accepts events", k.ID, err)
 		}
 		if err != nil {
 			stayed++

@@ -192,7 +192,7 @@ func (r *replay) run(ctx context.Context) error {
 	if r.file == "" {
 		next = fmt.Sprintf("the same command with --first %d in place of --since or --first", r.Done.Sequence+1)
 	}
-	return fmt.Errorf("delivered %v: %w; to go on: %s", r.Done, err, next)
+	return fmt.Errorf("delivered %v: %w; to resume: %s", r.Done, err, next)
 }
 
 // left returns the part of the selection that is not delivered yet.

@@ -43,7 +43,7 @@ func (s *Server) checkIdentity() error {
 	}
 	nc, err := nats.Connect(s.broker.URL(), s.credentials.Option)
 	if errors.Is(err, nats.ErrAuthorization) {
-		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not take the ingress for one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
+		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not accept the ingress as one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
 	}
 	if err == nil { // other errors, of TLS for example, do not matter in-process
 		nc.Close()
@@ -75,9 +75,9 @@ func (s *Server) maxBody() (int64, error) {
 	set := int64(s.settings.MaxBody)
 	switch {
 	case room <= 0:
-		return 0, fmt.Errorf("the broker takes messages of %v at most, want at least %v; raise its max_payload, or the stream's max_msg_size", config.Size(size), config.Size(schema.MaxGrowth+config.HeaderRoom+1<<20))
+		return 0, fmt.Errorf("the broker accepts messages of at most %v, want at least %v; raise its max_payload, or the stream's max_msg_size", config.Size(size), config.Size(schema.MaxGrowth+config.HeaderRoom+1<<20))
 	case set > room:
-		return 0, fmt.Errorf("INGRESS_MAX_BODY=%v does not fit the broker, which takes messages of %v at most; raise its max_payload (or the stream's max_msg_size) to at least %v, or lower INGRESS_MAX_BODY to at most %v", config.Size(set), config.Size(size), config.Size(set+size-room), config.Size(room))
+		return 0, fmt.Errorf("INGRESS_MAX_BODY=%v does not fit the broker, which accepts messages of at most %v; raise its max_payload (or the stream's max_msg_size) to at least %v, or lower INGRESS_MAX_BODY to at most %v", config.Size(set), config.Size(size), config.Size(set+size-room), config.Size(room))
 	case set > 0:
 		return set, nil
 	case room < config.DefaultMaxBody:

@@ -38,7 +38,7 @@ func (s *Server) sources() []*source {
 	factory := promauto.With(s.metrics)
 	successful := factory.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "versive_ingress_config_last_reload_successful",
-		Help: "Whether the files of the source could be used when they were last read; if not (0), what they held before is in use.",
+		Help: "Whether the files of the source could be used when they were last read; if not (0), their earlier content is in use.",
 	}, []string{"source"})
 	successAt := factory.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "versive_ingress_config_last_reload_success_timestamp_seconds",
@@ -121,7 +121,7 @@ func (s *source) reload() {
 	s.loaded = s.sum()
 	if err := s.load(); err != nil {
 		s.successful.Set(0)
-		s.log.Error("files cannot be used; what they held before stays in use", "source", s.name, "error", err)
+		s.log.Error("files cannot be used; their earlier content stays in use", "source", s.name, "error", err)
 		return
 	}
 	s.successful.Set(1)

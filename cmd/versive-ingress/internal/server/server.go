@@ -174,7 +174,7 @@ func (s *Server) Wait(ctx context.Context) error {
 		time.Sleep(s.settings.DrainDelay) // load balancers notice that /readyz fails
 	case err = <-s.failed:
 	case <-s.publisher.Closed():
-		err = errors.New("the broker has closed the connection for good; see the log")
+		err = errors.New("the broker has closed the connection permanently; see the log")
 	}
 	s.Stop()
 	s.log.Info("stopped")
@@ -191,7 +191,7 @@ func (s *Server) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), s.settings.ShutdownTimeout)
 	defer cancel()
 	if err := s.webhook.Shutdown(ctx); err != nil {
-		s.log.Warn("requests in progress were cut off; the sender will repeat them", "error", err)
+		s.log.Warn("requests in progress were cut off; the sender will resend them", "error", err)
 		s.webhook.Close()
 	}
 	s.stopBackground()
