@@ -38,7 +38,8 @@ type Config struct {
 	// broker does not know. It returns an error if that would lose stored messages.
 	MayCreate func(stream string) error
 	// Durable, if not nil, is called before a duplicate is confirmed. It returns an
-	// error if messages that the broker knows may not be on its disk.
+	// error if messages that the broker knows may not be on its disk. Calls can be
+	// concurrent.
 	Durable func() error
 
 	Logger  *slog.Logger          // nil discards

@@ -44,7 +44,7 @@ type Config struct {
 	// space.
 	MaxStore int64
 	// MaxPayload is the size of the largest message in bytes, including headers. A
-	// larger max_payload in ConfigFile takes precedence.
+	// larger max_payload in ConfigFile takes precedence. If neither is set, it is 1 MiB.
 	MaxPayload int64
 
 	Logger *slog.Logger // nil discards

@@ -36,7 +36,7 @@ import (
 // deleted.
 type Erased struct {
 	Stream    string
-	Created   time.Time // of the stream, to tell it from other streams of its name
+	Created   time.Time // of the stream, to distinguish it from other streams of its name
 	Sequences []uint64
 	// Until is an upper bound of the time of the deletions, set by Schedule. It
 	// excludes later messages, because the server reuses sequences after it has
