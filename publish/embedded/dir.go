@@ -75,6 +75,13 @@ func Disk(dir string) (free, stored int64, err error) {
 	return free, stored, err
 }
 
+// measureLimit returns the limit of a store without a configured one: 80 % of what its
+// disk could hold of it. The store's growth does not change that.
+func measureLimit(dir string) (int64, error) {
+	free, stored, err := Disk(dir)
+	return max((stored+free)/5*4, 1), err // nats-server has a default for 0
+}
+
 // makeDir durably creates a directory and its parents.
 func makeDir(dir string) error {
 	if exists(dir) {

@@ -40,8 +40,8 @@ type Config struct {
 	// such as accounts, TLS, leaf nodes or a cluster.
 	ConfigFile string
 	// MaxStore limits the total size of the streams, in bytes. If 0, ConfigFile
-	// determines it, or else it is the current size plus 80 % of the free disk
-	// space.
+	// determines it, or else it is 80 % of the disk space that is free or taken by
+	// the store.
 	MaxStore int64
 	// MaxPayload is the size of the largest message in bytes, including headers. A
 	// larger max_payload in ConfigFile takes precedence. If neither is set, it is 1 MiB.
@@ -58,6 +58,8 @@ type Broker struct {
 	lock *os.File
 	url  string
 	port int // of the first server
+
+	measured bool // whether the server's limit is that of measureLimit; owned by launch's goroutine
 
 	stop   context.CancelFunc
 	healer sync.WaitGroup
@@ -116,14 +118,13 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	}
 	overwriteScheduled(b.cfg.Dir, b.cfg.Logger)
 	before := assets(store)
-	// On a full disk JetStream stops until it is restarted. The directory is locked, so
-	// the measured size cannot change.
-	if options.JetStreamMaxStore <= 0 {
-		free, stored, err := Disk(b.cfg.Dir)
+	// On a full disk JetStream stops until it is restarted.
+	if b.measured = options.JetStreamMaxStore <= 0; b.measured {
+		limit, err := measureLimit(b.cfg.Dir)
 		if err != nil {
 			return fmt.Errorf("data directory: %w", err)
 		}
-		options.JetStreamMaxStore = stored + free/5*4
+		options.JetStreamMaxStore = limit
 	}
 	// A client that connects before checkRecovered could create a stream that the
 	// server has not recovered. This is not possible with the routes of a cluster, or

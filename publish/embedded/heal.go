@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -12,14 +13,15 @@ import (
 
 // After a failed write a server never writes to that stream again. So the broker is
 //
-//	sound   its server runs and has no failed write
+//	sound   its server runs and has no failed write; it may be at its limit
 //	broken  a write has failed: new messages get no answer, reads are still served
 //	down    no server runs, because a check of the store or the start has failed
 //
 // The goroutine of heal turns broken and down into sound by a restart, as soon as the
-// disk has space and the pause since the last restart is over. It alone replaces
-// Broker.server and Broker.down, with mu held; mu is held for nothing else. What
-// others call on the old server meanwhile fails.
+// disk has space and the pause since the last restart is over. It restarts a server at an
+// outdated limit in the same way. It alone replaces Broker.server and Broker.down, with
+// mu held; mu is held for nothing else. What others call on the old server meanwhile
+// fails.
 
 const (
 	// healInterval is how often the server's health is checked.
@@ -83,7 +85,20 @@ func broken(s *server.Server) error {
 	return nil
 }
 
-// heal restarts the server whenever it is broken and the disk has space, until ctx
+// outgrown returns an error if the store is at a limit that was measured when the disk
+// had less space. Only a restart of the server raises it.
+func (b *Broker) outgrown() error {
+	used, limit, err := b.Usage()
+	if !b.measured || err != nil || used+smallEvent <= limit {
+		return nil
+	}
+	if limit, err = measureLimit(b.cfg.Dir); err != nil || used+minFree > limit {
+		return nil
+	}
+	return errors.New("the disk has more space than when the limit of the store was measured")
+}
+
+// heal restarts the server whenever it is broken or has outgrown its limit, and the disk has space, until ctx
 // is done. Acknowledged messages are on the disk, so they survive. A failed write
 // may have left more: complete messages, which are made durable before the server
 // starts (see rewriteLastBlocks), and an incomplete one at the end, which the
@@ -101,7 +116,7 @@ func (b *Broker) heal(ctx context.Context) {
 		case <-ticker.C:
 		}
 		s := b.current()
-		problem := broken(s)
+		problem := cmp.Or(broken(s), b.outgrown())
 		if problem == nil {
 			if time.Since(last) > maxPause {
 				pause = 0

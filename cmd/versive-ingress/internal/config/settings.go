@@ -134,8 +134,10 @@ type Settings struct {
 	// Largest total size of the streams on the disk. At the limit webhooks are answered 503, nothing that is stored is
 	// discarded, and storing goes on as soon as there is room. Keep it below the size of the volume, for example at 80 %
 	// of it: a full disk stops the broker until there is space again. Without this setting, the limit is `max_file_store`
-	// of `INGRESS_NATS_CONFIG` or, if there is none, measured at every start.
-	MaxStore Size `env:"INGRESS_MAX_STORE" shown:"what is stored plus 80 % of what is free" desc:"largest total size of the embedded broker's streams"`
+	// of `INGRESS_NATS_CONFIG` or, if there is none, 80 % of what is stored and free together. It does not change
+	// as events are stored, only with the size of the volume and with what else is on it. It is measured at the start, and
+	// again when the store is full but the disk has more space than then.
+	MaxStore Size `env:"INGRESS_MAX_STORE" shown:"80 % of what is stored and free on the volume" desc:"largest total size of the embedded broker's streams"`
 
 	// ## Streams
 

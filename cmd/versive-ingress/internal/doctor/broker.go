@@ -158,6 +158,6 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	if limit-stored > free {
 		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and the disk has %s left", terminal.Bytes(limit-stored), terminal.Bytes(free)),
 			"on a full disk the broker stops until there is space; a full store rejects events and goes on",
-			"unset INGRESS_MAX_STORE  # and restart: the default leaves 20 % of the free space")
+			"unset INGRESS_MAX_STORE  # and restart: the default leaves a fifth of the disk free")
 	}
 }
