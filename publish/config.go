@@ -41,6 +41,11 @@ type Config struct {
 	// error if messages that the broker knows may not be on its disk. Calls can be
 	// concurrent.
 	Durable func() error
+	// Ready, if not nil, is called every second. It returns an error if the broker
+	// cannot store messages, which it may not report by itself: those in flight fail
+	// then, and so do further ones while Durable returns an error. If errors.Is finds
+	// [syscall.ENOSPC] in an error of either, the reason is a lack of space.
+	Ready func() error
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing

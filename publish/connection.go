@@ -25,18 +25,18 @@ const (
 	retryWait = time.Second
 )
 
-// A session is the time between two connection losses. Its context is cancelled on
-// disconnect.
+// A session is a time in which the broker can answer. Its context is cancelled on
+// disconnect, and when the broker is found unable to store messages.
 type session struct {
 	ctx context.Context
-	end context.CancelFunc
+	end context.CancelCauseFunc
 }
 
-// newSession ends the previous session.
-func (p *Publisher) newSession() {
-	ctx, end := context.WithCancel(context.Background())
+// newSession ends the previous session for the given reason.
+func (p *Publisher) newSession(cause error) {
+	ctx, end := context.WithCancelCause(context.Background())
 	if previous := p.session.Swap(&session{ctx, end}); previous != nil {
-		previous.end()
+		previous.end(cause)
 	}
 }
 
@@ -60,7 +60,7 @@ func (p *Publisher) open(ctx context.Context) error {
 		nats.PingInterval(5 * time.Second),
 		nats.MaxPingsOutstanding(2),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
-			p.newSession()
+			p.newSession(errDisconnected)
 			if err != nil { // nil if we have closed the connection
 				log.Warn("broker connection lost", "error", err)
 			}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"syscall"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -28,6 +29,13 @@ var (
 	errOverloaded   = errors.New("too many messages wait to be stored")
 )
 
+// An unwritableError is an error of Config.Ready or Config.Durable.
+type unwritableError struct{ err error }
+
+func (e *unwritableError) Error() string { return "the broker cannot store messages: " + e.err.Error() }
+
+func (e *unwritableError) Unwrap() error { return e.err }
+
 // Error is the reason why a message was not confirmed. The message may be stored
 // nevertheless; publishing it again is safe.
 type Error struct {
@@ -39,7 +47,7 @@ type Error struct {
 //
 //   - "unreachable": there is no connection, or no broker answers for the stream;
 //   - "no_answer": the broker did not answer in time;
-//   - "full": the stream or the broker's store is at its limit;
+//   - "full": the stream or the broker's store is at its limit, or its disk is full;
 //   - "overloaded": too many messages are waiting; this one was not sent;
 //   - "refused": the message was rejected for another reason.
 func (e *Error) Reason() string { return e.reason }
@@ -52,6 +60,12 @@ func (e *Error) Unwrap() error { return e.err }
 func classify(err error) *Error {
 	if errors.Is(err, context.Canceled) { // the session has ended
 		err = errDisconnected
+	}
+	if _, ok := errors.AsType[*unwritableError](err); ok {
+		if errors.Is(err, syscall.ENOSPC) {
+			return &Error{"full", err}
+		}
+		return &Error{"unreachable", err}
 	}
 	reason := "refused"
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {

@@ -119,6 +119,7 @@ var errNoLeader = errors.New("has no leader")
 
 // monitor checks the streams for Ready, and reconnects if the leader stays unknown.
 func (p *Publisher) monitor(ctx context.Context) error {
+	p.checkBroker()
 	err := p.check(ctx)
 	if ctx.Err() != nil {
 		return err
@@ -135,6 +136,19 @@ func (p *Publisher) monitor(ctx context.Context) error {
 		p.unknownSince = time.Time{}
 	}
 	return err
+}
+
+// checkBroker ends the session when Config.Ready begins to return an error: the broker
+// does not answer the messages in flight after a failed write, or to a batch with which
+// its store reaches its limit. Those that follow are answered at the limit.
+func (p *Publisher) checkBroker() {
+	if p.cfg.Ready == nil {
+		return
+	}
+	err := p.cfg.Ready()
+	if was := p.notReady.Swap(err != nil); err != nil && !was {
+		p.newSession(&unwritableError{err})
+	}
 }
 
 // check looks at all streams. It returns why events or quarantined webhooks cannot be

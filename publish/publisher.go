@@ -27,7 +27,8 @@ type Publisher struct {
 
 	// session is cancelled when the connection is lost, and every Publish with it:
 	// nats.go would wait for replies that can no longer arrive.
-	session atomic.Pointer[session]
+	session  atomic.Pointer[session]
+	notReady atomic.Bool // what Config.Ready last reported; set by monitor
 
 	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
 	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
@@ -62,7 +63,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if cfg.Metrics != nil {
 		cfg.Metrics.MustRegister(p.metrics)
 	}
-	p.newSession()
+	p.newSession(nil)
 	var logged time.Time        // when the last warning was logged
 	for pause := retryWait; ; { // between two warnings
 		err := p.open(ctx)
@@ -145,9 +146,17 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 			return schema.Receipt{}, &Error{"refused", err}
 		}
 	}
+	if p.notReady.Load() && p.cfg.Durable != nil {
+		if err := p.cfg.Durable(); err != nil { // there would be no answer
+			return schema.Receipt{}, classify(&unwritableError{err})
+		}
+	}
 	began := p.marks.begin(m.Kind)
 	receipt, err := p.committers[m.Kind].publish(ctx, m.ID, msg)
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+			err = cause
+		}
 		return schema.Receipt{}, p.failed(err)
 	}
 	if receipt.Duplicate && p.cfg.Durable != nil {

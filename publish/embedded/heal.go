@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -38,14 +39,15 @@ const (
 )
 
 // Ready returns an error if the store cannot be written: it is at its limit, a
-// write has failed, or the server did not restart after that.
+// write has failed, or the server did not restart after that. If errors.Is finds
+// [syscall.ENOSPC] in the error, the reason is a lack of space.
 func (b *Broker) Ready() error {
 	if err := b.Durable(); err != nil {
 		return err
 	}
 	used, limit, err := b.Usage()
 	if err == nil && used+smallEvent > limit {
-		err = fmt.Errorf("embedded broker: store is full: %d bytes of %d", used, limit)
+		err = fmt.Errorf("embedded broker: %w", noSpaceError(fmt.Sprintf("store is full: %d bytes of %d", used, limit)))
 	}
 	return err
 }
@@ -67,6 +69,15 @@ func (b *Broker) Durable() error {
 	return nil
 }
 
+// A noSpaceError is an error for which errors.Is(err, syscall.ENOSPC) is true, whether
+// the disk is full or the store is at its limit.
+type noSpaceError string
+
+func (e noSpaceError) Error() string { return string(e) }
+
+// Is makes the error match [syscall.ENOSPC].
+func (noSpaceError) Is(target error) bool { return target == syscall.ENOSPC }
+
 // broken returns an error that only a restart of the server can clear: after a
 // failed write the server no longer writes to that stream and does not answer its
 // publishers, or it turns off JetStream.
@@ -79,6 +90,9 @@ func broken(s *server.Server) error {
 	}
 	for _, e := range s.Healthz(&server.HealthzOptions{Details: true}).Errors {
 		if e.Type == server.HealthzErrorStream && strings.Contains(e.Error, "write error") {
+			if strings.Contains(e.Error, syscall.ENOSPC.Error()) {
+				return noSpaceError(e.Error)
+			}
 			return errors.New(e.Error)
 		}
 	}

@@ -62,6 +62,9 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 		cfg.Options = append(cfg.Options, nats.InProcessServer(s.broker))
 		cfg.SyncAlways = true // package embedded configures it
 		cfg.MayCreate, cfg.Durable = s.broker.MayCreate, s.broker.Durable
+		if s.settings.Replicas == 1 { // otherwise another server of the cluster may be able to store events
+			cfg.Ready = s.broker.Ready
+		}
 		cfg.MarksDir = s.settings.DataDir
 	}
 	s.publisher, err = publish.Open(ctx, cfg)

@@ -1,0 +1,116 @@
+package publish_test
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sys/unix"
+
+	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
+	"versive-ingress/publish/embedded/embeddedtest/faultdisk"
+	"versive-ingress/schema"
+)
+
+// A message that the broker cannot store for lack of space fails soon, and not after
+// the timeout. Messages are stored as soon as there is space.
+func TestNoSpace(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []publish.Mode{publish.ModeSingle, publish.ModeBatch} {
+		for _, full := range []string{"store", "disk"} {
+			t.Run(fmt.Sprint(full, " ", mode), func(t *testing.T) {
+				t.Parallel()
+				disk := faultdisk.New(t, faultdisk.Ext4)
+				store := embedded.Config{Dir: filepath.Join(disk.Dir, "data"), MaxStore: faultdisk.Size}
+				if full == "store" {
+					store.MaxStore = 2 << 20
+				}
+				broker := embeddedtest.StartBroker(t, store)
+				js := embeddedtest.Connect(t, broker.URL())
+				cfg := config("")
+				cfg.Mode, cfg.Timeout = mode, 4*embeddedtest.Timeout
+				cfg.Options = []nats.Option{nats.InProcessServer(broker)}
+				cfg.MayCreate, cfg.Durable, cfg.Ready = broker.MayCreate, broker.Durable, broker.Ready
+				p := openPublisher(t, cfg)
+				var filler *os.File
+				if full == "disk" {
+					filler = fill(t, disk.Dir, 2<<20)
+				}
+
+				var failed []schema.Message
+				reasons := make(map[string]int)
+				for round := 0; len(failed) == 0; round++ {
+					if round == 100 {
+						t.Fatal("nothing is full")
+					}
+					messages := events(t, 40*round, 40)
+					for i := range messages {
+						messages[i].Data = append(messages[i].Data, make([]byte, 20<<10)...)
+					}
+					outcomes := make(chan []outcome, 1)
+					go func() { outcomes <- publishAll(t, p, messages) }()
+					for i, o := range embeddedtest.Receive(t, "the outcomes of all messages", outcomes) {
+						if e, ok := errors.AsType[*publish.Error](o.err); ok {
+							failed = append(failed, messages[i])
+							reasons[e.Reason()]++
+						}
+					}
+				}
+				if len(reasons) != 1 || reasons["full"] == 0 {
+					t.Errorf("got reasons %v, want full", reasons)
+				}
+				_, err := p.Publish(t.Context(), event(t, "msg_later"))
+				wantReason(t, err, "full")
+
+				if full == "disk" {
+					if err := filler.Truncate(0); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					stream, err := js.Stream(t.Context(), "VERSIVE")
+					if err != nil {
+						t.Fatal(err)
+					}
+					if err := stream.Purge(t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if o := publishUntilStored(t, p, failed[0]); o.err != nil {
+					t.Error(o.err)
+				}
+			})
+		}
+	}
+}
+
+// fill creates a file that leaves so many bytes of the disk with dir.
+func fill(t *testing.T, dir string, left int64) *os.File {
+	t.Helper()
+	f, err := os.Create(filepath.Join(dir, "filler"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	var size int64
+	for part := int64(faultdisk.Size); part >= 1<<20; {
+		err := unix.Fallocate(int(f.Fd()), 0, size, part)
+		switch {
+		case err == nil:
+			size += part
+		case errors.Is(err, unix.ENOSPC):
+			part /= 2
+		default:
+			t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(size - left); err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
