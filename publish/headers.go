@@ -47,10 +47,14 @@ func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.C
 		_ = stream.DeleteConsumer(ctx, consumer.CachedInfo().Name)
 	}()
 
+	size := uint64(headerBatch)
+	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 { // the server's, which rejects more
+		size = min(size, uint64(limit))
+	}
 	pending := consumer.CachedInfo().NumPending
 	for delivered := uint64(0); pending > 0; {
 		before := delivered
-		batch, err := consumer.Fetch(int(min(pending, headerBatch)), jetstream.FetchMaxWait(headerWait))
+		batch, err := consumer.Fetch(int(min(pending, size)), jetstream.FetchMaxWait(headerWait))
 		if err != nil {
 			return err
 		}

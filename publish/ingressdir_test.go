@@ -56,7 +56,12 @@ func (d *ingressDir) start() {
 
 func (d *ingressDir) startBroker() {
 	d.t.Helper()
-	d.broker = embeddedtest.StartBroker(d.t, embedded.Config{Dir: d.dir, Listen: d.listen})
+	file := filepath.Join(d.t.TempDir(), "nats.conf")
+	text := fmt.Sprintf("listen: %q\njetstream { limits { max_request_batch: 3 } }", d.listen) // fewer than are wanted
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
+	d.broker = embeddedtest.StartBroker(d.t, embedded.Config{Dir: d.dir, ConfigFile: file})
 }
 
 func (d *ingressDir) stop() {

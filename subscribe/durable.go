@@ -11,6 +11,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
+// errCodeMaxAckPending is the error code for a consumer that exceeds a limit of
+// unacknowledged messages, which nats.go does not define.
+const errCodeMaxAckPending jetstream.ErrorCode = 10121
+
 // durable creates the durable consumer, or updates an existing one, which resumes
 // from its position. It returns an error if the existing one would skip events
 // that c selects. MaxDeliver is unlimited: the broker would otherwise stop
@@ -44,6 +48,10 @@ func (s Source) durable(ctx context.Context, stream *jetstream.StreamInfo, c Con
 	config.MaxAckPending = max(cmp.Or(config.MaxAckPending, 1000), c.Concurrency)
 	config.MaxRequestBatch, config.MaxRequestMaxBytes, config.MaxRequestExpires = 0, 0, 0
 	durable, err := create(ctx, stream.Config.Name, config)
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == errCodeMaxAckPending {
+		config.MaxAckPending = 0 // what the server, the account or the stream allows
+		durable, err = create(ctx, stream.Config.Name, config)
+	}
 	if errors.Is(err, jetstream.ErrConsumerExists) { // another process has created it meanwhile, with another configuration
 		return s.durable(ctx, stream, c)
 	}

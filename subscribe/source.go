@@ -116,8 +116,8 @@ type withoutDeadline struct{ context.Context }
 
 func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
-// pull requests up to n messages from a consumer and calls handle for each, until
-// that returns false. The request ends after 30 s, when no message has arrived for
+// pull requests up to n messages from a consumer, or fewer if that is the limit of a
+// request, and calls handle for each, until that returns false. The request ends after 30 s, when no message has arrived for
 // the time of patience, with ctx, or with the connection: a broker that was
 // restarted has forgotten it.
 //
@@ -136,6 +136,9 @@ func (s Source) pull(ctx context.Context, consumer jetstream.Consumer, n int, pa
 	}()
 	if nc.IsReconnecting() { // it was lost before
 		cancel()
+	}
+	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 { // beyond it, the server rejects the request
+		n = min(n, limit)
 	}
 	options := []jetstream.FetchOpt{jetstream.FetchContext(request), jetstream.FetchHeartbeat(heartbeat)}
 	if n > 1 {
