@@ -22,6 +22,7 @@ type Config struct {
 	Stream       string        // name of the event stream; those of the other streams derive from it
 	Subject      string        // first token of the events' subjects
 	Replicas     int           // of each stream
+	MaxBytes     int64         // of each stream that is created; 0 is unlimited
 	MaxAge       time.Duration // of a stored message; 0 keeps messages indefinitely
 	DedupeWindow time.Duration // duplicate window; shortened to MaxAge if that is shorter
 	Timeout      time.Duration // of a Publish, including retries

@@ -1,7 +1,9 @@
 package publish_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -11,6 +13,8 @@ import (
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 // A stream that the broker does not know is created only if MayCreate allows it.
@@ -58,4 +62,58 @@ func TestStreamMayNotBeCreated(t *testing.T) {
 
 	allowed.Store(true)
 	embeddedtest.Await(t, "the publisher is ready", func() bool { return p.Ready() == nil })
+}
+
+// An account can require that streams have a limit. Without it, the error names the
+// setting.
+func TestAccountRequiresMaxBytes(t *testing.T) {
+	t.Parallel()
+	s, _ := startConfigured(t, fmt.Sprintf(`
+		listen: "127.0.0.1:-1"
+		jetstream { store_dir: %q }
+		no_auth_user: ingress
+		accounts {
+			INGRESS {
+				jetstream { max_file: 1GB, max_bytes_required: true }
+				users: [{user: ingress, password: secret}]
+			}
+		}`, t.TempDir()))
+	cfg := config(s.ClientURL())
+	p, err := publish.Open(t.Context(), cfg)
+	if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, "INGRESS_STREAM_MAX_BYTES") {
+		if err == nil {
+			p.Close()
+		}
+		t.Fatalf("got %v, want a conflict", err)
+	}
+	cfg.MaxBytes = 10 << 20
+	p = openPublisher(t, cfg)
+	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
+		t.Fatal(err)
+	}
+
+	// A consumer creates the stream of dead letters.
+	js := embeddedtest.Connect(t, s.ClientURL())
+	ctx, stop := context.WithCancel(t.Context())
+	consumed := make(chan error, 1)
+	go func() {
+		consumed <- subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
+			Durable: "test",
+			Event: func(context.Context, schema.Event, subscribe.Message) error {
+				stop()
+				return nil
+			},
+			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
+		})
+	}()
+	if err := embeddedtest.Receive(t, "the event is consumed", consumed); err != nil {
+		t.Fatal(err)
+	}
+	dead, err := js.Stream(t.Context(), "VERSIVE_DEAD")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if size := dead.CachedInfo().Config.MaxBytes; size != cfg.MaxBytes {
+		t.Errorf("dead letters are limited to %d bytes, want %d", size, cfg.MaxBytes)
+	}
 }

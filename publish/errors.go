@@ -19,6 +19,7 @@ const (
 	errCodeStorageExceeded       jetstream.ErrorCode = 10047
 	errCodeNoPeers               jetstream.ErrorCode = 10005
 	errCodeInvalidConfig         jetstream.ErrorCode = 10052
+	errCodeMaxBytesRequired      jetstream.ErrorCode = 10113
 	errCodeReplicasUnsupported   jetstream.ErrorCode = 10074 // no cluster
 	errCodeMoveInProgress        jetstream.ErrorCode = 10124
 	errCodeReconfigureInProgress jetstream.ErrorCode = 10226

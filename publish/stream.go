@@ -26,6 +26,7 @@ func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 		Storage:     jetstream.FileStorage,
 		Discard:     jetstream.DiscardNew, // a full stream rejects new messages instead of losing old ones
 		Replicas:    c.Replicas,
+		MaxBytes:    c.MaxBytes,
 		MaxAge:      c.MaxAge,
 		Duplicates:  window(c.DedupeWindow, c.MaxAge),
 		AllowDirect: true,
@@ -103,7 +104,11 @@ func conflict(stream, doing string, err error) error {
 	if !ok || isTemporary(api) {
 		return fmt.Errorf("stream %s: %s: %w", stream, doing, err)
 	}
-	return &ConflictError{stream, fmt.Sprintf("%s: the broker does not allow it: %s (%d)", doing, api.Description, api.ErrorCode)}
+	problem := fmt.Sprintf("%s: the broker does not allow it: %s (%d)", doing, api.Description, api.ErrorCode)
+	if api.ErrorCode == errCodeMaxBytesRequired {
+		problem += "; set INGRESS_STREAM_MAX_BYTES, for example to 10GiB"
+	}
+	return &ConflictError{stream, problem}
 }
 
 // isTemporary reports whether the broker may accept the same request later. A status

@@ -23,7 +23,7 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 		err = schema.KindDead.CheckOwner(events.Name, stream.CachedInfo().Config.Metadata)
 	}
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		_, err = s.JetStream.CreateStream(ctx, jetstream.StreamConfig{
+		config := jetstream.StreamConfig{
 			Name:        name,
 			Description: "Events that a consumer has given up on",
 			Subjects:    []string{schema.KindDead.Prefix(s.subject()) + ".>"},
@@ -33,7 +33,12 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 			MaxAge:      events.MaxAge,
 			AllowDirect: true,
 			Metadata:    schema.KindDead.Metadata(events.Name),
-		})
+		}
+		_, err = s.JetStream.CreateStream(ctx, config)
+		if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == errCodeMaxBytesRequired {
+			config.MaxBytes = events.MaxBytes // which the account required as well
+			_, err = s.JetStream.CreateStream(ctx, config)
+		}
 		if errors.Is(err, nats.ErrNoResponders) { // to this request alone, so waiting would not help
 			return fmt.Errorf("dead-letter stream %s does not exist, and this user may not create it; ask the operator to create it", name)
 		}

@@ -11,9 +11,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// errCodeMaxAckPending is the error code for a consumer that exceeds a limit of
-// unacknowledged messages, which nats.go does not define.
-const errCodeMaxAckPending jetstream.ErrorCode = 10121
+// Error codes of JetStream that nats.go does not define.
+const (
+	errCodeMaxBytesRequired jetstream.ErrorCode = 10113 // of a stream
+	errCodeMaxAckPending    jetstream.ErrorCode = 10121 // is above the limit of the server, account or stream
+)
 
 // durable creates the durable consumer, or updates an existing one, which resumes
 // from its position. It returns an error if the existing one would skip events

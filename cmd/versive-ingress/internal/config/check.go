@@ -57,6 +57,8 @@ func (s *Settings) CheckValues() error {
 		return wrong("INGRESS_REPLICAS", s.Replicas, "1 to 5")
 	case s.Replicas > 1 && s.NATSURL == "" && s.NATSConfig == "":
 		return wrong("INGRESS_REPLICAS", s.Replicas, "1 with the embedded broker; set INGRESS_NATS_URL to a cluster")
+	case s.StreamMaxBytes < 0:
+		return wrong("INGRESS_STREAM_MAX_BYTES", s.StreamMaxBytes, "a positive size, or 0 (unlimited)")
 	case s.MaxAge < 0 || s.MaxAge > 0 && s.MaxAge < time.Second:
 		return wrong("INGRESS_MAX_AGE", s.MaxAge, "0 (indefinitely) or at least 1s")
 	case s.DedupeWindow < time.Second:

@@ -70,5 +70,5 @@ func (s *Settings) AdminURL() (string, error) {
 
 // Streams returns how the ingress wants its streams to be.
 func (s *Settings) Streams() publish.Config {
-	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.Replicas, MaxAge: s.MaxAge, DedupeWindow: s.DedupeWindow}
+	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.Replicas, MaxBytes: int64(s.StreamMaxBytes), MaxAge: s.MaxAge, DedupeWindow: s.DedupeWindow}
 }

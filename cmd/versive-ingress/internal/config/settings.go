@@ -158,6 +158,12 @@ type Settings struct {
 	// `nats stream edit VERSIVE --replicas 1`.
 	Replicas int `env:"INGRESS_REPLICAS" default:"1" desc:"replicas of each stream; 3 on a cluster"`
 
+	// Largest size of each of the three streams when it is created: a size, or 0. It is for accounts that require a limit
+	// (`max_bytes_required`); the broker reserves that much for each stream. A full stream rejects new messages and keeps
+	// the old ones. Dead letters have the limit of the event stream if the account requires one. The limit of an existing
+	// stream is not changed; use `nats stream edit VERSIVE --max-bytes 10GiB`.
+	StreamMaxBytes Size `env:"INGRESS_STREAM_MAX_BYTES" shown:"0, unlimited" desc:"largest size of each stream when it is created; for accounts that require one"`
+
 	// How long events, quarantined webhooks and dead letters are kept: a duration of at least `1s`, such as `2160h` for 90
 	// days, or 0. The age of an existing stream is only raised; to shorten it, use
 	// `nats stream edit VERSIVE --max-age 720h`. Dead letters never outlive events. An age below `INGRESS_DEDUPE_WINDOW`

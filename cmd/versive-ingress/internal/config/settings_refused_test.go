@@ -59,6 +59,7 @@ func TestSettingsRefused(t *testing.T) {
 		"REPLICAS above":     {settings{"INGRESS_REPLICAS": "6", "INGRESS_NATS_URL": "nats://a"}, []string{`INGRESS_REPLICAS="6"`, "1 to 5"}},
 		"REPLICAS text":      {settings{"INGRESS_REPLICAS": "three"}, []string{`INGRESS_REPLICAS="three"`, "a whole number"}},
 		"REPLICAS embedded":  {settings{"INGRESS_REPLICAS": "3"}, []string{`INGRESS_REPLICAS="3"`, "1 with the embedded broker", "INGRESS_NATS_URL"}},
+		"STREAM_MAX_BYTES":   {settings{"INGRESS_STREAM_MAX_BYTES": "-1"}, []string{`INGRESS_STREAM_MAX_BYTES="-1"`, "a size"}},
 		"MAX_AGE":            {settings{"INGRESS_MAX_AGE": "-1h"}, []string{`INGRESS_MAX_AGE="-1h`, "0 (indefinitely)"}},
 		"MAX_AGE short":      {settings{"INGRESS_MAX_AGE": "1ms"}, []string{`INGRESS_MAX_AGE="1ms"`, "at least 1s"}},
 		"MAX_AGE days":       {settings{"INGRESS_MAX_AGE": "30d"}, []string{`INGRESS_MAX_AGE="30d"`, `"48h"`}},
