@@ -16,13 +16,14 @@ import (
 //
 // An entry is a message on its way into the stream, until its first outcome. It is
 //
-//	joined  if another caller is publishing the same id, whose outcome it shares
+//	joined  if another caller is publishing the same id: it waits for that outcome,
+//	        and returns a receipt as that of a duplicate
 //	alone   published by its caller: a large message, the only one in flight, or one
 //	        whose id was sent before, if the duplicate window does not know it
 //	queued  for run, which starts one commit after the other
 //
 // A commit stores what has arrived while the last one ran and while the broker
-// prepares this one: no message waits for company by a clock.
+// prepares this one. There is no timer that a message waits for.
 //
 // The message of an entry belongs to the goroutine that publishes it: its caller, or
 // the commit that took it from the queue. committer.mu guards what else they share.

@@ -49,7 +49,8 @@ func (e Eraser) Erase(ctx context.Context, c Copy) error {
 }
 
 // PutTombstone puts a tombstone on a subject, so that no message will be stored
-// there. A copy need not exist; if one does, it stays.
+// there. A copy need not exist; if one does, it stays. If the stream belongs to
+// another ingress, the error is a [*ConflictError].
 func (e Eraser) PutTombstone(ctx context.Context, kind schema.Kind, subject string) error {
 	stream, err := e.open(ctx, kind)
 	if err != nil {

@@ -51,8 +51,9 @@ func (s *Settings) SigningSecrets() ([]string, error) {
 	return secrets, nil
 }
 
-// NormalizeSecret returns the first secret in a text that may have been pasted with
-// what is around it, without checking it; the text itself if it has none.
+// NormalizeSecret returns the first secret in a text, which may have been pasted with
+// other characters around it, or the text itself if it has none. It does not check the
+// secret.
 func NormalizeSecret(text string) string {
 	for _, secret := range parseSecrets(text) {
 		return secret.text
@@ -113,8 +114,8 @@ func unquote(s string) string {
 }
 
 // standardBase64 returns a secret with the alphabet and the padding of standard
-// base64, if it has its prefix: what has none could be anything. A secret that was
-// encoded as a whole, as for Kubernetes, is decoded.
+// base64. A text without the prefix is returned as it is, because it may be no secret.
+// A secret that was encoded as a whole, as for Kubernetes, is decoded.
 func standardBase64(secret string) string {
 	if whole, err := base64.StdEncoding.DecodeString(secret); err == nil && strings.HasPrefix(string(whole), "whsec_") {
 		secret = strings.TrimSpace(string(whole))

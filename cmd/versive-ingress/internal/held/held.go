@@ -54,14 +54,14 @@ type Choice struct {
 }
 
 // check refuses a choice of nothing, and one that is ambiguous.
-func (w *Choice) check() error {
+func (choice *Choice) check() error {
 	reasons := []string{"", string(schema.Malformed), string(schema.UnsupportedType), string(schema.Invalid)}
 	switch {
-	case !slices.Contains(reasons, w.Reason):
-		return fmt.Errorf("--reason %q: want %s", w.Reason, strings.Join(reasons[1:], ", "))
-	case w.Reason != "" && !w.All:
+	case !slices.Contains(reasons, choice.Reason):
+		return fmt.Errorf("--reason %q: want %s", choice.Reason, strings.Join(reasons[1:], ", "))
+	case choice.Reason != "" && !choice.All:
 		return errors.New("--reason requires --all")
-	case w.All == (len(w.IDs) > 0):
+	case choice.All == (len(choice.IDs) > 0):
 		return errors.New("want either --all or IDs, which quarantine list prints")
 	}
 	return nil
@@ -75,8 +75,8 @@ type Chosen struct {
 
 // Open connects to the broker and finds the webhooks of a choice. An id that is not
 // there is an error: it may be misspelt.
-func Open(ctx context.Context, w Choice) (*Chosen, error) {
-	if err := w.check(); err != nil {
+func Open(ctx context.Context, choice Choice) (*Chosen, error) {
+	if err := choice.check(); err != nil {
 		return nil, err
 	}
 	c, err := broker.Dial(ctx, "quarantine")
@@ -84,7 +84,7 @@ func Open(ctx context.Context, w Choice) (*Chosen, error) {
 		return nil, err
 	}
 	list, erased, err := Read(ctx, c)
-	for _, id := range w.IDs {
+	for _, id := range choice.IDs {
 		switch {
 		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id }):
 		case erased[id]:
@@ -101,7 +101,7 @@ func Open(ctx context.Context, w Choice) (*Chosen, error) {
 		return nil, err
 	}
 	return &Chosen{c, slices.DeleteFunc(list, func(k Kept) bool {
-		return !w.All && !slices.Contains(w.IDs, k.ID) || w.Reason != "" && k.reason() != w.Reason
+		return !choice.All && !slices.Contains(choice.IDs, k.ID) || choice.Reason != "" && k.reason() != choice.Reason
 	})}, nil
 }
 
