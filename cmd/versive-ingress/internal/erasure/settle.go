@@ -21,7 +21,7 @@ const notEmbedded = `not verified: erase can only look into the files of an embe
 one replica. Each server overwrites its copies, unless its store is encrypted, but
 a power cut within the next seconds may undo that, and erase would not find it.`
 
-// Settle makes durable what the broker has overwritten, the messages with these
+// Settle makes it durable that the broker has overwritten the messages with these
 // sequences in each stream, and returns an error if the content of any is left.
 // It writes the outcome to w, caveats included. A caveat is no error.
 func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
@@ -52,8 +52,8 @@ func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten 
 	return nil
 }
 
-// settleStream settles one stream and returns how many messages are left, and for
-// the operator what is not guaranteed; "" is nothing.
+// settleStream settles one stream. It returns the number of messages whose content is
+// left, and what is not guaranteed, for the operator; "" if there is no such caveat.
 func settleStream(ctx context.Context, c *broker.Connection, kind schema.Kind, sequences []uint64) (left int, caveat string, err error) {
 	name, dir := kind.Stream(c.Settings.Stream), c.Settings.DataDir
 	if c.Settings.NATSURL != "" {

@@ -44,8 +44,8 @@ func (c *Chosen) PrintJSON(w io.Writer) error {
 	return nil
 }
 
-// Show writes to w what is known of a webhook, and its body as terminal.Printable
-// returns it.
+// Show writes the details of a webhook to w, and its body as terminal.Printable
+// escapes it.
 func (c *Chosen) Show(w io.Writer, k Kept, body []byte) error {
 	table := terminal.NewTable(w)
 	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }

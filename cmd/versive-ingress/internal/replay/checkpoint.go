@@ -72,8 +72,8 @@ func (t tally) String() string {
 	return s
 }
 
-// resume replaces c by what is in the file, if there is one. It returns an error if
-// that belongs to another replay.
+// resume replaces c by the content of the file, if it exists. It returns an error if
+// that is the checkpoint of another replay.
 func (c *checkpoint) resume(file string) error {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {

@@ -23,9 +23,9 @@ const (
 	scrubRate = 8 << 20
 )
 
-// startScrub starts to read the streams of the embedded broker, again and again. A
-// message that the store has but cannot return is thereby reported before somebody
-// needs it: the server verifies each one's checksum.
+// startScrub starts to read the streams of the embedded broker repeatedly. The server
+// verifies the checksum of each message, so one that it cannot return is reported
+// before a consumer needs it.
 func (s *Server) startScrub(context.Context) error {
 	if s.broker == nil {
 		return nil

@@ -47,7 +47,7 @@ func Age(d time.Duration) string {
 	}
 }
 
-// Bytes returns a number of bytes in the unit that suits it.
+// Bytes returns a number of bytes in the largest suitable unit, such as "1.5 MiB".
 func Bytes[N int | int64 | uint64](n N) string {
 	if n < 1<<10 {
 		return fmt.Sprintf("%d B", n)
@@ -62,8 +62,8 @@ func Bytes[N int | int64 | uint64](n N) string {
 	return fmt.Sprintf("%.1f %s", value, unit)
 }
 
-// Printable returns text with its control characters, and bytes that are not
-// UTF-8, written as \x1b.
+// Printable returns text in which control characters, except line feeds and tabs, and
+// bytes that are not UTF-8 are escaped, such as \x1b.
 func Printable(text []byte) string {
 	var b strings.Builder
 	for len(text) > 0 {
@@ -80,8 +80,8 @@ func Printable(text []byte) string {
 	return b.String()
 }
 
-// URL returns what of a URL is not secret: neither its user nor its query. It is ""
-// if address is not a URL.
+// URL returns a URL without the parts that may be secret, its user and its query. It
+// returns "" if address is not a URL.
 func URL(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
