@@ -40,7 +40,7 @@ type Settings struct {
 	// else is refused with the reason, and so is a public key (`whpk_…`).
 	Secrets []string `env:"INGRESS_SECRETS" desc:"signing secrets (whsec_…), comma separated; any of them is accepted"`
 
-	// File with further signing secrets, one a line; empty lines and what follows a `#` are ignored. The text is UTF-8, or
+	// File with further signing secrets, one a line; empty lines and text after a `#` are ignored. The text is UTF-8, or
 	// UTF-16 with a byte order mark. The file is read again when it changes and on SIGHUP, so that a secret can be rotated
 	// without a restart. The ingress does not start with a file that cannot be read or has an invalid secret; later, the
 	// earlier secrets stay in use, the log reports the error, and

@@ -46,11 +46,11 @@ func Read(ctx context.Context, c *broker.Connection) (list []Kept, erased map[st
 	return list, erased, nil
 }
 
-// A Choice names some of the quarantine: by their ids, or all of a reason.
+// A Choice selects quarantined webhooks: either by IDs, or all of them.
 type Choice struct {
 	IDs    []string
 	All    bool
-	Reason string
+	Reason string // restricts All to one reason; "" is every reason
 }
 
 // check refuses a choice of nothing, and one that is ambiguous.

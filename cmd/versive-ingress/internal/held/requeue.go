@@ -17,7 +17,7 @@ import (
 
 // Requeue turns the webhooks into events, as far as this version understands them,
 // and writes a line for each to out. It returns an error if one stays. A dry run
-// only writes.
+// changes nothing.
 func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error {
 	var publisher *publish.Publisher
 	if !dryRun {
@@ -31,7 +31,7 @@ func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error 
 	return errors.Join(err, erasure.Settle(ctx, c.Connection, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: deleted}))
 }
 
-// Discard overwrites and deletes the webhooks, and writes what came of it to out.
+// Discard overwrites and deletes the webhooks, and writes the outcome to out.
 func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 	var deleted []uint64
 	for i, k := range c.List {
