@@ -159,6 +159,7 @@ var reasons = map[*outcome][]string{
 
 type metrics struct {
 	requests *prometheus.CounterVec
+	rejected *prometheus.GaugeVec
 	duration *prometheus.HistogramVec
 	stages   *prometheus.HistogramVec
 	bodies   prometheus.Histogram
@@ -182,6 +183,10 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 			Name: "versive_ingress_requests_total",
 			Help: "Requests by outcome and, if they were not stored as an event, by reason.",
 		}, []string{"outcome", "reason"}),
+		rejected: factory.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "versive_ingress_last_unauthorized_timestamp_seconds",
+			Help: "When a request was last answered 401, by reason; 0 if none was since the start.",
+		}, []string{"reason"}),
 		duration: factory.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "versive_ingress_request_duration_seconds",
 			Help:    "Time from the receipt of a request's headers to its answer, by outcome.",
@@ -204,6 +209,9 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 	for outcome, list := range reasons { // so that increase() sees the first one
 		for _, reason := range list {
 			m.requests.WithLabelValues(outcome.name, reason)
+			if outcome == unauthorized {
+				m.rejected.WithLabelValues(reason)
+			}
 		}
 	}
 	return m
@@ -211,6 +219,9 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 
 func (m *metrics) observe(ctx context.Context, r *result, elapsed time.Duration) {
 	m.requests.WithLabelValues(r.name, r.reason).Inc()
+	if r.outcome == unauthorized {
+		m.rejected.WithLabelValues(r.reason).SetToCurrentTime()
+	}
 	observe(ctx, m.duration.WithLabelValues(r.name), elapsed)
 }
 

@@ -46,7 +46,7 @@ var mayImport = map[string][]string{
 	rooms + "replay":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "erasure":  {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "held":     {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},
-	rooms + "doctor":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "publish/embedded", "schema", "subscribe"},
+	rooms + "doctor":   {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "ingest", "publish", "publish/embedded", "schema", "subscribe"},
 	"docs":             {"schema", "subscribe"}, // what other teams' programs need
 
 	testSupport:                {"schema", "publish", "publish/embedded"}, // nothing here may import it: it is for tests

@@ -3,6 +3,7 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -54,10 +56,23 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 func (d *doctor) unreachable(r *Result, err error) {
 	const why = "nothing can be stored"
 	address := publish.Addresses(broker.URL(d.Settings))
-	switch {
+	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
+	switch s := d.Settings; {
 	case publish.IsAuthError(err):
-		r.add(Problem, "broker_refuses", fmt.Sprintf("the broker at %s rejects the credentials", address), why,
+		found := "rejects the credentials"
+		if s.NATSCreds == "" && s.NATSNKey == "" && !strings.Contains(s.NATSURL, "@") {
+			found = "requires a user, and the settings have none"
+		}
+		r.add(Problem, "broker_refuses", fmt.Sprintf("the broker at %s %s", address, found), why,
 			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY")
+	case untrusted:
+		r.add(Problem, "broker_untrusted", fmt.Sprintf("the certificate of the broker at %s is not valid here: %v", address, errors.Unwrap(err)), why,
+			"export INGRESS_NATS_CA=/path/to/ca.pem  # the authority that issued it; its name must be that in INGRESS_NATS_URL")
+	case errors.Is(err, nats.ErrSecureConnWanted):
+		r.add(Problem, "broker_without_tls", fmt.Sprintf("the broker at %s has no TLS", address), why, "unset INGRESS_NATS_CA INGRESS_NATS_CERT INGRESS_NATS_KEY  # or configure tls in the broker")
+	case strings.Contains(err.Error(), "remote error: tls: "):
+		r.add(Problem, "broker_wants_certificate", fmt.Sprintf("the broker at %s rejects the client's certificate, or its absence: %v", address, errors.Unwrap(err)), why,
+			"export INGRESS_NATS_CERT=/path/to/cert.pem INGRESS_NATS_KEY=/path/to/key.pem  # issued by an authority that the broker knows")
 	case d.external():
 		r.add(Unknown, "broker_unreachable", err.Error(), why,
 			fmt.Sprintf("nats --server '%s' server check connection  # is INGRESS_NATS_URL right, and the server up?", address))
@@ -94,7 +109,7 @@ func (d *doctor) checkSync(ctx context.Context, r *Result) {
 		r.Seen += ", sync_interval unknown but replicated"
 	case len(d.Monitors) == 0:
 		r.Seen += ", sync_interval unknown"
-		r.add(Warning, "sync_unknown", "it is unknown whether the broker syncs every event to its disk, and there is one replica",
+		r.add(Unknown, "sync_unknown", "it is unknown whether the broker syncs every event to its disk, and there is one replica",
 			"by default it syncs every 2 minutes, and a power loss loses events that were answered 2xx",
 			"versive-ingress doctor --monitor http://127.0.0.1:8222  # the server's monitoring port")
 	}
@@ -136,6 +151,9 @@ func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 	}
 }
 
+// lowDisk is less space than a store of any use needs.
+const lowDisk = 1 << 30
+
 // checkStore compares what is stored with the limits of the account and the disk.
 func (d *doctor) checkStore(_ context.Context, r *Result) {
 	for _, tier := range append(slices.Collect(maps.Values(d.account.Tiers)), d.account.Tier) {
@@ -154,7 +172,15 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	}
 	r.Seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
 	limit := cmp.Or(int64(d.Settings.MaxStore), int64(d.metrics.sum("versive_ingress_store_max_bytes")))
-	r.limit("store_full", "the store", "bytes", uint64(stored), limit, fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", 2*limit>>20))
+	larger := min(max(2*limit, 1<<30), stored+free/5*4)
+	remedy := fmt.Sprintf("export INGRESS_MAX_STORE=%dMiB  # and restart", larger>>20)
+	if larger <= limit {
+		remedy = fmt.Sprintf("export INGRESS_MAX_AGE=720h  # and restart, to keep events for a shorter time; or enlarge the disk of %s first", dir)
+	}
+	r.limit("store_full", "the store", "bytes", uint64(stored), limit, remedy)
+	if limit == 0 && free < lowDisk {
+		r.add(Warning, "disk_low", fmt.Sprintf("the disk of %s has %s left", dir, terminal.Bytes(free)), "a full store rejects webhooks until there is space", "df -h "+dir+"  # then enlarge the disk")
+	}
 	if limit-stored > free {
 		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and the disk has %s left", terminal.Bytes(limit-stored), terminal.Bytes(free)),
 			"on a full disk the broker stops until there is space; a full store rejects events and goes on",

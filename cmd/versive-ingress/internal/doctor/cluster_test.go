@@ -38,7 +38,7 @@ func TestRunOnCluster(t *testing.T) {
 	other := byHand(t, embeddedtest.Connect(t, s.NATSURL), s, "other", func(*jetstream.StreamConfig) {})
 	other.Replicas = 1
 	requireFindings(t, newDoctor(other),
-		"warning sync_unknown: --monitor", "warning one_replica: export INGRESS_REPLICAS=3", "warning one_replica: export INGRESS_REPLICAS=3")
+		"unknown sync_unknown: --monitor", "warning one_replica: export INGRESS_REPLICAS=3", "warning one_replica: export INGRESS_REPLICAS=3")
 
 	away := brokers[0]
 	js := embeddedtest.Connect(t, brokers[1].URL())

@@ -2,6 +2,7 @@ package doctor_test
 
 import (
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -74,16 +75,21 @@ func TestRunOnSettings(t *testing.T) {
 		"secret too short":  {func(d *doctor.Config) { d.Settings.Secrets = append(d.Settings.Secrets, "whsec_c2hvcnQ=") }, []string{"problem secret_invalid: from the endpoint's page"}},
 		"secret twice":      {func(d *doctor.Config) { d.Settings.SecretsFile = file }, []string{"warning secret_duplicate: export INGRESS_SECRETS=whsec_"}},
 		"no secrets file":   {func(d *doctor.Config) { d.Settings.SecretsFile = "nowhere" }, []string{"problem secret_invalid: ls -l nowhere"}},
-		"secret of another": {func(d *doctor.Config) { d.Probe, d.Settings.Secrets = true, []string{config.NewSecret()} }, []string{"problem probe_unauthorized: systemctl restart"}},
+		"secret of another": {func(d *doctor.Config) { d.Probe, d.Settings.Secrets = true, []string{config.NewSecret()} }, []string{"problem secrets_differ: systemctl restart", "problem probe_unauthorized: systemctl restart"}},
 		"one secret of another": {func(d *doctor.Config) {
 			d.Probe, d.Settings.Secrets = true, append(d.Settings.Secrets, config.NewSecret())
-		}, []string{"problem probe_unauthorized: systemctl restart"}},
+		}, []string{"problem secrets_differ: systemctl restart", "problem probe_unauthorized: systemctl restart"}},
+		"other secrets, no probe": {func(d *doctor.Config) { d.Settings.Secrets = []string{config.NewSecret()} }, []string{"problem secrets_differ: systemctl restart"}},
+		"tiny bodies":             {func(d *doctor.Config) { d.Settings.MaxBody = 1 << 10 }, []string{"warning body_limit_small: unset INGRESS_MAX_BODY"}},
+		"admin on all": {func(d *doctor.Config) {
+			d.Settings.AdminListen = "0.0.0.0" + d.Settings.AdminListen[strings.LastIndexByte(d.Settings.AdminListen, ':'):]
+		}, []string{"warning admin_public: export INGRESS_ADMIN_LISTEN=127.0.0.1:9090"}},
 		"path":            {func(d *doctor.Config) { d.Settings.Path = "/other" }, []string{"problem no_webhooks: systemctl restart"}},
 		"clock far ahead": {func(d *doctor.Config) { d.Now = func() time.Time { return time.Now().Add(time.Hour) } }, []string{"problem clock: timedatectl set-ntp true"}},
 		"clock behind":    {func(d *doctor.Config) { d.Now = func() time.Time { return time.Now().Add(-time.Minute) } }, []string{"warning clock: timedatectl set-ntp true"}},
 		"body over max":   {func(d *doctor.Config) { d.Settings.MaxBody = 16 << 20 }, []string{"problem max_payload: follows INGRESS_MAX_BODY"}},
 		"store over disk": {func(d *doctor.Config) { d.Settings.MaxStore = 1 << 50 }, []string{"warning store_over_disk: unset INGRESS_MAX_STORE"}},
-		"store full":      {func(d *doctor.Config) { d.Settings.MaxStore = 1 }, []string{"problem store_full: export INGRESS_MAX_STORE="}},
+		"store full":      {func(d *doctor.Config) { d.Settings.MaxStore = 1 }, []string{"problem store_full: export INGRESS_MAX_STORE=1024MiB"}},
 		"store of the metrics": {func(d *doctor.Config) {
 			d.Settings.AdminListen = fakeAdmin(t, "# TYPE versive_ingress_store_max_bytes gauge\nversive_ingress_store_max_bytes 1e15\n")
 		}, []string{"warning store_over_disk: unset INGRESS_MAX_STORE"}},
@@ -108,16 +114,27 @@ versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint=
 versive_ingress_stream_lost_events_total{stream="VERSIVE"} 7
 versive_ingress_stream_lost_events_total{stream="VERSIVE_QUARANTINE"} 5
 `)
-		}, []string{"warning sync_unknown: --monitor", "problem events_lost: versive-ingress audit"}},
+		}, []string{"unknown sync_unknown: --monitor", "problem events_lost: versive-ingress audit"}},
 		"another data directory": {func(d *doctor.Config) { d.Settings.DataDir = filepath.Join(d.Settings.DataDir, "elsewhere") }, []string{"unknown unanswered: df -h", "unknown unanswered: INGRESS_DATA_DIR"}},
-		"a wrong secret":         {func(d *doctor.Config) { d.Settings.AdminListen = fakeAdmin(t, refused("signature")) }, []string{"warning secret_wrong: from the endpoint's page"}},
-		"refused timestamps":     {func(d *doctor.Config) { d.Settings.AdminListen = fakeAdmin(t, refused("timestamp_too_new")) }, []string{"warning timestamps_refused: timedatectl"}},
+		"stored since": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, refused("signature")+"# TYPE versive_ingress_stream_last_event_timestamp_seconds gauge\nversive_ingress_stream_last_event_timestamp_seconds{stream=\"VERSIVE\"} 1001\n")
+		}, nil},
+		"stored before, and a probe": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, refused("signature")+"# TYPE versive_ingress_stream_last_event_timestamp_seconds gauge\nversive_ingress_stream_last_event_timestamp_seconds{stream=\"VERSIVE\"} 999\nversive_ingress_stream_last_event_timestamp_seconds{stream=\"VERSIVE_QUARANTINE\"} 1001\n")
+		}, []string{"warning secret_wrong: from the endpoint's page"}},
+		"a wrong secret":     {func(d *doctor.Config) { d.Settings.AdminListen = fakeAdmin(t, refused("signature")) }, []string{"warning secret_wrong: from the endpoint's page"}},
+		"refused timestamps": {func(d *doctor.Config) { d.Settings.AdminListen = fakeAdmin(t, refused("timestamp_too_new")) }, []string{"warning timestamps_refused: timedatectl"}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			d := newDoctor(good)
 			test.change(d)
-			if !d.Probe { // others would see the probe
-				t.Parallel()
+			if d.Probe { // others would see the probe
+				s := newSettings(t)
+				run(t, s)
+				post(t, s)
+				d = newDoctor(s)
+				test.change(d)
 			}
 			requireFindings(t, d, test.want...)
 		})
@@ -125,7 +142,7 @@ versive_ingress_stream_lost_events_total{stream="VERSIVE_QUARANTINE"} 5
 }
 
 func refused(reason string) string {
-	return fmt.Sprintf("# TYPE versive_ingress_requests_total counter\nversive_ingress_requests_total{outcome=\"unauthorized\",reason=%q} 3\n", reason)
+	return fmt.Sprintf("# TYPE versive_ingress_last_unauthorized_timestamp_seconds gauge\nversive_ingress_last_unauthorized_timestamp_seconds{reason=%q} 1000\n", reason)
 }
 
 // Wrong certificates.
@@ -186,6 +203,32 @@ func TestRunOnBrokers(t *testing.T) {
 			},
 			[]string{"problem broker_refuses: export INGRESS_NATS_CREDS="},
 		},
+		"of another authority": {
+			func(t *testing.T) *doctor.Config {
+				return external(startTLS(t, newCertificateAuthority(t), false).ClientURL())
+			},
+			[]string{"problem broker_untrusted: export INGRESS_NATS_CA="},
+		},
+		"that wants a certificate": {
+			func(t *testing.T) *doctor.Config {
+				a := newCertificateAuthority(t)
+				d := external(startTLS(t, a, true).ClientURL())
+				d.Settings.NATSCA = filepath.Join(t.TempDir(), "ca.pem")
+				if err := os.WriteFile(d.Settings.NATSCA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				return d
+			},
+			[]string{"problem broker_wants_certificate: export INGRESS_NATS_CERT="},
+		},
+		"without TLS": {
+			func(t *testing.T) *doctor.Config {
+				d := external(sys.BrokerURL())
+				d.Settings.NATSCA, _ = newCertificateAuthority(t).issue(t, func(*x509.Certificate) {})
+				return d
+			},
+			[]string{"problem broker_without_tls: unset INGRESS_NATS_CA"},
+		},
 		"without JetStream": {
 			func(t *testing.T) *doctor.Config {
 				return external(startServer(t, func(o *natsserver.Options) { o.JetStream = false }).ClientURL())
@@ -211,7 +254,7 @@ func TestRunOnBrokers(t *testing.T) {
 			},
 			[]string{"unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"},
 		},
-		"not monitored": {func(*testing.T) *doctor.Config { return external(sys.BrokerURL()) }, []string{"warning sync_unknown: versive-ingress doctor --monitor http://127.0.0.1:8222"}},
+		"not monitored": {func(*testing.T) *doctor.Config { return external(sys.BrokerURL()) }, []string{"unknown sync_unknown: versive-ingress doctor --monitor http://127.0.0.1:8222"}},
 		"monitor is away": {func(*testing.T) *doctor.Config {
 			d := external(sys.BrokerURL())
 			d.Monitors = []string{"http://user:pa55word@127.0.0.1:1"}
@@ -231,7 +274,7 @@ func TestRunOnBrokers(t *testing.T) {
 				d.Settings.Replicas = 1
 				return d
 			},
-			[]string{"warning broker_version: nats-server --version", "warning sync_unknown: --monitor"},
+			[]string{"warning broker_version: nats-server --version", "unknown sync_unknown: --monitor"},
 		},
 		"small messages": {
 			func(t *testing.T) *doctor.Config {

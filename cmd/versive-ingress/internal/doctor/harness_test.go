@@ -28,6 +28,7 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/doctor"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
@@ -115,7 +116,13 @@ func findings(t *testing.T, d *doctor.Config) (list [][3]string) {
 	r := doctor.Run(t.Context(), *d)
 	for _, c := range r.Checks {
 		for _, f := range c.Findings {
-			list = append(list, [3]string{f.Level.String(), f.ID, f.Remedy})
+			remedy, isNATS := strings.CutPrefix(f.Remedy, fmt.Sprintf("nats --server 'nats://%s' ", strings.TrimPrefix(broker.URL(d.Settings), "nats://")))
+			if isNATS {
+				remedy = "nats " + remedy
+			} else if strings.HasPrefix(f.Remedy, "nats stream") {
+				t.Errorf("%s names no server: %s", f.ID, f.Remedy)
+			}
+			list = append(list, [3]string{f.Level.String(), f.ID, remedy})
 			if f.Found == "" || f.Why == "" || f.Remedy == "" {
 				t.Errorf("%s is not explained: %+v", c.Check, f)
 			}
@@ -229,6 +236,20 @@ func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Ser
 		t.Fatal("no server")
 	}
 	return s
+}
+
+// startTLS starts a nats-server with a certificate of an authority. With verify, it
+// wants one of its clients.
+func startTLS(t *testing.T, a *certificateAuthority, verify bool) *natsserver.Server {
+	t.Helper()
+	cert, key := a.issue(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	return startServer(t, func(o *natsserver.Options) {
+		var err error
+		if o.TLSConfig, err = natsserver.GenTLSConfig(&natsserver.TLSConfigOpts{CertFile: cert, KeyFile: key, Verify: verify}); err != nil {
+			t.Fatal(err)
+		}
+		o.TLS, o.TLSVerify, o.TLSTimeout = true, verify, 10
+	})
 }
 
 // startOlder puts itself before a broker and has it say that it is an old one.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/ingest"
 	"versive-ingress/publish"
 )
 
@@ -47,10 +49,16 @@ func (d *doctor) checkSettings(_ context.Context, r *Result) {
 		r.add(Problem, "settings", err.Error(), "serve does not start with it", remedy)
 	case s.MaxAge > 0 && s.MaxAge < senderSchedule:
 		r.add(Problem, "age_short", fmt.Sprintf("INGRESS_MAX_AGE is %s", s.MaxAge), retried, "export INGRESS_MAX_AGE=48h  # or longer; and restart")
+	case s.MaxBody > 0 && s.MaxBody < smallBody:
+		r.add(Warning, "body_limit_small", fmt.Sprintf("INGRESS_MAX_BODY is %v", s.MaxBody), "a long interview may be larger; it is answered 413 on every retry, and is then lost",
+			"unset INGRESS_MAX_BODY  # and restart: the default is 8MiB")
 	case s.DedupeWindow < senderSchedule:
 		r.add(Warning, "window_short", fmt.Sprintf("INGRESS_DEDUPE_WINDOW is %s", s.DedupeWindow), retried, "unset INGRESS_DEDUPE_WINDOW  # and restart: the default is 48h")
 	}
 }
+
+// smallBody is less than the transcript of a long interview takes.
+const smallBody = 1 << 20
 
 func (d *doctor) external() bool { return d.Settings.NATSURL != "" }
 
@@ -85,6 +93,10 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 			"the running ingress has other settings (INGRESS_LISTEN, INGRESS_PATH, INGRESS_TLS_CERT)", restart)
 	} else if response.TLS != nil {
 		d.served = response.TLS.PeerCertificates[0]
+	}
+	if host, _, _ := net.SplitHostPort(d.Settings.AdminListen); host == "" || host == "0.0.0.0" || host == "::" {
+		r.add(Warning, "admin_public", "the admin listener is on all interfaces", "it has no authentication; outside a container or a firewall, everybody can read the metrics",
+			"export INGRESS_ADMIN_LISTEN=127.0.0.1:9090  # and restart; in a container, publish the port on the loopback alone")
 	}
 	r.Seen = "at " + webhooks
 	for _, s := range d.metrics.series("versive_ingress_build_info") {
@@ -158,14 +170,34 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 				"one of them may have been meant to be another, such as the new one of a rotation", setSecret)
 		}
 	}
+	d.checkRunningSecrets(r)
 	d.checkUse(r)
+}
+
+// checkRunningSecrets reports that the ingress has other secrets than the settings.
+func (d *doctor) checkRunningSecrets(r *Result) {
+	var running, set []string
+	for _, s := range d.metrics.series("versive_ingress_secret_verified_total") {
+		running = append(running, string(s.Metric["fingerprint"]))
+	}
+	for _, secret := range d.secrets {
+		set = append(set, ingest.Fingerprint(secret))
+	}
+	slices.Sort(running)
+	slices.Sort(set)
+	running, set = slices.Compact(running), slices.Compact(set)
+	if len(running) > 0 && len(set) > 0 && !slices.Equal(running, set) {
+		r.add(Problem, "secrets_differ", fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
+			"it rejects what is signed with the others", restart+"  # if these settings are right")
+	}
 }
 
 // rotation is how long the sender also signs with the old secret after a rotation.
 const rotation = 24 * time.Hour
 
 // checkUse reports secrets that have verified nothing for longer than a rotation lasts
-// while another has, and rejected webhooks if no secret has verified any.
+// while another has, and webhooks that were rejected since the last event was stored.
+// A probe stores no event.
 func (d *doctor) checkUse(r *Result) {
 	idle := func(last float64) time.Duration { return d.Now().Sub(time.Unix(int64(last), 0)) }
 	secrets, newest := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds"), 0.0
@@ -186,15 +218,22 @@ func (d *doctor) checkUse(r *Result) {
 				fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # if it was replaced: docs/operations.md#rotate-secrets-certificates-and-credentials", secret))
 		}
 	}
-	for _, s := range d.metrics.series("versive_ingress_requests_total") {
+	stored := 0.0
+	for _, s := range d.metrics.series("versive_ingress_stream_last_event_timestamp_seconds") {
+		if string(s.Metric["stream"]) == d.Settings.Stream {
+			stored = float64(s.Value)
+		}
+	}
+	for _, s := range d.metrics.series("versive_ingress_last_unauthorized_timestamp_seconds") {
+		last := float64(s.Value)
 		switch reason := string(s.Metric["reason"]); {
-		case newest > 0 || s.Value == 0: // what is rejected beside verified webhooks is forged
+		case last <= stored: // what is rejected beside accepted webhooks is forged
 		case reason == "signature":
-			r.add(Warning, "secret_wrong", fmt.Sprintf("no secret has verified anything, and %v webhooks were rejected by their signature", s.Value),
-				"if they are the sender's, the secret is that of another endpoint", setSecret)
+			r.add(Warning, "secret_wrong", fmt.Sprintf("no event was stored since a webhook was rejected by its signature, %s ago", terminal.Age(idle(last))),
+				"if it is the sender's, the secret is that of another endpoint", setSecret)
 		case strings.HasPrefix(reason, "timestamp_too_"):
-			r.add(Warning, "timestamps_refused", fmt.Sprintf("no secret has verified anything, and %v webhooks were rejected as %s", s.Value, reason),
-				fmt.Sprintf("if they are the sender's, this machine's clock is wrong by more than INGRESS_TOLERANCE (%s)", d.Settings.Tolerance), syncClock)
+			r.add(Warning, "timestamps_refused", fmt.Sprintf("no event was stored since a webhook was rejected as %s, %s ago", reason, terminal.Age(idle(last))),
+				fmt.Sprintf("if it is the sender's, this machine's clock is wrong by more than INGRESS_TOLERANCE (%s)", d.Settings.Tolerance), syncClock)
 		}
 	}
 }

@@ -93,8 +93,10 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	c, s := info.Config, info.State
 	r.Seen = fmt.Sprintf("%d in %s", s.Msgs, name)
 	d.checkConfig(r, kind, c)
-	r.limit("stream_full", "stream "+name, "bytes", s.Bytes, c.MaxBytes, fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
-	r.limit("stream_full", "stream "+name, "messages", s.Msgs, c.MaxMsgs, fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
+	if c.Discard == jetstream.DiscardNew { // another one never rejects a message, which checkConfig reports
+		r.limit("stream_full", "stream "+name, "bytes", s.Bytes, c.MaxBytes, fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
+		r.limit("stream_full", "stream "+name, "messages", s.Msgs, c.MaxMsgs, fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
+	}
 	if info.Cluster == nil {
 		return stream
 	}
