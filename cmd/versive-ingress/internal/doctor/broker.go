@@ -170,6 +170,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 		r.unanswered("the disk of "+dir, err, "df -h "+dir)
 		return
 	}
+	d.checkVolatile(r)
 	r.Seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
 	limit := cmp.Or(int64(d.Settings.MaxStore), int64(d.metrics.sum("versive_ingress_store_max_bytes")))
 	larger := min(max(2*limit, 1<<30), stored+free/5*4)

@@ -72,6 +72,7 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	response, text, err := get(ctx, admin+"/readyz")
 	if err != nil {
 		r.add(Unknown, "no_ingress", "no ingress answers at "+admin, "webhooks are accepted only while it runs", "versive-ingress serve")
+		d.checkAccess(r)
 		return
 	}
 	d.running = true
