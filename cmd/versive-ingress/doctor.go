@@ -34,8 +34,9 @@ its fsync policy only on its monitoring port; name the port of each server with
 With --probe, doctor also posts a signed webhook of a type that no version
 understands. It goes to the quarantine, so that no consumer of events sees it;
 it is posted again with each secret, must be stored once, is read back and
-discarded. What remains is a gap of one sequence in the quarantine, the id in
-its duplicate window, and a count in the metrics.
+discarded. Another one has the largest size that is accepted. What remains of
+each is a gap of one sequence in the quarantine, the id in its duplicate window,
+and a count in the metrics.
 
 EXIT STATUS
   0  the promise holds; there may be warnings

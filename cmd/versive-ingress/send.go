@@ -43,7 +43,7 @@ One line is printed for each answer: its status; the outcome with stream and
 sequence, or why the webhook was not accepted; and the svix-id.
 
 EXIT STATUS
-  0  every webhook was accepted (answered 2xx)
+  0  every webhook was accepted (answered 2xx by an ingress)
   1  one was not accepted, or could not be posted`,
 		Example: `  versive-ingress send --secret whsec_…
   versive-ingress send --secret whsec_… --count 100 https://host/webhooks/versive
@@ -82,7 +82,7 @@ EXIT STATUS
 						return err
 					}
 					fmt.Fprintln(cmd.OutOrStdout(), answer, eventID)
-					if !answer.Accepted() {
+					if !answer.Accepted() || answer.Foreign {
 						refused++
 					}
 				}

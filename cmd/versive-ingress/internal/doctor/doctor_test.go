@@ -5,6 +5,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -93,9 +94,16 @@ func TestRunOnSettings(t *testing.T) {
 		"store of the metrics": {func(d *doctor.Config) {
 			d.Settings.AdminListen = fakeAdmin(t, "# TYPE versive_ingress_store_max_bytes gauge\nversive_ingress_store_max_bytes 1e15\n")
 		}, []string{"warning store_over_disk: unset INGRESS_MAX_STORE"}},
-		"stream of another":    {func(d *doctor.Config) { d.Settings.Stream = "OTHER" }, []string{"unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"}},
-		"subject of another":   {func(d *doctor.Config) { d.Settings.Subject = "other" }, []string{"problem stream_subjects: nats stream edit VERSIVE --subjects 'versive.>' --subjects 'other.>'", "problem stream_subjects: nats stream edit VERSIVE_QUARANTINE"}},
-		"probe to another":     {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://"+good.AdminListen+"/" }, []string{"problem probe_refused: curl -i http://"}},
+		"stream of another":             {func(d *doctor.Config) { d.Settings.Stream = "OTHER" }, []string{"unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"}},
+		"subject of another":            {func(d *doctor.Config) { d.Settings.Subject = "other" }, []string{"problem stream_subjects: nats stream edit VERSIVE --subjects 'versive.>' --subjects 'other.>'", "problem stream_subjects: nats stream edit VERSIVE_QUARANTINE"}},
+		"probe to another":              {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://"+good.AdminListen+"/" }, []string{"problem probe_intercepted: curl -i http://"}},
+		"probe by a proxy with a limit": {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<20, nil) }, []string{"problem probe_limited: client_max_body_size 9m;"}},
+		"probe by a proxy that strips": {func(d *doctor.Config) {
+			d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<30, func(r *http.Request) { r.Header.Del("Svix-Signature") })
+		}, []string{"problem probe_headers: Svix-Signature must pass"}},
+		"probe by a proxy that changes": {func(d *doctor.Config) {
+			d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<30, func(r *http.Request) { r.Header.Set("Svix-Id", "msg_other") })
+		}, []string{"problem probe_changed: without --url"}},
 		"probe without answer": {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://user:pa55word@127.0.0.1:1/" }, []string{"problem probe_failed: curl -i http://user:xxxxx@127.0.0.1:1/"}},
 		"no ingress":           {func(d *doctor.Config) { d.Settings.AdminListen = "127.0.0.1:1" }, []string{"unknown no_ingress: versive-ingress serve"}},
 		"data directory of another": {func(d *doctor.Config) { d.Settings.AdminListen, d.Settings.DataDir = "127.0.0.1:1", file }, []string{

@@ -17,6 +17,8 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -211,6 +213,30 @@ func fakeAdmin(t *testing.T, metrics string) string {
 	s := httptest.NewServer(mux)
 	t.Cleanup(s.Close)
 	return strings.TrimPrefix(s.URL, "http://")
+}
+
+// proxy starts a proxy before the ingress of s, which answers larger bodies 413 and
+// changes requests. It returns the URL.
+func proxy(t *testing.T, s config.Settings, limit int64, change func(*http.Request)) string {
+	t.Helper()
+	to, err := url.Parse("http://" + s.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pass := httputil.NewSingleHostReverseProxy(to)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.ContentLength > limit {
+			_, _ = io.Copy(io.Discard, r.Body)
+			http.Error(w, "<html>too large</html>", http.StatusRequestEntityTooLarge)
+			return
+		}
+		if change != nil {
+			change(r)
+		}
+		pass.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL + s.Path
 }
 
 // monitored starts a broker with a monitoring port, and returns where that is.

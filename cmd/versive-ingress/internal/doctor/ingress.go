@@ -177,7 +177,19 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 
 // checkRunningSecrets reports that the ingress has other secrets than the settings.
 func (d *doctor) checkRunningSecrets(r *Result) {
-	var running, set []string
+	if running, set := d.fingerprints(); len(running) > 0 && len(set) > 0 && !slices.Equal(running, set) {
+		r.add(Problem, "secrets_differ", fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
+			"it rejects what is signed with the others", restart+"  # if these settings are right")
+	}
+}
+
+func (d *doctor) hasRunningSecrets() bool {
+	running, set := d.fingerprints()
+	return len(set) > 0 && slices.Equal(running, set)
+}
+
+// fingerprints returns those of the secrets of the ingress, and of the settings.
+func (d *doctor) fingerprints() (running, set []string) {
 	for _, s := range d.metrics.series("versive_ingress_secret_verified_total") {
 		running = append(running, string(s.Metric["fingerprint"]))
 	}
@@ -186,11 +198,7 @@ func (d *doctor) checkRunningSecrets(r *Result) {
 	}
 	slices.Sort(running)
 	slices.Sort(set)
-	running, set = slices.Compact(running), slices.Compact(set)
-	if len(running) > 0 && len(set) > 0 && !slices.Equal(running, set) {
-		r.add(Problem, "secrets_differ", fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
-			"it rejects what is signed with the others", restart+"  # if these settings are right")
-	}
+	return slices.Compact(running), slices.Compact(set)
 }
 
 // rotation is how long the sender also signs with the old secret after a rotation.

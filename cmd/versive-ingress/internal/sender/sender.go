@@ -60,6 +60,7 @@ func (s *Sender) SignWith(secret string) (err error) {
 type Answer struct {
 	Status     int           `json:"-"`
 	RetryAfter time.Duration `json:"-"` // how long to wait; 0 if the answer does not name a time
+	Foreign    bool          `json:"-"` // it is not that of an ingress, but of a proxy or another server
 
 	Outcome  string `json:"outcome"`
 	Stream   string `json:"stream"`
@@ -126,8 +127,8 @@ func (s *Sender) Post(ctx context.Context, id string, at time.Time, body []byte)
 	if err != nil {
 		return a, fmt.Errorf("reading the answer: %w", err)
 	}
-	if err := json.Unmarshal(text, &a); err != nil {
-		a.Detail = http.StatusText(a.Status) // not an ingress
+	if err := json.Unmarshal(text, &a); err != nil || a.Outcome == "" && a.Detail == "" {
+		a.Foreign, a.Detail = true, http.StatusText(a.Status)+" (not the answer of an ingress)"
 	}
 	return a, nil
 }
