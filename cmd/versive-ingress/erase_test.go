@@ -27,7 +27,7 @@ import (
 func runCommand(t *testing.T, program string, s config.Settings, args ...string) (out string, err error) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), program, args...)
-	cmd.Env = append(cmd.Environ(), "INGRESS_NATS_URL="+s.NATSURL, "INGRESS_NATS_LISTEN="+s.NATSListen, "INGRESS_DATA_DIR="+s.DataDir)
+	cmd.Env = append(cmd.Environ(), "INGRESS_NATS_URL="+s.NATSURL, "INGRESS_NATS_LISTEN="+s.NATSListen, "INGRESS_DATA_DIR="+s.DataDir, "INGRESS_NATS_NKEY="+s.NATSNKey, "INGRESS_NATS_CONFIG="+s.NATSConfig)
 	text, err := cmd.CombinedOutput()
 	return string(text), err
 }

@@ -5,7 +5,9 @@ package broker
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -26,7 +28,8 @@ type Connection struct {
 }
 
 // Dial reads the settings of serve from the environment, checks those about the
-// broker, and calls Open.
+// broker, and calls Open. If the broker denies a request, the connection is closed and
+// the standard error has the reason.
 func Dial(ctx context.Context, name string) (*Connection, error) {
 	s, err := config.Read()
 	if err != nil {
@@ -35,7 +38,16 @@ func Dial(ctx context.Context, name string) (*Connection, error) {
 	if err := s.CheckBroker(); err != nil {
 		return nil, err
 	}
-	return Open(ctx, s, name)
+	return Open(ctx, s, name, nats.ErrorHandler(denied))
+}
+
+// denied closes the connection if its user lacks a permission. The broker reports that
+// on the connection, and does not reply to the request, which would time out.
+func denied(nc *nats.Conn, _ *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		fmt.Fprintf(os.Stderr, "versive-ingress: %v; set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS to those of a user with the permission, such as the operator of deploy/nats/users.conf\n", err)
+		nc.Close()
+	}
 }
 
 // Open connects to the broker of s, as checked by CheckBroker, with name as a part of
@@ -68,11 +80,11 @@ func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn
 	if err := credentials.Load(); err != nil {
 		return nil, err
 	}
-	options = append(options,
+	options = append([]nats.Option{
 		credentials.Option,
-		nats.Name("versive-ingress "+name),
+		nats.Name("versive-ingress " + name),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // callers report what fails
-	)
+	}, options...)
 	nc, err := nats.Connect(URL(s), options...)
 	if err != nil {
 		return nil, fmt.Errorf("no broker at %s accepts the connection: %w; the embedded broker runs only while serve does, and INGRESS_NATS_URL sets an external one", publish.Addresses(URL(s)), err)
