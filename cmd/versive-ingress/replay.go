@@ -63,7 +63,7 @@ EXIT STATUS
 	flags.BoolVar(&f.KeepID, "keep-id", false, "keep the message ids with --to-subject, so that a stream rejects the events that it has")
 	flags.Float64Var(&f.Rate, "rate", 0, "largest number of events a second (default: unlimited)")
 	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file that records the progress, for resuming")
-	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing, and print what would be delivered")
+	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing, check that the target is there, and print what would be delivered")
 	flags.BoolVar(&f.Quiet, "quiet", false, "print neither progress nor summary")
 	cmd.MarkFlagsMutuallyExclusive("to-subject", "to-url")
 	return cmd

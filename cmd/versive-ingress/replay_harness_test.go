@@ -137,6 +137,10 @@ func newEndpoint(t testing.TB, stored []jetstream.Msg) *endpoint {
 }
 
 func (e *endpoint) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost { // a dry run looks whether there is one
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
 	webhook, err := svix.NewWebhook(replaySecret)
 	if err != nil {
 		panic(err)

@@ -216,3 +216,24 @@ func replayStreamAnew(t *testing.T, l library) {
 		t.Errorf("%v: %s", err, out)
 	}
 }
+
+// A message that is not an event ends a replay to lines, with the command that goes on
+// after it.
+func TestReplayPastForeignMessages(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	sys.post(t, "msg_1", sample)
+	if _, err := embeddedtest.Connect(t, sys.BrokerURL()).Publish(t.Context(), "versive.foreign", []byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	sys.post(t, "msg_3", sample)
+	for _, args := range [][]string{{"replay"}, {"replay", "--first", "2"}, {"replay", "--checkpoint", filepath.Join(t.TempDir(), "c")}} {
+		if out, err := runCommand(t, "versive-ingress", s, args...); err == nil || !strings.Contains(out, "with --first 3 ") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	if out := must(t, s, "replay", "--first", "3"); !strings.Contains(out, "msg_3") {
+		t.Errorf("got %s", out)
+	}
+}

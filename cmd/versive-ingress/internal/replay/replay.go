@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -55,6 +56,9 @@ func Run(ctx context.Context, o Options, out, log io.Writer) error {
 		log = io.Discard
 	}
 	if o.DryRun {
+		if err := r.checkTarget(ctx, o, log); err != nil {
+			return err
+		}
 		return r.dryRun(ctx, out, log)
 	}
 	lines := o.ToSubject == "" && o.ToURL == "" && terminal.IsTerminal(out) // the bar would stand among them
@@ -185,12 +189,16 @@ func (r *replay) run(ctx context.Context) error {
 	if ctx.Err() != nil {
 		err = errors.New("interrupted")
 	}
-	if r.Done.Sequence == 0 {
+	foreign, isForeign := errors.AsType[*notEvent](err) // it is one at each attempt
+	if r.Done.Sequence == 0 && !isForeign {
 		return fmt.Errorf("nothing was delivered: %w", err)
 	}
 	next := "the same command"
-	if r.file == "" {
-		next = fmt.Sprintf("the same command with --first %d in place of --since or --first", r.Done.Sequence+1)
+	switch {
+	case isForeign:
+		next += fmt.Sprintf(" without --checkpoint and with --first %d in place of --since or --first, which passes over it", foreign.sequence+1)
+	case r.file == "":
+		next += fmt.Sprintf(" with --first %d in place of --since or --first", r.Done.Sequence+1)
 	}
 	return fmt.Errorf("delivered %v: %w; to resume: %s", r.Done, err, next)
 }
@@ -257,6 +265,31 @@ func (r *replay) save() error {
 		return nil
 	}
 	return r.write(r.file)
+}
+
+// checkTarget checks for a dry run that events could be delivered, and delivers none.
+func (r *replay) checkTarget(ctx context.Context, o Options, log io.Writer) error {
+	if o.ToSubject == "" && o.ToURL == "" {
+		return nil
+	}
+	r.progress = terminal.NewProgress(log, false)
+	target, err := r.open(ctx, o, nil)
+	if err != nil {
+		return err
+	}
+	defer target.close()
+	if o.ToURL == "" {
+		return nil
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, o.ToURL, nil)
+	if err != nil {
+		return err
+	}
+	response, err := sender.Client.Do(request) // any answer shows that the endpoint is there
+	if err != nil {
+		return fmt.Errorf("%s: %w", terminal.URL(o.ToURL), withoutAnswer(err))
+	}
+	return response.Body.Close()
 }
 
 // dryRun reads all headers and no data.

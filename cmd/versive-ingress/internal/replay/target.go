@@ -68,11 +68,19 @@ func (t *lineTarget) deliver(_ context.Context, m subscribe.Message) error {
 	return nil
 }
 
+// A notEvent is the error of a message that is not an event of an ingress.
+type notEvent struct {
+	sequence uint64
+	error
+}
+
+func (e *notEvent) Unwrap() error { return e.error }
+
 // writeLine writes an event as a CloudEvent in JSON.
 func writeLine(out io.Writer, m subscribe.Message) error {
 	line, err := schema.AppendStructured(nil, m.Header, m.Data, m.Sequence, m.Time)
 	if err != nil {
-		return undelivered(m, err)
+		return &notEvent{m.Sequence, undelivered(m, err)}
 	}
 	_, err = out.Write(append(line, '\n'))
 	return err
