@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,7 +20,11 @@ import (
 )
 
 func (d *doctor) checkEvents(ctx context.Context, r *Result) {
-	if d.events = d.checkStream(ctx, r, schema.KindEvent); d.events == nil || d.Silence == 0 {
+	if d.events = d.checkStream(ctx, r, schema.KindEvent); d.events == nil {
+		return
+	}
+	d.checkForeign(ctx, r)
+	if d.Silence == 0 {
 		return
 	}
 	state, silence := d.events.CachedInfo().State, "ever"
@@ -32,6 +37,32 @@ func (d *doctor) checkEvents(ctx context.Context, r *Result) {
 	}
 	r.add(Unknown, "silent", "no event was stored "+silence, fmt.Sprintf("--silence is %s: either no interview has ended, or webhooks do not arrive", d.Silence),
 		"versive-ingress doctor --probe --url https://…  # the public URL; then see the deliveries on the endpoint's page")
+}
+
+// maxSubjects is how many subjects, one for each event, are listed.
+const maxSubjects = 100_000
+
+// checkForeign reports messages that no ingress has published.
+func (d *doctor) checkForeign(ctx context.Context, r *Result) {
+	if d.events.CachedInfo().State.NumSubjects > maxSubjects {
+		return
+	}
+	info, err := d.events.Info(ctx, jetstream.WithSubjectFilter(broker.AnySubject))
+	if err != nil {
+		r.unanswered("the subjects of stream "+d.Settings.Stream, err, "nats stream subjects "+d.Settings.Stream)
+		return
+	}
+	var foreign []string
+	for subject := range info.State.Subjects {
+		if _, err := schema.ParseSubject(subject); err != nil {
+			foreign = append(foreign, subject)
+		}
+	}
+	if len(foreign) > 0 {
+		r.add(Warning, "foreign_messages", fmt.Sprintf("stream %s has messages on %s that are not those of events", d.Settings.Stream, terminal.Plural(len(foreign), "subject", "subjects")),
+			"their signatures were not verified; consumers dead-letter them, and a replay to lines ends at them",
+			fmt.Sprintf("nats stream view %s --subject '%s'  # then: nats stream rmm; and deny others to publish to %s.>", d.Settings.Stream, slices.Min(foreign), d.Settings.Subject))
+	}
 }
 
 func (d *doctor) checkQuarantine(ctx context.Context, r *Result) {

@@ -28,7 +28,7 @@ func TestRunOnStreams(t *testing.T) {
 	fill := func(n int) func(*testing.T, config.Settings, *doctor.Config) {
 		return func(t *testing.T, s config.Settings, _ *doctor.Config) {
 			for i := range n {
-				if _, err := js.Publish(t.Context(), fmt.Sprintf("%s.%d", s.Subject, i), nil); err != nil {
+				if _, err := js.Publish(t.Context(), fmt.Sprintf("%s.interview.completed.s.i.%d", s.Subject, i), nil); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -69,8 +69,14 @@ func TestRunOnStreams(t *testing.T) {
 			fill(1)(t, s, d)
 			d.Silence, d.Now = time.Hour, func() time.Time { return time.Now().Add(2 * time.Hour) }
 		}, []string{"unknown silent: versive-ingress doctor --probe --url", "problem clock: timedatectl"}},
-		"neversent":  {asCreated, func(_ *testing.T, _ config.Settings, d *doctor.Config) { d.Silence = time.Hour }, []string{"unknown silent: endpoint's page"}},
-		"notsilent":  {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) { fill(1)(t, s, d); d.Silence = time.Hour }, nil},
+		"neversent": {asCreated, func(_ *testing.T, _ config.Settings, d *doctor.Config) { d.Silence = time.Hour }, []string{"unknown silent: endpoint's page"}},
+		"notsilent": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) { fill(1)(t, s, d); d.Silence = time.Hour }, nil},
+		"foreign": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
+			fill(1)(t, s, d)
+			if _, err := js.Publish(t.Context(), s.Subject+".test", nil); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"warning foreign_messages: nats stream view $ --subject 'foreign.test'"}},
 		"workqueue":  {func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy }, nil, []string{"problem stream_retention: export INGRESS_STREAM=$_2"}},
 		"memory":     {func(c *jetstream.StreamConfig) { c.Storage = jetstream.MemoryStorage }, nil, []string{"problem stream_storage: export INGRESS_STREAM=$_2"}},
 		"discardold": {func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 10 }, nil, []string{"problem stream_discards_old: nats stream edit $ --discard new"}},
@@ -108,7 +114,7 @@ func TestRunOnStreams(t *testing.T) {
 		"direct":     {func(c *jetstream.StreamConfig) { c.AllowDirect = false }, nil, []string{"warning stream_direct_get: nats stream edit $ --allow-direct"}},
 		"size":       {func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, nil, []string{"warning message_size: nats stream edit $ --max-msg-size 8519680"}},
 		"full":       {func(c *jetstream.StreamConfig) { c.MaxMsgs = 3 }, fill(3), []string{"problem stream_full: nats stream edit $ --max-msgs 6"}},
-		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 90 }, fill(2), []string{"warning stream_full: nats stream edit $ --max-bytes 180"}},
+		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 142 }, fill(2), []string{"warning stream_full: nats stream edit $ --max-bytes 284"}},
 		"nearlyfull": {func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, fill(9), []string{"warning stream_full: nats stream edit $ --max-msgs 20"}},
 
 		"quarantine": {asCreated, keep(schema.KindQuarantine, schema.HeaderReason), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
