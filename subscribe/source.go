@@ -117,9 +117,9 @@ type withoutDeadline struct{ context.Context }
 func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // pull requests up to n messages from a consumer, or fewer if that is the limit of a
-// request, and calls handle for each, until that returns false. The request ends after 30 s, when no message has arrived for
-// the time of patience, with ctx, or with the connection: a broker that was
-// restarted has forgotten it.
+// request, and calls handle for each, until that returns false. The request ends
+// after 30 s, when no message has arrived for the time of patience, with ctx, or
+// with the connection: a broker that was restarted has forgotten it.
 //
 // If n is above 1, it ends before the first message with which it would exceed
 // fetchBytes. A message that is larger by itself arrives only if it is requested
