@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
@@ -339,28 +338,5 @@ func TestShippedUsersCannot(t *testing.T) {
 	}
 	if after := state(); after != before {
 		t.Errorf("the streams have changed:\n%s\n%s", before, after)
-	}
-}
-
-// A command whose user may not do what it asks for ends before a request times out, and
-// names the settings of another user.
-func TestCommandsOfDeniedUsers(t *testing.T) {
-	t.Parallel()
-	sys, _ := runWithUsers(t, `"$JS.API.CONSUMER.CREATE.VERSIVE.>"`)
-	sys.post(t, "msg_1", sample)
-	sys.post(t, "msg_raw", []byte("{}"))
-	for _, args := range [][]string{
-		{"replay"},
-		{"erase", "--interview", sampleInterview, "--yes"},
-		{"quarantine", "discard", "msg_raw", "--yes"},
-	} {
-		started := time.Now()
-		out, err := runCommand(t, "versive-ingress", sys.settings, args...)
-		if err == nil || !strings.Contains(out, "Permissions Violation") || !strings.Contains(out, "INGRESS_NATS_NKEY") {
-			t.Errorf("%v: %v\n%s", args, err, out)
-		}
-		if took := time.Since(started); took > broker.Timeout/2 {
-			t.Errorf("%v took %v", args, took)
-		}
 	}
 }
