@@ -140,7 +140,7 @@ func (p *Publisher) monitor(ctx context.Context) error {
 
 // checkBroker ends the session when Config.Ready begins to return an error: the broker
 // does not answer the messages in flight after a failed write, or to a batch with which
-// its store reaches its limit. Those that follow are answered at the limit.
+// its store reaches its limit. Later messages are rejected with an answer.
 func (p *Publisher) checkBroker() {
 	if p.cfg.Ready == nil {
 		return

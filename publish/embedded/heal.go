@@ -112,12 +112,12 @@ func (b *Broker) outgrown() error {
 	return errors.New("the disk has more space than when the limit of the store was measured")
 }
 
-// heal restarts the server whenever it is broken or has outgrown its limit, and the disk has space, until ctx
-// is done. Acknowledged messages are on the disk, so they survive. A failed write
-// may have left more: complete messages, which are made durable before the server
-// starts (see rewriteLastBlocks), and an incomplete one at the end, which the
-// server truncates as after a crash. If a check of the store or the start fails,
-// no server runs until a later attempt succeeds.
+// heal restarts the server whenever it is broken or has outgrown its limit, and the
+// disk has space, until ctx is done. Acknowledged messages are on the disk, so they
+// survive. A failed write may have left more: complete messages, which are made durable
+// before the server starts (see rewriteLastBlocks), and an incomplete one at the end,
+// which the server truncates as after a crash. If a check of the store or the start
+// fails, no server runs until a later attempt succeeds.
 func (b *Broker) heal(ctx context.Context) {
 	ticker := time.NewTicker(healInterval)
 	defer ticker.Stop()

@@ -136,7 +136,7 @@ type Settings struct {
 	// of it: a full disk stops the broker until there is space again. Without this setting, the limit is `max_file_store`
 	// of `INGRESS_NATS_CONFIG` or, if there is none, 80 % of what is stored and free together. It does not change
 	// as events are stored, only with the size of the volume and with what else is on it. It is measured at the start, and
-	// again when the store is full but the disk has more space than then.
+	// again when the store is full and the disk has more space than at the last measurement.
 	MaxStore Size `env:"INGRESS_MAX_STORE" shown:"80 % of what is stored and free on the volume" desc:"largest total size of the embedded broker's streams"`
 
 	// ## Streams

@@ -1,6 +1,6 @@
 // Package replay delivers a part of the event stream again: to a NATS subject, to
 // an HTTP endpoint, or as lines, with a checkpoint from which an interrupted replay
-// goes on. It also follows the stream for tail.
+// resumes. It also follows the stream for tail.
 package replay
 
 import (
