@@ -103,7 +103,7 @@ func (e example) reads(t *testing.T) {
 	}
 	for _, webhook := range []struct{ id, body string }{
 		{"msg_1", string(sample)},
-		{`msg:"2"%`, `{"event_type":"interview.completed","interview":{"id":"i/2","ID":"unknown"},"study":{"id":"a.b é"}}`},
+		{`msg:"2"%`, `{"event_type":"interview.completed","interview":{"id":"i/2","ID":"unknown","parsed_conversation_json":[{"role":"user","content":"\ud83d"}]},"study":{"id":"a.b é"}}`},
 		{"msg_3", `{"event_type":"interview.completed","interview":{"id":"i3"},"study":{"id":"study_123","Id":"unknown"}}`},
 	} {
 		if a := sys.post(t, webhook.id, []byte(webhook.body)); a.Status != 200 {
@@ -112,7 +112,7 @@ func (e example) reads(t *testing.T) {
 	}
 	want := []string{
 		"completed msg_1 study_123 " + sampleInterview + " 2",
-		`completed msg:"2"% a.b é i/2 0`,
+		`completed msg:"2"% a.b é i/2 1`,
 		"completed msg_3 study_123 i3 0",
 		"erased msg_3",
 	}

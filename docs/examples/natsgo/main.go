@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
@@ -115,8 +116,9 @@ func handle(msg jetstream.Msg) error {
 			ID string `json:"id"`
 		} `json:"study"`
 	}
-	// encoding/json ignores case, and would take an unknown member "ID" for "id".
-	if err := json.Unmarshal(msg.Data(), &event); err != nil {
+	// Not encoding/json, which ignores case: an unknown member "ID" would replace "id".
+	// Texts may have half of a surrogate pair, which becomes U+FFFD.
+	if err := json.Unmarshal(msg.Data(), &event, jsontext.AllowInvalidUTF8(true)); err != nil {
 		return err
 	}
 	// In one transaction: keep the id, and do the work; if the id was there already, do nothing.
