@@ -60,7 +60,8 @@ The output reports if that is not guaranteed:
 
 ` + outOfReach + `
 EXIT STATUS
-  0  no copy is stored any more, even if there was none
+  0  no copy is stored any more, even if there was none; with --dry-run, the
+     copies were printed
   1  a copy may be left, as the error describes; run erase again`,
 		Example: `  versive-ingress erase --interview 3fa85f64-5717-4562-b3fc-2c963f66afa6 --dry-run
   versive-ingress erase --interview 3fa85f64-5717-4562-b3fc-2c963f66afa6

@@ -22,7 +22,8 @@ stored once, under its svix-id, and then removed from the quarantine. The others
 stay. After an interruption, run the command again.
 
 EXIT STATUS
-  0  none of the chosen webhooks is left in the quarantine
+  0  none of the chosen webhooks is left in the quarantine; with --dry-run, none
+     would be
   1  some are left: they are not understood, or an error occurred`,
 		Example: `  versive-ingress quarantine requeue --all --dry-run
   versive-ingress quarantine requeue --all --reason unsupported_type
