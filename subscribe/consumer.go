@@ -63,10 +63,11 @@ type Consumer struct {
 	Concurrency int
 
 	// Attempts is how often the handler may fail on an event before the event is
-	// dead-lettered; 0 is 20. An attempt counts when the handler has returned an
-	// error or panicked. Each process counts its own attempts, and records the
-	// counts for the next process when it stops gracefully. The package
-	// documentation describes how an event that ends the process is found.
+	// dead-lettered; 0 is 20, which with the default Backoff take at least two and a
+	// half hours. An attempt counts when the handler has returned an error or
+	// panicked. Each process counts its own attempts, and records the counts for the
+	// next process when it stops gracefully. The package documentation describes how
+	// an event that ends the process is found.
 	Attempts int
 	// Backoff are the times between an event's attempts; the last one repeats. nil
 	// is 1 s, 5 s, 30 s, 2 min, 10 min.

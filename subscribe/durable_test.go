@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"slices"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -184,5 +185,42 @@ func TestConsumeRefusesASecondFilter(t *testing.T) {
 	cancel()
 	if err := embeddedtest.Receive(t, "Consume ends", ended); err != nil {
 		t.Errorf("the other one: %v", err)
+	}
+}
+
+// A consumer that is rewound to a dead letter's event while it is read handles that
+// event, and the later ones again.
+func TestRewind(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	var fixed atomic.Bool
+	c := got.consumer()
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if event.ID == "msg_1" && !fixed.Load() {
+			return subscribe.ErrPermanent
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	letters := read(t, s.source, subscribe.Selection{Kind: schema.KindDead})
+	if len(letters) != 1 {
+		t.Fatalf("got %d dead letters, want 1", len(letters))
+	}
+	sequence, err := strconv.ParseUint(letters[0].Header.Get(schema.HeaderDeadSequence), 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fixed.Store(true)
+	if _, err := s.js.ResetConsumerToSequence(t.Context(), "VERSIVE", c.Durable, sequence); err != nil {
+		t.Fatal(err)
+	}
+	embeddedtest.Await(t, "both are handled", func() bool { return len(got.list()) == 4 })
+	s.awaitDone(t, c.Durable)
+	if diff := cmp.Diff([]string{"msg_0", "msg_2", "msg_1", "msg_2"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
 	}
 }

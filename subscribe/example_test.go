@@ -71,7 +71,7 @@ func ExampleSource_Consume() {
 	source := subscribe.Source{JetStream: js}
 	err := source.Consume(ctx, subscribe.Consumer{
 		Durable: "reports",
-		Filter:  schema.Filter{StudyID: "study_123"},
+		Filter:  schema.Filter{Type: "interview.completed", StudyID: "study_123"},
 		Event: func(_ context.Context, event schema.Event, m subscribe.Message) error {
 			fmt.Println(event.Type, event.InterviewID)
 			if m.Sequence == 2 { // an example ends; a service does not
