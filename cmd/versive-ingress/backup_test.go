@@ -5,12 +5,14 @@ import (
 	"os"
 	"testing"
 
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // The data directory of an ingress that has stopped is copied, lost, and put
-// back. All that had been sent is sent again, as after any loss: what is in
-// the copy is known, what came after it is stored, and nothing is there twice.
+// back. All that had been sent is sent again, to a second endpoint with a secret of
+// its own: what is in the copy is known, what came after it is stored, and nothing
+// is there twice, not even what both endpoints send.
 func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
@@ -49,6 +51,8 @@ func TestBackupAndRestore(t *testing.T) {
 	}
 
 	copyDir(s.DataDir, backup)
+	first := s.Secrets[0]
+	s.Secrets = []string{config.NewSecret(), first}
 	sys = run(t, s)
 	js := embeddedtest.Connect(t, sys.BrokerURL())
 	requireStored(t, js, s.Stream, before)
@@ -63,6 +67,11 @@ func TestBackupAndRestore(t *testing.T) {
 	for id := range after {
 		post(sys, before, id)
 	}
+	post(sys, before, "msg_new")
+	sys.settings.Secrets = []string{first} // the other endpoint sends it as well
+	if a := sys.post(t, "msg_new", interview("msg_new")); a.Outcome != "duplicate" || a.Sequence != before["msg_new"] {
+		t.Errorf("msg_new, stored at %d, from the other endpoint: %v", before["msg_new"], a)
+	}
 	requireStored(t, js, s.Stream, before)
 	quarantine, err := js.Stream(t.Context(), s.Stream+"_QUARANTINE")
 	if err != nil {
@@ -71,7 +80,7 @@ func TestBackupAndRestore(t *testing.T) {
 	if n := quarantine.CachedInfo().State.Msgs; n != 1 {
 		t.Errorf("the quarantine has %d messages, want 1", n)
 	}
-	if n := len(readStream(t, js, s.Stream)); n != 30 {
-		t.Errorf("the stream has %d events, want 30", n)
+	if n := len(readStream(t, js, s.Stream)); n != 31 {
+		t.Errorf("the stream has %d events, want 31", n)
 	}
 }
