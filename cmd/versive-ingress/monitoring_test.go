@@ -106,9 +106,10 @@ func exposedNames(t *testing.T) map[string]bool {
 	response.Body.Close()
 
 	var text string
-	embeddedtest.Await(t, "the event is counted", func() bool { // the streams are looked at every second
+	embeddedtest.Await(t, "the event and the backlogs are counted", func() bool { // the streams are looked at every second
 		_, text = get("http://" + s.AdminListen + "/metrics")
-		return strings.Contains(text, "versive_ingress_stream_oldest_event_timestamp_seconds")
+		return strings.Contains(text, "versive_ingress_stream_oldest_event_timestamp_seconds") &&
+			strings.Contains(text, "versive_ingress_quarantine_events ") && strings.Contains(text, "versive_ingress_dead_letter_events ")
 	})
 	names := make(map[string]bool)
 	for line := range strings.Lines(text) {
