@@ -74,7 +74,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			send(gauge, "stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", seconds(state.FirstTime), name)
 		}
 		if state.LastSeq > 0 {
-			send(gauge, "stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", seconds(state.LastTime), name)
+			last := seconds(state.LastTime)
+			if kind < len(m.p.lastStored) { // the state is up to a second old
+				last = max(last, seconds(time.UnixMilli(m.p.lastStored[kind].Load())))
+			}
+			send(gauge, "stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", last, name)
 		}
 	}
 

@@ -33,6 +33,7 @@ type Publisher struct {
 	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
 	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
 	lastFailure  atomic.Pointer[failure]
+	lastStored   [2]atomic.Int64 // by Kind, when a message was last stored, in milliseconds of Unix time
 	marks        *marks
 	metrics      *metrics
 	denied       sync.Map      // permission violations that were logged; see deniedSubject
@@ -147,7 +148,7 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 		}
 	}
 	if p.notReady.Load() && p.cfg.Durable != nil {
-		if err := p.cfg.Durable(); err != nil { // there would be no answer
+		if err := p.cfg.Durable(true); err != nil { // there would be no answer
 			return schema.Receipt{}, classify(&unwritableError{err})
 		}
 	}
@@ -159,15 +160,16 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 		}
 		return schema.Receipt{}, p.failed(err)
 	}
-	if receipt.Duplicate && p.cfg.Durable != nil {
-		// The broker acknowledges a message after its fsync, but recognizes duplicates of
-		// a batch's messages before.
-		if err := p.cfg.Durable(); err != nil {
-			return schema.Receipt{}, &Error{"no_answer", fmt.Errorf("duplicate is not confirmed: %w", err)}
+	if p.cfg.Durable != nil {
+		if err := p.cfg.Durable(receipt.Duplicate); err != nil {
+			return schema.Receipt{}, &Error{"no_answer", fmt.Errorf("message is not confirmed: %w", err)}
 		}
 	}
 	p.lastFailure.Store(nil)
 	p.marks.ack(m.Kind, receipt, began)
+	if !receipt.Duplicate {
+		p.lastStored[m.Kind].Store(time.Now().UnixMilli())
+	}
 	return receipt, nil
 }
 

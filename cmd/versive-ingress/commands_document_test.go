@@ -6,11 +6,15 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // console is a block of a document with commands, after "$ ", and their output.
@@ -42,6 +46,11 @@ func TestCommandsDocument(t *testing.T) {
 			if strings.HasPrefix(line, "versive-ingress send") {
 				shell += " http://" + s.Listen + s.Path
 			}
+			if strings.HasPrefix(line, "versive-ingress doctor") { // the metrics of the streams are up to a second old
+				embeddedtest.Await(t, "the metrics have the last event", func() bool {
+					return newest(t, s, "versive_ingress_stream_last_event_timestamp_seconds", `{stream="VERSIVE"}`) > newest(t, s, "versive_ingress_last_unauthorized_timestamp_seconds", "")
+				})
+			}
 			cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec 2>&1; "+shell)
 			cmd.Dir, cmd.Env = dir, env
 			printed.WriteString("$ " + line + "\n" + documented.Replace(runUntil(t, cmd, output)))
@@ -60,6 +69,22 @@ func TestCommandsDocument(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+}
+
+// newest returns the largest value of a metric of the ingress, of the series with labels.
+func newest(t *testing.T, s config.Settings, name, labels string) (largest float64) {
+	t.Helper()
+	for line := range strings.Lines(metric(s, name)) {
+		if !strings.Contains(line, labels) {
+			continue
+		}
+		value, err := strconv.ParseFloat(strings.Fields(line)[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		largest = max(largest, value)
+	}
+	return largest
 }
 
 // runUntil returns what a command prints. If the documented output ends with ^C, it

@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+	"golang.org/x/sys/unix"
 )
 
 // After a failed write a server never writes to that stream again. So the broker is
@@ -42,7 +44,7 @@ const (
 // write has failed, or the server did not restart after that. If errors.Is finds
 // [syscall.ENOSPC] in the error, the reason is a lack of space.
 func (b *Broker) Ready() error {
-	if err := b.Durable(); err != nil {
+	if err := b.Durable(true); err != nil {
 		return err
 	}
 	used, limit, err := b.Usage()
@@ -52,19 +54,41 @@ func (b *Broker) Ready() error {
 	return err
 }
 
-// Durable returns an error if messages that the server reports as stored may not
-// be on the disk. After a failed write the server acknowledges no new message, but
-// it reports a second copy of a message as a duplicate even if the fsync of the
-// first copy's batch has failed.
-func (b *Broker) Durable() error {
-	b.mu.Lock()
-	s, err := b.server, b.down
-	b.mu.Unlock()
-	if err == nil {
-		err = broken(s)
+// Durable returns an error if a message that the server has acknowledged or, for a
+// duplicate, that it knows may not be on the disk:
+//
+//   - An fsync can succeed without effect while the journal of ext4 or XFS is aborted,
+//     because another fsync has failed. The file system accepts no change after that.
+//   - After a failed write the server acknowledges no new message, but it reports a
+//     second copy of a message as a duplicate even if the fsync of the first copy's
+//     batch has failed.
+func (b *Broker) Durable(duplicate bool) error {
+	err := failedFileSystem(b.lock)
+	if err == nil && duplicate {
+		b.mu.Lock()
+		s := b.server
+		err = b.down
+		b.mu.Unlock()
+		if err == nil {
+			err = broken(s)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("embedded broker: %w", err)
+	}
+	return nil
+}
+
+// failedFileSystem returns an error if the file system of an open file accepts no
+// changes. Changing the file's times begins a transaction, by which ext4 notices that
+// its journal was aborted; it ignores the error, but then fails even an empty write.
+func failedFileSystem(f *os.File) error {
+	err := os.Chtimes(f.Name(), time.Time{}, time.Now())
+	if err == nil {
+		_, err = unix.Pwrite(int(f.Fd()), nil, 0)
+	}
+	if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO) { // others are the file's own
+		return fmt.Errorf("the file system of the store has failed: %w", err)
 	}
 	return nil
 }
