@@ -90,11 +90,8 @@ EXIT STATUS
 				return e.Settle(ctx, out)
 			}
 			fmt.Fprintf(out, "found of %s%s:\n", e, e.ErasedBefore())
-			if err := e.Print(out, found); err != nil {
+			if err := e.Print(out, found); err != nil || dryRun {
 				return err
-			}
-			if dryRun {
-				return nil
 			}
 			if !yes {
 				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Erase %s permanently?", terminal.Plural(len(found), "message", "messages"))); err != nil {
