@@ -122,6 +122,15 @@ func TestHouse(t *testing.T) {
 					}
 				}
 			}
+			limit := 350
+			if p.ImportPath == module+"/cmd/versive-ingress" {
+				limit = 120 // commands are thin
+			}
+			for _, file := range sources(t, p.Dir) {
+				if lines := strings.Count(readText(t, file), "\n"); lines > limit {
+					t.Errorf("%s has %d lines, want at most %d", file, lines, limit)
+				}
+			}
 			if own != "docs" {
 				checkDoc(t, p, own)
 			}
