@@ -9,6 +9,7 @@ import (
 	"github.com/hanwen/go-fuse/v2/fuse"
 
 	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // coarseDir is the root of a file system with 1,000 free blocks of 4 KiB, which asks
@@ -28,10 +29,8 @@ func TestDiskWithLargeTransfers(t *testing.T) {
 	if err != nil {
 		t.Skipf("NOT CHECKED: no FUSE file system: %v", err)
 	}
-	t.Cleanup(func() {
-		if err := mounted.Unmount(); err != nil {
-			t.Error(err)
-		}
+	t.Cleanup(func() { // a child process of another test has the files of this one until it executes its program
+		embeddedtest.Await(t, "the file system is unmounted", func() bool { return mounted.Unmount() == nil })
 	})
 	if free, stored, err := embedded.Disk(dir); free != 1000*4<<10 || stored != 0 || err != nil {
 		t.Errorf("%d bytes are free, want %d; %d are stored; %v", free, 1000*4<<10, stored, err)
