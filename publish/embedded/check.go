@@ -129,10 +129,10 @@ func checkCluster(store string, o *server.Options) error {
 	switch {
 	case clustered && len(meta) == 0 && len(streams) > 0:
 		return fmt.Errorf("%s has the stream %s of a single server, which the cluster in the configuration file would remove; start without the cluster, or move the streams: "+
-			"back them up without the cluster (nats stream backup), start the cluster with an empty data directory, restore the streams with one replica (nats stream restore), and then raise INGRESS_REPLICAS", store, streams[0].stream)
+			"back them up without the cluster (nats backup stream), start the cluster with an empty data directory, restore the streams with one replica (nats backup restore stream), and then raise INGRESS_REPLICAS", store, streams[0].stream)
 	case !clustered && len(meta) > 0:
 		return fmt.Errorf("%s belongs to a server of a cluster, but the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
-			"back them up in the cluster (nats stream backup), start without the cluster and with an empty data directory, and restore them (nats stream restore --replicas 1)", store)
+			"back them up in the cluster (nats backup stream), start without the cluster and with an empty data directory, and restore them (nats backup restore stream --replicas 1)", store)
 	}
 	return nil
 }
@@ -192,7 +192,7 @@ func (a asset) isEphemeral() bool {
 
 // unreachable returns the error for an asset of an account without JetStream.
 func (a asset) unreachable(store string, accounts []string) error {
-	move := "back it up with the old configuration and restore it with this one (nats stream backup, nats stream restore)"
+	move := "back it up with the old configuration and restore it with this one (nats backup stream, nats backup restore stream)"
 	if len(accounts) == 1 && !exists(filepath.Join(store, accounts[0])) && !a.isEncrypted() {
 		move = fmt.Sprintf("move the account's streams and consumers to %s: mv %s %s",
 			accounts[0], quote(filepath.Join(store, a.account)), quote(filepath.Join(store, accounts[0])))
