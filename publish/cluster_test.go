@@ -2,15 +2,12 @@ package publish_test
 
 import (
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"versive-ingress/publish"
-	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
@@ -20,7 +17,7 @@ import (
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	brokers := startCluster(t, dir)
+	brokers := embeddedtest.StartCluster(t, dir)
 	var urls []string
 	for _, b := range brokers {
 		urls = append(urls, b.URL())
@@ -89,30 +86,4 @@ func eraseOnCluster(t *testing.T, cfg publish.Config, dir string) {
 	}
 	want := fmt.Sprint([]string{event(t, "msg_0").Subject("erased"), event(t, "msg_2").Subject("erased"), c.Subject + "*"})
 	embeddedtest.Await(t, "one tombstone", func() bool { return fmt.Sprint(kept(t, eraser.JetStream, "ERASED")) == want })
-}
-
-// startCluster runs a cluster of three brokers with their data directories in dir.
-func startCluster(t *testing.T, dir string) []*embedded.Broker {
-	t.Helper()
-	routes := make([]string, 3)
-	for i := range routes {
-		routes[i] = embeddedtest.FreeAddress(t)
-	}
-	brokers := make([]*embedded.Broker, len(routes))
-	for i, route := range routes {
-		file := filepath.Join(t.TempDir(), "nats.conf")
-		text := fmt.Sprintf(`
-			server_name: node-%d
-			listen: "127.0.0.1:-1"
-			cluster {
-				name: test
-				listen: %q
-				routes: ["nats://%s"]
-			}`, i, route, strings.Join(routes, `", "nats://`))
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		brokers[i] = embeddedtest.StartBroker(t, embedded.Config{Dir: filepath.Join(dir, fmt.Sprint("node-", i)), ConfigFile: file})
-	}
-	return brokers
 }

@@ -63,6 +63,7 @@ func TestExamples(t *testing.T) {
 			t.Run("reads", e.reads)
 			t.Run("stops", e.stops)
 			t.Run("ends", e.ends)
+			t.Run("resumes", e.resumes)
 		})
 	}
 }
@@ -78,7 +79,7 @@ type example struct {
 // start starts the example for the test, with what it prints going to stdout.
 func (e example) start(t *testing.T, stdout io.Writer, env ...string) (program *exec.Cmd, log *embeddedtest.Log) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), embeddedtest.Timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*embeddedtest.Timeout)
 	t.Cleanup(cancel)
 	program, log = exec.CommandContext(ctx, e.command[0], e.command[1:]...), new(embeddedtest.Log)
 	program.Dir = t.TempDir()
@@ -233,6 +234,65 @@ func (e example) ends(t *testing.T) {
 				t.Errorf("ended with %v\n%s", err, log.String())
 			}
 		})
+	}
+}
+
+// resumes: the example continues when another server of a cluster leads its consumer,
+// and when that server is lost.
+func (e example) resumes(t *testing.T) {
+	t.Parallel()
+	brokers := embeddedtest.StartCluster(t, t.TempDir())
+	cfg := publish.Config{Stream: "VERSIVE", Subject: "versive", Replicas: 3, DedupeWindow: 48 * time.Hour, Timeout: 20 * time.Second}
+	cfg.URL = brokers[0].URL() // the client learns those of the others
+	publisher, err := publish.Open(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(publisher.Close)
+	js := embeddedtest.Connect(t, cfg.URL)
+	var consumer *jetstream.ConsumerInfo
+	handles := func(sequence uint64) {
+		t.Helper()
+		event, err := schema.Normalize(fmt.Sprint("msg_", sequence), interview(fmt.Sprint("i", sequence)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		embeddedtest.Await(t, "an event is stored", func() bool {
+			_, err := publisher.Publish(t.Context(), event)
+			return err == nil
+		})
+		embeddedtest.Await(t, "an event is acknowledged", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			c, err := js.Consumer(ctx, "VERSIVE", e.durable)
+			if err == nil {
+				consumer = c.CachedInfo()
+			}
+			return err == nil && consumer.AckFloor.Stream >= sequence
+		})
+	}
+
+	program, log := e.start(t, nil, "NATS_URL="+cfg.URL)
+	handles(1)
+	before := consumer.Cluster.Leader
+	if _, err := js.Conn().Request("$JS.API.CONSUMER.LEADER.STEPDOWN.VERSIVE."+e.durable, nil, embeddedtest.Timeout); err != nil {
+		t.Fatal(err)
+	}
+	handles(2)
+	if consumer.Cluster.Leader == before {
+		t.Errorf("%s leads the consumer still", before)
+	}
+	for i, broker := range brokers {
+		if fmt.Sprint("node-", i) == consumer.Cluster.Leader {
+			broker.Stop()
+		}
+	}
+	handles(3)
+	if err := program.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := program.Wait(); err != nil {
+		t.Errorf("ended with %v\n%s", err, log.String())
 	}
 }
 

@@ -2,10 +2,7 @@ package doctor_test
 
 import (
 	"context"
-	"fmt"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -13,7 +10,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
@@ -23,7 +19,7 @@ import (
 func TestRunOnCluster(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
-	brokers := startCluster(t)
+	brokers := embeddedtest.StartCluster(t, t.TempDir())
 	var urls []string
 	for _, broker := range brokers {
 		urls = append(urls, broker.URL())
@@ -58,25 +54,6 @@ func TestRunOnCluster(t *testing.T) {
 		return readyz(t, s) == http.StatusOK
 	})
 	requireFindings(t, newDoctor(s), "warning replica_behind: nats server report jetstream", "warning replica_behind: nats server report jetstream")
-}
-
-// startCluster starts three brokers that are a cluster.
-func startCluster(t *testing.T) (brokers []*embedded.Broker) {
-	t.Helper()
-	routes := []string{embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)}
-	for i, route := range routes {
-		file := filepath.Join(t.TempDir(), "nats.conf")
-		text := fmt.Sprintf("server_name: node-%d\nlisten: %q\ncluster { name: test, listen: %q, routes: [\"nats://%s\"] }\n",
-			i, embeddedtest.FreeAddress(t), route, strings.Join(routes, `", "nats://`))
-		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		brokers = append(brokers, embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file}))
-	}
-	// Requests before they have a leader are not answered.
-	js := embeddedtest.Connect(t, brokers[0].URL())
-	embeddedtest.Await(t, "a leader", func() bool { return hasLeader(t, js) })
-	return brokers
 }
 
 func hasLeader(t *testing.T, js jetstream.JetStream) bool {
