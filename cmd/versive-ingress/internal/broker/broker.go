@@ -14,7 +14,6 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
-	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/subscribe"
 )
@@ -87,7 +86,7 @@ func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn
 	}, options...)
 	nc, err := nats.Connect(URL(s), options...)
 	if err != nil {
-		return nil, fmt.Errorf("no broker at %s accepts the connection: %w; the embedded broker runs only while serve does, and INGRESS_NATS_URL sets an external one", publish.Addresses(URL(s)), err)
+		return nil, credentials.Explain(err)
 	}
 	return nc, nil
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -25,6 +26,7 @@ import (
 type Credentials struct {
 	settings config.Settings
 	current  atomic.Pointer[identity]
+	wanted   atomic.Bool // the broker has requested a certificate, on the last connection with TLS
 }
 
 // An identity is the content of the files. Fields that are not configured are empty.
@@ -124,15 +126,33 @@ func (c *Credentials) Option(o *nats.Options) error {
 	}
 	if s.NATSCA != "" || s.NATSCert != "" {
 		o.Secure = true
-		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12}
 	}
-	if s.NATSCA != "" {
-		o.RootCAsCB = func() (*x509.CertPool, error) { return read().roots, nil }
-	}
-	if s.NATSCert != "" {
-		o.TLSCertCB = func() (tls.Certificate, error) { return read().certificate, nil }
+	if o.Secure || !strings.Contains(s.NATSURL, "ws://") { // to which a TLSConfig would add TLS
+		c.useTLS(o, read)
 	}
 	return nil
+}
+
+// useTLS configures TLS, for brokers that have it, and records in c.wanted whether the
+// broker requests a certificate. With TLS 1.3 the broker verifies it after the client
+// has finished the handshake, and the alert may be lost with the connection.
+func (c *Credentials) useTLS(o *nats.Options, read func() *identity) {
+	o.ReconnectJitterTLS = o.ReconnectJitter       // nats.go takes a TLSConfig for TLS
+	o.RootCAsCB = func() (*x509.CertPool, error) { // called before each handshake
+		c.wanted.Store(false)
+		return read().roots, nil
+	}
+	o.TLSConfig = &tls.Config{
+		MinVersion: tls.VersionTLS12,
+		GetClientCertificate: func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			c.wanted.Store(true)
+			certificate := read().certificate
+			if request.SupportsCertificate(&certificate) != nil {
+				return &tls.Certificate{}, nil // the broker may not require one
+			}
+			return &certificate, nil
+		},
+	}
 }
 
 // presentNKey makes a connection present the current NKey. nats.go keeps the public

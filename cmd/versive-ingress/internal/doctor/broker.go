@@ -3,7 +3,6 @@ package doctor
 import (
 	"cmp"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"maps"
@@ -13,7 +12,6 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -29,8 +27,16 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 		return
 	}
 	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor") // later checks use it
+	if failure, ok := errors.AsType[*broker.Failure](err); ok {
+		level := Unknown
+		if failure.Settled {
+			level = Problem
+		}
+		r.add(level, failure.ID, failure.Found, "nothing can be stored", failure.Remedy)
+		return
+	}
 	if err != nil {
-		d.unreachable(r, err)
+		r.add(Problem, "credentials_unusable", err.Error(), "serve does not start with them", "versive-ingress serve --help")
 		return
 	}
 	d.broker = conn
@@ -51,34 +57,6 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	}
 	d.checkPayload(r, nc.MaxPayload())
 	d.checkSync(ctx, r)
-}
-
-func (d *doctor) unreachable(r *Result, err error) {
-	const why = "nothing can be stored"
-	address := publish.Addresses(broker.URL(d.Settings))
-	_, untrusted := errors.AsType[*tls.CertificateVerificationError](err)
-	switch s := d.Settings; {
-	case publish.IsAuthError(err):
-		found := "rejects the credentials"
-		if s.NATSCreds == "" && s.NATSNKey == "" && !strings.Contains(s.NATSURL, "@") {
-			found = "requires a user, and the settings have none"
-		}
-		r.add(Problem, "broker_refuses", fmt.Sprintf("the broker at %s %s", address, found), why,
-			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY")
-	case untrusted:
-		r.add(Problem, "broker_untrusted", fmt.Sprintf("the certificate of the broker at %s is not valid here: %v", address, errors.Unwrap(err)), why,
-			"export INGRESS_NATS_CA=/path/to/ca.pem  # the authority that issued it; its name must be that in INGRESS_NATS_URL")
-	case errors.Is(err, nats.ErrSecureConnWanted):
-		r.add(Problem, "broker_without_tls", fmt.Sprintf("the broker at %s has no TLS", address), why, "unset INGRESS_NATS_CA INGRESS_NATS_CERT INGRESS_NATS_KEY  # or configure tls in the broker")
-	case strings.Contains(err.Error(), "remote error: tls: "):
-		r.add(Problem, "broker_wants_certificate", fmt.Sprintf("the broker at %s rejects the client's certificate, or its absence: %v", address, errors.Unwrap(err)), why,
-			"export INGRESS_NATS_CERT=/path/to/cert.pem INGRESS_NATS_KEY=/path/to/key.pem  # issued by an authority that the broker knows")
-	case d.external():
-		r.add(Unknown, "broker_unreachable", err.Error(), why,
-			fmt.Sprintf("nats --server '%s' server check connection  # is INGRESS_NATS_URL right, and the server up?", address))
-	default:
-		r.add(Unknown, "broker_unreachable", err.Error(), why, "versive-ingress serve  # the embedded broker runs in it")
-	}
 }
 
 // checkPayload checks that the event of the largest body fits a message.

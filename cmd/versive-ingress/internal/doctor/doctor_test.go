@@ -2,7 +2,6 @@ package doctor_test
 
 import (
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -225,10 +224,16 @@ func TestRunOnBrokers(t *testing.T) {
 			func(t *testing.T) *doctor.Config {
 				a := newCertificateAuthority(t)
 				d := external(startTLS(t, a, true).ClientURL())
-				d.Settings.NATSCA = filepath.Join(t.TempDir(), "ca.pem")
-				if err := os.WriteFile(d.Settings.NATSCA, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600); err != nil {
-					t.Fatal(err)
-				}
+				d.Settings.NATSCA = a.file(t)
+				return d
+			},
+			[]string{"problem broker_wants_certificate: export INGRESS_NATS_CERT="},
+		},
+		"that wants a certificate, and closes without an alert": {
+			func(t *testing.T) *doctor.Config {
+				a := newCertificateAuthority(t)
+				d := external("nats://" + startCut(t, a))
+				d.Settings.NATSCA = a.file(t)
 				return d
 			},
 			[]string{"problem broker_wants_certificate: export INGRESS_NATS_CERT="},

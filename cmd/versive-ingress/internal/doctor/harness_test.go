@@ -4,7 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -278,6 +280,51 @@ func startTLS(t *testing.T, a *certificateAuthority, verify bool) *natsserver.Se
 // startOlder puts itself before a broker and has it say that it is an old one.
 func startOlder(t *testing.T, broker string) (address string) {
 	t.Helper()
+	return serveTCP(t, func(client *net.TCPConn) {
+		to, err := net.Dial("tcp", broker)
+		if err != nil {
+			return
+		}
+		defer to.Close()
+		context.AfterFunc(t.Context(), func() { to.Close() })
+		go func() { _, _ = io.Copy(to, client); to.Close() }()
+		for lines := bufio.NewReader(to); ; {
+			line, err := lines.ReadBytes('\n')
+			line = bytes.Replace(line, []byte(`"version":"`+natsserver.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
+			line = bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, natsserver.JSApiLevel), []byte(`"level":1`), 1)
+			if _, broken := client.Write(line); err != nil || broken != nil {
+				return
+			}
+		}
+	})
+}
+
+// startCut starts a broker that requests a certificate and resets the connection
+// instead of sending an alert. It returns the address.
+func startCut(t *testing.T, a *certificateAuthority) string {
+	t.Helper()
+	file, key := a.issue(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
+	pair, err := tls.LoadX509KeyPair(file, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serveTCP(t, func(conn *net.TCPConn) {
+		_, _ = io.WriteString(conn, `INFO {"server_id":"cut","version":"2.15.2","max_payload":9437184,"tls_required":true}`+"\r\n")
+		_ = tls.Server(conn, &tls.Config{
+			Certificates: []tls.Certificate{pair},
+			ClientAuth:   tls.RequestClientCert,
+			VerifyConnection: func(tls.ConnectionState) error {
+				_ = conn.SetLinger(0)
+				conn.Close()
+				return errors.New("no certificate")
+			},
+		}).Handshake()
+	})
+}
+
+// serveTCP starts a server that handles connections, and returns its address.
+func serveTCP(t *testing.T, handle func(*net.TCPConn)) string {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -285,27 +332,13 @@ func startOlder(t *testing.T, broker string) (address string) {
 	t.Cleanup(func() { listener.Close() })
 	go func() {
 		for {
-			client, err := listener.Accept()
+			conn, err := listener.Accept()
 			if err != nil {
 				return
 			}
 			go func() {
-				defer client.Close()
-				to, err := net.Dial("tcp", broker)
-				if err != nil {
-					return
-				}
-				defer to.Close()
-				context.AfterFunc(t.Context(), func() { to.Close() })
-				go func() { _, _ = io.Copy(to, client); to.Close() }()
-				for lines := bufio.NewReader(to); ; {
-					line, err := lines.ReadBytes('\n')
-					line = bytes.Replace(line, []byte(`"version":"`+natsserver.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
-					line = bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, natsserver.JSApiLevel), []byte(`"level":1`), 1)
-					if _, broken := client.Write(line); err != nil || broken != nil {
-						return
-					}
-				}
+				defer conn.Close()
+				handle(conn.(*net.TCPConn))
 			}()
 		}
 	}()
