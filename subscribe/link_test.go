@@ -239,17 +239,19 @@ func (s *system) storeLarge(t testing.TB, size int) {
 }
 
 // slowLink returns the address of a proxy that forwards so many bytes a second
-// from the broker.
+// from the broker. What a busy machine delays by up to a second is made up for.
 func slowLink(t testing.TB, url string, rate int64) string {
 	t.Helper()
 	return proxy(t, url, func(client io.Writer, broker io.Reader) {
 		const chunk = 64 << 10
-		ticker := time.NewTicker(time.Duration(int64(time.Second) * chunk / rate))
-		defer ticker.Stop()
-		for range ticker.C {
+		for due := time.Now(); ; {
 			if _, err := io.CopyN(client, broker, chunk); err != nil {
 				return
 			}
+			if due = due.Add(time.Duration(int64(time.Second) * chunk / rate)); time.Since(due) > time.Second {
+				due = time.Now().Add(-time.Second)
+			}
+			time.Sleep(time.Until(due))
 		}
 	})
 }
