@@ -120,13 +120,20 @@ func New(t testing.TB, kind Kind) *Disk {
 	d.guard()
 	d.serve()
 
-	mkfs := exec.Command("mkfs."+string(kind), d.file())
-	if kind == Ext4 {
-		// Otherwise the kernel initializes tables in the background.
-		mkfs.Args = append(mkfs.Args, "-E", "lazy_itable_init=0,lazy_journal_init=0")
-	}
-	if out, err := mkfs.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %v\n%s", mkfs, err, out)
+	for deadline := time.Now().Add(time.Minute); ; {
+		mkfs := exec.Command("mkfs."+string(kind), d.file())
+		if kind == Ext4 {
+			// Otherwise the kernel initializes tables in the background.
+			mkfs.Args = append(mkfs.Args, "-E", "lazy_itable_init=0,lazy_journal_init=0")
+		}
+		out, err := mkfs.CombinedOutput()
+		if err == nil {
+			break
+		}
+		// mkfs.btrfs looks at every mounted loop device, one of which may have been removed meanwhile.
+		if !strings.Contains(string(out), "cannot check mount status") || time.Now().After(deadline) {
+			t.Fatalf("%v: %v\n%s", mkfs, err, out)
+		}
 	}
 	d.mount()
 	return d
