@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/publish/embedded/embeddedtest"
 )
 
 // fakeJetStream imitates JetStream on a server without it, and misbehaves on demand. As
@@ -41,10 +43,10 @@ func startFake(t *testing.T) *fakeJetStream {
 		t.Fatal(err)
 	}
 	go s.Start()
-	if !s.ReadyForConnections(10 * time.Second) {
+	if !s.ReadyForConnections(embeddedtest.Timeout) {
 		t.Fatal("the server did not start")
 	}
-	nc, err := nats.Connect(s.ClientURL())
+	nc, err := nats.Connect(s.ClientURL(), nats.Timeout(embeddedtest.Timeout))
 	if err != nil {
 		t.Fatal(err)
 	}
