@@ -162,7 +162,7 @@ func TestReplayEndsWithoutBroker(t *testing.T) {
 	fill(t, broker.URL(), 1, 300)
 	js := embeddedtest.Connect(t, broker.URL())
 	createTarget(t, js, jetstream.FileStorage, "AGAIN", "again.>")
-	cmd := command(broker.URL(), "replay", "--to-subject", "again.>", "--rate", "100")
+	cmd := command(broker.URL(), "replay", "--to-subject", "again.>", "--rate", "10") // slow, so that the end is far
 	var log embeddedtest.Log
 	cmd.Stderr = &log
 	if err := cmd.Start(); err != nil {
