@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -266,20 +267,32 @@ func (d *Disk) attached() bool {
 	})
 }
 
-// guard starts a process that unmounts everything when this process dies.
+// guard starts a process that unmounts everything when this process dies. A thread of
+// this process may then wait for the disk, so that /dev/fuse stays open and nothing ends
+// that wait: a sync of any process on the machine would hang. Unmounting by force ends it.
 func (d *Disk) guard() {
 	d.t.Helper()
-	shell := exec.Command("sh", "-c", `cat; umount -l "$1"; umount -l "$2"`, "faultdisk", d.Dir, d.fuse)
+	// A process with such a thread has SIGKILL pending, or is a zombie.
+	const script = `
+		dying() {
+			while read -r name value; do
+				case "$name $value" in
+					"State: "[ZX]* | "SigPnd: "*[13579bdf]??) return 0 ;;
+				esac
+			done </proc/"$1"/status || return 0
+			return 1
+		}
+		until dying "$3"; do sleep 1; done
+		umount -c -f "$2"
+		umount -c -l "$1"
+		umount -c -l "$2"`
+	shell := exec.Command("sh", "-c", script, "faultdisk", d.Dir, d.fuse, strconv.Itoa(os.Getpid()))
 	shell.SysProcAttr = &unix.SysProcAttr{Setsid: true}
-	alive, err := shell.StdinPipe()
-	if err != nil {
-		d.t.Fatal(err)
-	}
 	if err := shell.Start(); err != nil {
 		d.t.Fatal(err)
 	}
-	d.t.Cleanup(func() {
-		_ = alive.Close()
-		_ = shell.Wait() // it fails, since everything is unmounted
+	d.t.Cleanup(func() { // everything is unmounted
+		_ = unix.Kill(-shell.Process.Pid, unix.SIGKILL)
+		_ = shell.Wait()
 	})
 }

@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -203,10 +204,21 @@ func TestCutReorders(t *testing.T) {
 	}
 }
 
-// A disk is removed when its process dies.
+// A disk is removed when its process dies, even if threads wait for it.
 func TestGuard(t *testing.T) {
 	if dir := os.Getenv("FAULTDISK_DIE_IN"); dir != "" {
-		faultdisk.New(t, faultdisk.Ext4)
+		d := faultdisk.New(t, faultdisk.Ext4)
+		var syncs atomic.Int64
+		for range 8 {
+			go func() {
+				for file := create(t, d); ; syncs.Add(1) {
+					_ = write(t, file, make([]byte, 64<<10))
+				}
+			}()
+		}
+		for syncs.Load() < 100 {
+			time.Sleep(time.Millisecond)
+		}
 		os.Exit(3)
 	}
 	t.Parallel()
