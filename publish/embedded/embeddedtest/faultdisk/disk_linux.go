@@ -212,6 +212,7 @@ func (d *Disk) serve() {
 		if err := d.unmount(); err != nil {
 			d.t.Error(err)
 			_ = unix.Unmount(d.Dir, unix.MNT_DETACH)
+			_ = unix.Unmount(d.fuse, unix.MNT_FORCE) // ends the server, although a loop device has the image
 		}
 		if err := unix.Unmount(d.fuse, unix.MNT_DETACH); err != nil {
 			d.t.Errorf("unmounting %s: %v", d.fuse, err)
