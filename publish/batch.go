@@ -134,7 +134,7 @@ func (b *batch) commit() (last uint64, err error) {
 	if ack.BatchID != b.id || ack.BatchSize != uint64(size) {
 		return 0, fmt.Errorf("%w: %d messages of %s, want %d of %s", jetstreamext.ErrInvalidBatchAck, ack.BatchSize, ack.BatchID, size, b.id)
 	}
-	return ack.Sequence, nil
+	return ack.Sequence, b.c.p.durable(false)
 }
 
 // number makes a message the nth of the batch.

@@ -38,9 +38,9 @@ type Config struct {
 	// MayCreate, if not nil, is called before the Publisher creates a stream that the
 	// broker does not know. It returns an error if that would lose stored messages.
 	MayCreate func(stream string) error
-	// Durable, if not nil, is called before a message is confirmed. It returns an error
-	// if a message that the broker has acknowledged or, for a duplicate, that it knows
-	// may not be on its disk. Calls can be concurrent.
+	// Durable, if not nil, is called before messages are confirmed: once for those of a
+	// batch. It returns an error if a message that the broker has acknowledged or, for a
+	// duplicate, that it knows may not be on its disk. Calls can be concurrent.
 	Durable func(duplicate bool) error
 	// Ready, if not nil, is called every second. It returns an error if the broker
 	// cannot store messages, which it may not report by itself: those in flight fail

@@ -147,9 +147,9 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 			return schema.Receipt{}, &Error{"refused", err}
 		}
 	}
-	if p.notReady.Load() && p.cfg.Durable != nil {
-		if err := p.cfg.Durable(true); err != nil { // there would be no answer
-			return schema.Receipt{}, classify(&unwritableError{err})
+	if p.notReady.Load() {
+		if err := p.durable(true); err != nil { // there would be no answer
+			return schema.Receipt{}, classify(err)
 		}
 	}
 	began := p.marks.begin(m.Kind)
@@ -159,11 +159,6 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 			err = cause
 		}
 		return schema.Receipt{}, p.failed(err)
-	}
-	if p.cfg.Durable != nil {
-		if err := p.cfg.Durable(receipt.Duplicate); err != nil {
-			return schema.Receipt{}, &Error{"no_answer", fmt.Errorf("message is not confirmed: %w", err)}
-		}
 	}
 	p.lastFailure.Store(nil)
 	p.marks.ack(m.Kind, receipt, began)
@@ -191,6 +186,19 @@ func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 	return &nats.Msg{Subject: m.Subject(p.cfg.Subject), Header: header, Data: m.Data}
 }
 
+// durable returns an error if a message that the broker has acknowledged or, for a
+// duplicate, that it knows may not be on its disk. Each answer by which messages are
+// confirmed is followed by one call: a batch has one answer.
+func (p *Publisher) durable(duplicate bool) error {
+	if p.cfg.Durable == nil {
+		return nil
+	}
+	if err := p.cfg.Durable(duplicate); err != nil {
+		return &unwritableError{err}
+	}
+	return nil
+}
+
 // attempt publishes a message once. It implements the exactly-once rule.
 func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg) (schema.Receipt, error) {
 	stream := p.streams[kind]
@@ -201,13 +209,13 @@ func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg
 		if err := p.checkAck(name, ack.Stream, ack.Domain); err != nil {
 			return schema.Receipt{}, err
 		}
-		return schema.Receipt{Stream: name, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+		return schema.Receipt{Stream: name, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, p.durable(ack.Duplicate)
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
 		// The broker reports that the subject has a message. Look it up to be sure.
 		first, err := stream.GetLastMsgForSubject(ctx, msg.Subject)
 		if err == nil {
-			return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true}, nil
+			return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true}, p.durable(true)
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) { // else on a replica that lags
 			return schema.Receipt{}, fmt.Errorf("confirming a duplicate: %w", err)

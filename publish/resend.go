@@ -81,7 +81,7 @@ func (c *committer) resolveFromDedupeWindow(e *entry) bool {
 	if err != nil || !ack.Duplicate || c.p.checkAck(c.stream(), ack.Stream, ack.Domain) != nil {
 		return false
 	}
-	c.finish(e, schema.Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: true}, nil)
+	c.finish(e, schema.Receipt{Stream: ack.Stream, Sequence: ack.Sequence, Duplicate: true}, c.p.durable(true))
 	return true
 }
 
