@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -64,7 +63,8 @@ func isEmpty(value jsontext.Value) bool {
 // toLower returns a string in lower case. A string that has no upper-case
 // letters keeps its bytes, escapes included.
 func toLower(value jsontext.Value) (jsontext.Value, string) {
-	if isLower(value) {
+	switch string(value) {
+	case `"assistant"`, `"user"`: // the usual ones
 		return value, ""
 	}
 	s := string(unquote(value))
@@ -72,17 +72,6 @@ func toLower(value jsontext.Value) (jsontext.Value, string) {
 		return quote(lower), ""
 	}
 	return value, ""
-}
-
-// isLower reports whether a JSON string is plain ASCII without escapes and
-// upper-case letters, which is the usual case.
-func isLower(value jsontext.Value) bool {
-	for _, c := range value {
-		if 'A' <= c && c <= 'Z' || c == '\\' || c >= utf8.RuneSelf {
-			return false
-		}
-	}
-	return true
 }
 
 func toUTC(value jsontext.Value) (jsontext.Value, string) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -23,8 +24,22 @@ import (
 //     this order, that cannot be accepted ends it.
 //
 // The caller owns the body, which is never written to, and the event, which does
-// not refer to the body. Nothing else outlives a call, and nothing is shared.
+// not refer to the body. Only the buffers of a pooled writer outlive a call.
 func parse(body []byte) (parsed, error) {
+	if len(body) > maxPooled {
+		return new(writer).parse(body)
+	}
+	w := writers.Get().(*writer)
+	defer writers.Put(w)
+	p, err := w.parse(body)
+	if err == nil {
+		w.buffer, p.Data = p.Data, bytes.Clone(p.Data)
+	}
+	return p, err
+}
+
+// parse is parse with w, whose buffer the event takes.
+func (w *writer) parse(body []byte) (parsed, error) {
 	root, problem := check(body)
 	if problem != nil {
 		return parsed{}, problem
@@ -33,16 +48,17 @@ func parse(body []byte) (parsed, error) {
 	if problem != nil {
 		return parsed{}, problem
 	}
-	w := writer{parsed: parsed{eventType: t}, limit: len(body) + MaxGrowth, places: make([]int, 0, 32)}
-	data, problem := w.object(make([]byte, 0, len(body)+512), &cursor{json: root}, t.fields)
+	w.parsed, w.limit, w.places = parsed{Event: Event{Type: t.name}, eventType: t}, len(body)+MaxGrowth, w.places[:0]
+	data, problem := w.object(slices.Grow(w.buffer[:0], len(body)+512), &cursor{json: root}, t.fields)
 	if problem == nil && len(data) > w.limit {
 		problem = tooLong()
 	}
 	if problem != nil {
 		return parsed{}, problem
 	}
-	w.Type, w.Data = t.name, data
-	return w.parsed, nil
+	p := w.parsed
+	p.Data = data
+	return p, nil
 }
 
 // A parsed event is what parse returns.
@@ -101,15 +117,22 @@ func malformed(body []byte) *Error {
 	return e
 }
 
-// A writer writes the canonical form of one body.
+// A writer writes the canonical form of one body at a time.
 type writer struct {
-	parsed     // what is known of the event so far
-	limit  int // the longest canonical form of this body, in bytes
+	parsed        // what is known of the event so far
+	limit  int    // the longest canonical form of this body, in bytes
+	buffer []byte // for the canonical form
 	// places is a stack. For each object that is being read it has one element for
 	// each field, the position of its value, and one for each unknown member, the
 	// position of its name.
 	places []int
 }
+
+// writers pools the writers of bodies of up to maxPooled bytes for the sake of their
+// buffers: how long an event is shows only when it has been written.
+var writers = sync.Pool{New: func() any { return new(writer) }}
+
+const maxPooled = 64 << 10
 
 // tooLong refuses a value whose canonical form would not fit where the body
 // does: the defaults of fields that it lacks are longer than MaxGrowth.
