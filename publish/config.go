@@ -18,6 +18,9 @@ type Config struct {
 	// Options are added to the options of the connection, for example for
 	// credentials and TLS. They may be empty.
 	Options []nats.Option
+	// Explain, if not nil, returns an error that wraps one of a connection that was not
+	// established, and explains it to an operator.
+	Explain func(error) error
 
 	Stream       string        // name of the event stream; those of the other streams derive from it
 	Subject      string        // first token of the events' subjects

@@ -65,7 +65,9 @@ func (p *Publisher) open(ctx context.Context) error {
 				log.Warn("broker connection lost", "error", err)
 			}
 		}),
+		nats.ReconnectErrHandler(func(_ *nats.Conn, err error) { p.dialError.Store(&err) }),
 		nats.ReconnectHandler(func(nc *nats.Conn) {
+			p.dialError.Store(nil)
 			log.Info("broker connection is back", "broker", nc.ConnectedAddr())
 		}),
 		nats.ClosedHandler(func(nc *nats.Conn) {
@@ -89,7 +91,7 @@ func (p *Publisher) open(ctx context.Context) error {
 
 	var err error
 	if p.nc, err = nats.Connect(p.cfg.URL, options...); err != nil {
-		return fmt.Errorf("connecting to the broker at %s: %w", Addresses(cmp.Or(p.cfg.URL, "nats://in-process")), err)
+		return p.cfg.Explain(err)
 	}
 	p.metrics.conn.Store(p.nc)
 	if p.js, err = jetstream.New(p.nc); err != nil {
@@ -123,6 +125,15 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 	var err error
 	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)
 	return err
+}
+
+// disconnected returns an error that explains why there is no connection.
+func (p *Publisher) disconnected() error {
+	err := p.nc.LastError() // of the last handshake; nil if the address could not be dialled
+	if dial := p.dialError.Load(); err == nil && dial != nil {
+		err = *dial
+	}
+	return p.cfg.Explain(cmp.Or(err, nats.ErrNoServers))
 }
 
 // IsAuthError reports whether the broker has rejected the credentials.

@@ -69,24 +69,25 @@ func (p *Publisher) Ready() error {
 
 // repeat calls task every second until ctx is done, in a goroutine that Close awaits.
 // While task fails, the pause between two calls grows up to a limit: the broker may deny
-// a request, and logs every denial. repeat logs changes of the error.
+// a request, and logs every denial. repeat logs each error once until task succeeds.
 func (p *Publisher) repeat(ctx context.Context, limit time.Duration, level slog.Level, failed string, task func(context.Context) error) {
 	p.stopped.Go(func() {
-		logged := ""
+		logged := make(map[string]bool)
 		for pause := checkInterval; sleep(ctx, pause) == nil; {
 			err := task(ctx)
 			if ctx.Err() != nil {
 				return
 			}
 			if err == nil {
-				if logged != "" {
+				if len(logged) > 0 {
 					p.cfg.Logger.Log(ctx, min(level, slog.LevelInfo), failed+": resolved")
 				}
-				pause, logged = checkInterval, ""
+				pause = checkInterval
+				clear(logged)
 				continue
 			}
-			if pause = min(2*pause, limit); err.Error() != logged {
-				logged = err.Error()
+			if pause = min(2*pause, limit); !logged[err.Error()] {
+				logged[err.Error()] = true
 				p.cfg.Logger.Log(ctx, level, failed, "error", err)
 			}
 		}
@@ -155,7 +156,7 @@ func (p *Publisher) checkBroker() {
 // stored, or nil.
 func (p *Publisher) check(ctx context.Context) (problem error) {
 	if !p.nc.IsConnected() {
-		return errors.New("no connection to the broker")
+		return p.disconnected()
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,8 +37,9 @@ type Publisher struct {
 	lastStored   [2]atomic.Int64 // by Kind, when a message was last stored, in milliseconds of Unix time
 	marks        *marks
 	metrics      *metrics
-	denied       sync.Map      // permission violations that were logged; see deniedSubject
-	closed       chan struct{} // closed by a goroutine of the connection
+	dialError    atomic.Pointer[error] // to why the broker could not be dialled again; nil while there is a connection
+	denied       sync.Map              // permission violations that were logged; see deniedSubject
+	closed       chan struct{}         // closed by a goroutine of the connection
 	stop         context.CancelFunc
 	stopped      sync.WaitGroup
 }
@@ -55,6 +57,11 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	}
 	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
 		cfg.Logger.Warn("duplicate window is shortened to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
+	}
+	if cfg.Explain == nil {
+		cfg.Explain = func(err error) error {
+			return fmt.Errorf("no connection to the broker at %s: %w", Addresses(cmp.Or(cfg.URL, "nats://in-process")), err)
+		}
 	}
 	p := &Publisher{cfg: cfg, marks: openMarks(cfg.MarksDir, cfg.Stream, cfg.Logger)}
 	for kind := range p.committers {

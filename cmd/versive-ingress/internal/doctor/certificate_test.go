@@ -83,9 +83,5 @@ func (a *certificateAuthority) issue(t *testing.T, change func(*x509.Certificate
 // file writes the certificate of the authority, and returns the file.
 func (a *certificateAuthority) file(t *testing.T) string {
 	t.Helper()
-	file := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return file
+	return writeFile(t, "ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.certificate.Raw}))
 }

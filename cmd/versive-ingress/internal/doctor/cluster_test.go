@@ -51,7 +51,8 @@ func TestRunOnCluster(t *testing.T) {
 				return false
 			}
 		}
-		return readyz(t, s) == http.StatusOK
+		status, _ := readyz(t, s)
+		return status == http.StatusOK
 	})
 	requireFindings(t, newDoctor(s), "warning replica_behind: nats server report jetstream", "warning replica_behind: nats server report jetstream")
 }

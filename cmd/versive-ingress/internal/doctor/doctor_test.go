@@ -204,48 +204,6 @@ func TestRunOnBrokers(t *testing.T) {
 		doctor func(*testing.T) *doctor.Config
 		want   []string
 	}{
-		"away": {
-			func(*testing.T) *doctor.Config { return external("nats://user:pa55word@127.0.0.1:1") },
-			[]string{"unknown broker_unreachable: nats --server 'nats://127.0.0.1:1' server check connection"},
-		},
-		"with users": {
-			func(t *testing.T) *doctor.Config {
-				return external(startServer(t, func(o *natsserver.Options) { o.Username, o.Password = "user", "pa55word" }).ClientURL())
-			},
-			[]string{"problem broker_refuses: export INGRESS_NATS_CREDS="},
-		},
-		"of another authority": {
-			func(t *testing.T) *doctor.Config {
-				return external(startTLS(t, newCertificateAuthority(t), false).ClientURL())
-			},
-			[]string{"problem broker_untrusted: export INGRESS_NATS_CA="},
-		},
-		"that wants a certificate": {
-			func(t *testing.T) *doctor.Config {
-				a := newCertificateAuthority(t)
-				d := external(startTLS(t, a, true).ClientURL())
-				d.Settings.NATSCA = a.file(t)
-				return d
-			},
-			[]string{"problem broker_wants_certificate: export INGRESS_NATS_CERT="},
-		},
-		"that wants a certificate, and closes without an alert": {
-			func(t *testing.T) *doctor.Config {
-				a := newCertificateAuthority(t)
-				d := external("nats://" + startCut(t, a))
-				d.Settings.NATSCA = a.file(t)
-				return d
-			},
-			[]string{"problem broker_wants_certificate: export INGRESS_NATS_CERT="},
-		},
-		"without TLS": {
-			func(t *testing.T) *doctor.Config {
-				d := external(sys.BrokerURL())
-				d.Settings.NATSCA, _ = newCertificateAuthority(t).issue(t, func(*x509.Certificate) {})
-				return d
-			},
-			[]string{"problem broker_without_tls: unset INGRESS_NATS_CA"},
-		},
 		"without JetStream": {
 			func(t *testing.T) *doctor.Config {
 				return external(startServer(t, func(o *natsserver.Options) { o.JetStream = false }).ClientURL())

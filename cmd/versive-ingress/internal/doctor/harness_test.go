@@ -4,9 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -79,14 +76,18 @@ func post(t *testing.T, s config.Settings) {
 	}
 }
 
-func readyz(t *testing.T, s config.Settings) int {
+func readyz(t *testing.T, s config.Settings) (status int, text string) {
 	t.Helper()
 	response, err := sender.Client.Get("http://" + s.AdminListen + "/readyz")
 	if err != nil {
 		t.Fatal(err)
 	}
-	response.Body.Close()
-	return response.StatusCode
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, string(body)
 }
 
 // stored returns the ids of a kind of message.
@@ -263,20 +264,6 @@ func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Ser
 	return s
 }
 
-// startTLS starts a nats-server with a certificate of an authority. With verify, it
-// wants one of its clients.
-func startTLS(t *testing.T, a *certificateAuthority, verify bool) *natsserver.Server {
-	t.Helper()
-	cert, key := a.issue(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
-	return startServer(t, func(o *natsserver.Options) {
-		var err error
-		if o.TLSConfig, err = natsserver.GenTLSConfig(&natsserver.TLSConfigOpts{CertFile: cert, KeyFile: key, Verify: verify}); err != nil {
-			t.Fatal(err)
-		}
-		o.TLS, o.TLSVerify, o.TLSTimeout = true, verify, 10
-	})
-}
-
 // startOlder puts itself before a broker and has it say that it is an old one.
 func startOlder(t *testing.T, broker string) (address string) {
 	t.Helper()
@@ -296,29 +283,6 @@ func startOlder(t *testing.T, broker string) (address string) {
 				return
 			}
 		}
-	})
-}
-
-// startCut starts a broker that requests a certificate and resets the connection
-// instead of sending an alert. It returns the address.
-func startCut(t *testing.T, a *certificateAuthority) string {
-	t.Helper()
-	file, key := a.issue(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(127, 0, 0, 1)} })
-	pair, err := tls.LoadX509KeyPair(file, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serveTCP(t, func(conn *net.TCPConn) {
-		_, _ = io.WriteString(conn, `INFO {"server_id":"cut","version":"2.15.2","max_payload":9437184,"tls_required":true}`+"\r\n")
-		_ = tls.Server(conn, &tls.Config{
-			Certificates: []tls.Certificate{pair},
-			ClientAuth:   tls.RequestClientCert,
-			VerifyConnection: func(tls.ConnectionState) error {
-				_ = conn.SetLinger(0)
-				conn.Close()
-				return errors.New("no certificate")
-			},
-		}).Handshake()
 	})
 }
 

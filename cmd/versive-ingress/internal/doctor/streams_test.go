@@ -185,7 +185,7 @@ func TestRunOnIngress(t *testing.T) {
 	if _, err := js.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	embeddedtest.Await(t, "readyz 503", func() bool { return readyz(t, s) == http.StatusServiceUnavailable })
+	embeddedtest.Await(t, "readyz 503", func() bool { status, _ := readyz(t, s); return status == http.StatusServiceUnavailable })
 	d := newDoctor(s)
 	d.Probe = true
 	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: curl -i")

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
@@ -42,8 +41,8 @@ func (s *Server) checkIdentity() error {
 		return nil
 	}
 	nc, err := nats.Connect(s.broker.URL(), s.credentials.Option)
-	if errors.Is(err, nats.ErrAuthorization) {
-		return fmt.Errorf("INGRESS_NATS_CONFIG: the broker does not accept the ingress as one of its users (%w); set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS", err)
+	if publish.IsAuthError(err) {
+		return fmt.Errorf("INGRESS_NATS_CONFIG: %w", s.credentials.Explain(err))
 	}
 	if err == nil { // other errors, of TLS for example, do not matter in-process
 		nc.Close()
@@ -55,6 +54,7 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 	cfg := s.settings.Streams()
 	cfg.URL = s.settings.NATSURL
 	cfg.Options = []nats.Option{s.credentials.Option}
+	cfg.Explain = s.credentials.Explain
 	cfg.Timeout = s.settings.PublishTimeout
 	cfg.Mode = publish.Mode(s.settings.PublishMode)
 	cfg.Logger, cfg.Metrics = s.log, s.metrics
