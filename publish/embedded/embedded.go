@@ -230,26 +230,28 @@ func listen(o *server.Options, address string) error {
 }
 
 // checkListeners returns an error if a listener is reachable from other machines and
-// accepts connections without authorization. The users of clients do not apply to the
-// routes of a cluster and to gateways, and apply to leaf nodes unless those have their own.
+// accepts connections without authorization. The users of clients do not apply to
+// routes and gateways, nor to what is for diagnosis. They apply to WebSocket, MQTT and
+// leaf nodes unless those have their own.
 func checkListeners(o *server.Options) error {
-	users := hasAuthorization(o)
-	leaf := &o.LeafNode
+	users, leaf, ws, mqtt := hasUsers(o), &o.LeafNode, &o.Websocket, &o.MQTT
 	for _, l := range []struct {
-		host       string
+		name, host string
 		enabled    bool
 		authorized bool
 		remedy     string
 	}{
-		{o.Host, true, users, "users"},
-		{o.Websocket.Host, o.Websocket.Port != 0, users, "users"},
-		{o.MQTT.Host, o.MQTT.Port != 0, users, "users"},
-		{leaf.Host, leaf.Port != 0, users || leaf.Username != "" || leaf.Nkey != "" || len(leaf.Users) > 0, "users"},
-		{o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || o.Cluster.TLSConfig != nil, "authorization or tls in cluster { … }"},
-		{o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || o.Gateway.TLSConfig != nil, "authorization or tls in gateway { … }"}, // TLS verifies certificates in both
+		{"the listener for clients", o.Host, true, users || o.NoAuthUser == "" && o.TLSMap, "listen on 127.0.0.1, or configure users in a NATS configuration file"},
+		{"websocket", ws.Host, ws.Port != 0, ws.NoAuthUser == "" && (users || ws.Username != "" || ws.Token != "" || ws.TLSMap), "listen on 127.0.0.1, or configure users, and no no_auth_user"},
+		{"mqtt", mqtt.Host, mqtt.Port != 0, mqtt.NoAuthUser == "" && (users || mqtt.Username != "" || mqtt.Token != "" || mqtt.TLSMap), "listen on 127.0.0.1, or configure users, and no no_auth_user"},
+		{"leafnodes", leaf.Host, leaf.Port != 0, users || leaf.Username != "" || leaf.Nkey != "" || len(leaf.Users) > 0, "listen on 127.0.0.1, or configure users"},
+		{"cluster", o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || o.Cluster.TLSConfig != nil, "listen on 127.0.0.1, or configure authorization or tls in cluster { … }"}, // TLS verifies certificates in both
+		{"gateway", o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || o.Gateway.TLSConfig != nil, "listen on 127.0.0.1, or configure authorization or tls in gateway { … }"},
+		{"the monitoring port", cmp.Or(o.HTTPHost, o.Host), o.HTTPPort != 0 || o.HTTPSPort != 0, false, `set http: "127.0.0.1:8222"`},
+		{"the profiling port", o.Host, o.ProfPort != 0, false, "remove prof_port"},
 	} {
 		if l.enabled && !l.authorized && !isLoopback(l.host) {
-			return fmt.Errorf("listening on %q without authorization would let anyone on the network read interviews and write events; listen on 127.0.0.1, or configure %s in a NATS configuration file", l.host, l.remedy)
+			return fmt.Errorf("%s: listening on %q without authorization would let anyone on the network read interviews or their ids, and possibly write events; %s", l.name, l.host, l.remedy)
 		}
 	}
 	return nil
@@ -262,9 +264,10 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-func hasAuthorization(o *server.Options) bool {
+// hasUsers reports whether every client must be one of the users.
+func hasUsers(o *server.Options) bool {
 	return o.NoAuthUser == "" && (o.Username != "" || o.Authorization != "" || len(o.Users) > 0 || len(o.Nkeys) > 0 ||
-		len(o.TrustedOperators) > 0 || o.AuthCallout != nil || o.TLSMap)
+		len(o.TrustedOperators) > 0 || o.AuthCallout != nil)
 }
 
 // current returns the current server. While none is running, it is the last one.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -148,6 +149,10 @@ func TestStartFails(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	cert, key := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=test", "-out", cert, "-keyout", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
 	for _, test := range []struct {
 		name string
 		cfg  embedded.Config
@@ -177,6 +182,28 @@ func TestStartFails(t *testing.T) {
 		{"an open port for gateways", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
 			gateway { name: g, listen: "0.0.0.0:-1" }`)}, "authorization or tls in gateway"},
+		{"an open port for MQTT", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			mqtt { listen: "0.0.0.0:-1" }`)}, "mqtt: listening"},
+		{"a default user of WebSockets", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			authorization { users: [{user: anyone, password: x}] }
+			websocket { listen: "0.0.0.0:-1", no_tls: true, no_auth_user: anyone }`)}, "no no_auth_user"},
+		{"an open WebSocket beside clients with certificates", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			tls { cert_file: "`+cert+`", key_file: "`+key+`", ca_file: "`+cert+`", verify_and_map: true }
+			websocket { listen: "0.0.0.0:-1", no_tls: true }`)}, "websocket: listening"},
+		{"an open monitoring port", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			http: "0.0.0.0:-1"`)}, `set http: "127.0.0.1:8222"`},
+		{"a monitoring port beside clients with users", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "0.0.0.0:-1"
+			authorization { users: [{user: reader, password: x}] }
+			http_port: -1`)}, `set http: "127.0.0.1:8222"`},
+		{"an open profiling port", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "0.0.0.0:-1"
+			authorization { users: [{user: reader, password: x}] }
+			prof_port: 65432`)}, "remove prof_port"},
 		{"a default user", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "0.0.0.0:-1"
 			no_auth_user: anyone
