@@ -14,9 +14,9 @@ import (
 )
 
 // launchOnPipe starts an ingress that logs to writer.
-func launchOnPipe(t *testing.T, s config.Settings, writer *os.File) *exec.Cmd {
+func launchOnPipe(t *testing.T, s config.Settings, writer *os.File, flags ...string) *exec.Cmd {
 	t.Helper()
-	cmd := exec.Command("versive-ingress", "serve")
+	cmd := exec.Command("versive-ingress", append([]string{"serve"}, flags...)...)
 	cmd.Stderr = writer
 	cmd.Env = append(cmd.Environ(), environment(s)...)
 	startProcess(t, cmd)
@@ -80,18 +80,28 @@ func TestErrorIsNotRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close()
-	s := newSettings(t)
-	s.Listen = taken.Addr().String()
-	_, writer := newPipe(t)
-	if err := writer.SetWriteDeadline(time.Now().Add(time.Second)); err != nil {
-		t.Fatal(err)
-	}
-	for err == nil { // until the pipe is full
-		_, err = writer.Write(make([]byte, 4<<10))
-	}
-	cmd := launchOnPipe(t, s, writer)
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 {
-		t.Errorf("ended with %v", err)
+	t.Cleanup(func() { taken.Close() })
+	for name, test := range map[string]struct {
+		change func(*config.Settings)
+		flags  []string
+	}{
+		"address in use": {func(s *config.Settings) { s.Listen = taken.Addr().String() }, nil},
+		"wrong setting":  {func(s *config.Settings) { s.Path = "no-path" }, nil},
+		"wrong flag":     {func(*config.Settings) {}, []string{"--bogus"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSettings(t)
+			test.change(&s)
+			_, writer := newPipe(t)
+			err := writer.SetWriteDeadline(time.Now().Add(time.Second))
+			for err == nil { // until the pipe is full
+				_, err = writer.Write(make([]byte, 4<<10))
+			}
+			cmd := launchOnPipe(t, s, writer, test.flags...)
+			if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != 1 {
+				t.Errorf("ended with %v", err)
+			}
+		})
 	}
 }

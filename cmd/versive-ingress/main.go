@@ -13,14 +13,20 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/server"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program immediately
-	err := rootCommand().ExecuteContext(ctx)
+	cmd, err := rootCommand().ExecuteContextC(ctx)
 	stop()
 	if err != nil {
+		if cmd.Name() == "serve" { // nothing may read the error, and a supervisor restarts only what has ended
+			time.AfterFunc(server.FlushTimeout, func() { os.Exit(exitCode(err)) })
+		}
 		fmt.Fprintln(os.Stderr, "versive-ingress:", err)
 		os.Exit(exitCode(err))
 	}

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -44,7 +43,6 @@ EXIT STATUS
 			cfg.LogDropped = log.Dropped
 			err = server.Run(cmd.Context(), cfg)
 			log.Close()
-			time.AfterFunc(server.FlushTimeout, func() { os.Exit(1) }) // main waits for the reader of an error
 			return err
 		},
 	}
