@@ -38,6 +38,10 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
+// storeTimeout bounds how long the publisher and the embedded broker take to stop. The
+// process must end before its supervisor kills it.
+const storeTimeout = 10 * time.Second
+
 // readyInterval is the time between two looks at whether the ingress has become ready.
 const readyInterval = 100 * time.Millisecond
 
@@ -181,8 +185,8 @@ func (s *Server) Wait(ctx context.Context) error {
 	return err
 }
 
-// Stop shuts the ingress down without INGRESS_DRAIN_DELAY, and returns when
-// everything has ended. Further calls do nothing.
+// Stop shuts the ingress down without INGRESS_DRAIN_DELAY, and returns when everything
+// has ended, or the store does not stop within storeTimeout. Further calls do nothing.
 func (s *Server) Stop() {
 	if h := s.handler.Load(); h != nil {
 		h.Drain()
@@ -195,12 +199,21 @@ func (s *Server) Stop() {
 		s.webhook.Close()
 	}
 	s.stopBackground()
-	s.tasks.Wait()
-	if s.publisher != nil {
-		s.publisher.Close()
-	}
-	if s.broker != nil {
-		s.broker.Stop()
+	stopped := make(chan struct{})
+	go func() {
+		defer close(stopped)
+		s.tasks.Wait()
+		if s.publisher != nil {
+			s.publisher.Close()
+		}
+		if s.broker != nil {
+			s.broker.Stop()
+		}
+	}()
+	select {
+	case <-stopped:
+	case <-time.After(storeTimeout): // the broker still has the lock of its store, until the process ends
+		s.log.Error("the store does not stop, as on a disk that hangs; ending without it: what was answered 2xx is on the disk", "waited", storeTimeout)
 	}
 	s.stopTracing()
 	s.admin.Close()
