@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"versive-ingress/publish/access"
 	"versive-ingress/schema"
 )
 
@@ -126,7 +127,7 @@ func Acknowledge(dir string, losses []Loss, unreadable map[string]schema.Sequenc
 func readJSON(file string, v any) error {
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return err
+		return access.Explain(err, filepath.Dir(file))
 	}
 	if err := json.Unmarshal(text, v); err != nil {
 		return fmt.Errorf("%s: %w", file, err)
@@ -139,7 +140,7 @@ func writeFile(file string, text []byte) error {
 	next := file + ".tmp"
 	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return access.Explain(err, filepath.Dir(file))
 	}
 	_, err = f.Write(append(text, '\n'))
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {

@@ -2,7 +2,6 @@ package embedded
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -10,11 +9,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
 	"golang.org/x/sys/unix"
+
+	"versive-ingress/publish/access"
 )
 
 // nats-server skips a stream that it cannot read at the start, with a warning, and
@@ -55,13 +55,14 @@ func (b *Broker) prepare(store string, options *server.Options) error {
 // and directory of the store.
 func checkAccess(store string) error {
 	var first error // of the failed files
-	var path string // of that file
 	var failed int
 	err := walk(store, func(p string, d fs.DirEntry, err error) error {
 		switch {
 		case err != nil:
 		case d.IsDir():
-			err = unix.Faccessat(unix.AT_FDCWD, p, unix.R_OK|unix.W_OK|unix.X_OK, unix.AT_EACCESS)
+			if err = unix.Faccessat(unix.AT_FDCWD, p, unix.R_OK|unix.W_OK|unix.X_OK, unix.AT_EACCESS); err != nil {
+				err = &fs.PathError{Op: "open", Path: p, Err: err}
+			}
 		case d.Type().IsRegular():
 			var f *os.File
 			if f, err = os.OpenFile(p, os.O_RDWR, 0); err == nil {
@@ -72,7 +73,7 @@ func checkAccess(store string) error {
 			return nil
 		}
 		if failed++; first == nil {
-			first, path = err, p
+			first = err
 		}
 		if d != nil && d.IsDir() {
 			return fs.SkipDir
@@ -82,35 +83,7 @@ func checkAccess(store string) error {
 	if first == nil {
 		return err
 	}
-	return fmt.Errorf("%w; files with this problem: %d; nothing was changed", accessError(filepath.Dir(store), path, first), failed)
-}
-
-// accessError returns an error that explains why a file below the data directory
-// dir cannot be opened, and has the command that fixes it. The command applies to all
-// of dir, because the lock and the high-water marks have the owner of the store.
-func accessError(dir, path string, err error) error {
-	if pathError, ok := errors.AsType[*fs.PathError](err); ok {
-		err = pathError.Err
-	}
-	info, statErr := os.Lstat(path)
-	for path = filepath.Clean(path); errors.Is(statErr, fs.ErrPermission) && path != filepath.Clean(dir); {
-		path = filepath.Dir(path) // the nearest directory that can be examined
-		info, statErr = os.Lstat(path)
-	}
-	if statErr != nil {
-		return fmt.Errorf("%s cannot be read: %w", path, statErr)
-	}
-	uid, gid := os.Geteuid(), os.Getegid()
-	owner := info.Sys().(*syscall.Stat_t)
-	remedy := "check the kernel's log, the mount options and the output of lsattr"
-	if errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EPERM) {
-		remedy = "run: chmod -R u+rwX " + quote(dir)
-		if int(owner.Uid) != uid {
-			remedy = fmt.Sprintf("run as root: chown -R %d:%d %s", uid, gid, quote(dir))
-		}
-	}
-	return fmt.Errorf("%s cannot be opened for reading and writing: %w; it belongs to uid %d, gid %d and has mode %v, but this process has uid %d, gid %d; %s",
-		path, err, owner.Uid, owner.Gid, info.Mode(), uid, gid, remedy)
+	return fmt.Errorf("%w; files with this problem: %d; nothing was changed", access.Explain(first, filepath.Dir(store)), failed)
 }
 
 // quote quotes a path for a shell.

@@ -247,7 +247,7 @@ func obey(t *testing.T, err error, words string) {
 		t.Fatalf("want %q in the error: %v", words, err)
 	}
 	command, _, _ = strings.Cut(words+command, "; files with this problem")
-	shell(t, command)
+	shell(t, command) // as root, which needs no sudo
 }
 
 // Unreadable directories that do not belong to the store do not keep the broker

@@ -14,15 +14,20 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"versive-ingress/publish/access"
 )
 
 // DefaultListen is the default address for subscribers.
@@ -175,12 +180,18 @@ func awaitStart(ctx context.Context, s *server.Server, fatal <-chan error) error
 	return nil
 }
 
+// deniedFile matches an error of nats-server, which wraps no other.
+var deniedFile = regexp.MustCompile(`open (.+): permission denied`)
+
 // options merges the configuration file with c and with what this package requires.
 func (c Config) options() (*server.Options, error) {
 	o := &server.Options{}
 	if c.ConfigFile != "" {
 		var err error
 		if o, err = server.ProcessConfigFile(c.ConfigFile); err != nil {
+			if denied := deniedFile.FindStringSubmatch(err.Error()); denied != nil { // such as the key for TLS
+				err = access.Explain(&fs.PathError{Op: "open", Path: denied[1], Err: syscall.EACCES}, "")
+			}
 			return nil, fmt.Errorf("configuration file %s: %w", c.ConfigFile, err)
 		}
 		if o.StoreDir != "" && filepath.Clean(o.StoreDir) != filepath.Clean(c.Dir) {

@@ -6,6 +6,8 @@ import (
 	"io"
 	"os"
 	"syscall"
+
+	"versive-ingress/publish/access"
 )
 
 // ReadFile reads a file that a setting names. It returns an error unless the file is a
@@ -14,7 +16,7 @@ import (
 func ReadFile(name string) ([]byte, error) {
 	f, err := os.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a named pipe would wait for a writer
 	if err != nil {
-		return nil, err
+		return nil, access.Explain(err, "")
 	}
 	defer f.Close()
 	info, err := f.Stat()

@@ -36,7 +36,7 @@ func Audit(ctx context.Context, acknowledge bool, out, notes io.Writer) error {
 	case errors.Is(err, fs.ErrNotExist):
 		unknown = fmt.Sprintf("INGRESS_DATA_DIR=%s has no high-water marks; set it to that of the ingress", s.DataDir)
 	case err != nil:
-		return fmt.Errorf("reading the high-water marks, as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
+		return fmt.Errorf("reading the high-water marks, as the user of the ingress and with its INGRESS_DATA_DIR: %w", asOwner(err, "audit"))
 	}
 	unreadable, err := auditStreams(ctx, out)
 	if err != nil {
@@ -53,7 +53,7 @@ func Audit(ctx context.Context, acknowledge bool, out, notes io.Writer) error {
 	}
 	if acknowledge {
 		if err := publish.Acknowledge(s.DataDir, losses, unreadable); err != nil {
-			return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", err)
+			return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", asOwner(err, "audit --acknowledge"))
 		}
 		return nil
 	}

@@ -18,12 +18,13 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
+	"versive-ingress/publish/access"
 	"versive-ingress/publish/embedded"
 )
 
 func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	if err := cmp.Or(d.Settings.CheckBroker(), d.Settings.CheckFiles()); err != nil {
-		r.unanswered("the broker", err, "versive-ingress serve --help")
+		r.unanswered("the broker", err, remedyFor(err, "versive-ingress serve --help"))
 		return
 	}
 	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor") // later checks use it
@@ -36,7 +37,7 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 		return
 	}
 	if err != nil {
-		r.add(Problem, "credentials_unusable", err.Error(), "serve does not start with them", "versive-ingress serve --help")
+		r.add(Problem, "credentials_unusable", err.Error(), "serve does not start with them", remedyFor(err, "versive-ingress serve --help"))
 		return
 	}
 	d.broker = conn
@@ -145,7 +146,8 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	dir := d.Settings.DataDir
 	free, stored, err := embedded.Disk(dir)
 	if err != nil {
-		r.unanswered("the disk of "+dir, err, "df -h "+dir)
+		err = asOwner(access.Explain(err, dir), "doctor")
+		r.unanswered("the disk of "+dir, err, remedyFor(err, "df -h "+dir))
 		return
 	}
 	d.checkVolatile(r)

@@ -10,27 +10,39 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"versive-ingress/publish/access"
 )
 
 // checkAccess checks that this user can start an ingress on the data directory.
 func (d *doctor) checkAccess(r *Result) {
 	dir := d.Settings.DataDir
 	err := unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK)
-	info, statErr := os.Stat(dir)
 	if d.external() || err == nil || errors.Is(err, fs.ErrNotExist) { // serve creates it
 		return
 	}
-	owner := ""
-	if statErr == nil {
-		s := info.Sys().(*syscall.Stat_t)
-		owner = fmt.Sprintf(", which belongs to uid %d, gid %d and has mode %v", s.Uid, s.Gid, info.Mode())
+	if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
+		err = syscall.ENOTDIR
 	}
-	remedy := fmt.Sprintf("sudo chown -R %d:%d '%s'  # or run serve and doctor as its owner", os.Getuid(), os.Getgid(), dir)
-	if errors.Is(err, syscall.EROFS) {
-		remedy = fmt.Sprintf("sudo mount -o remount,rw \"$(findmnt -n -o TARGET --target '%s')\"", dir)
+	err = access.Explain(&fs.PathError{Op: "INGRESS_DATA_DIR", Path: dir, Err: err}, dir)
+	r.add(Problem, "data_dir", err.Error(), "serve does not start as this user", remedyFor(err, "ls -ld "+dir))
+}
+
+// remedyFor returns the remedy for an error of a file, and another for other errors.
+func remedyFor(err error, other string) string {
+	if denied, ok := errors.AsType[*access.Denied](err); ok {
+		return denied.Remedy
 	}
-	r.add(Problem, "data_dir", fmt.Sprintf("this process (uid %d, gid %d) cannot write INGRESS_DATA_DIR=%s%s: %v", os.Getuid(), os.Getgid(), dir, owner, err),
-		"serve does not start as this user", remedy)
+	return other
+}
+
+// asOwner returns an error of a file of the ingress, which may be running, with a
+// remedy that does not take the file from it.
+func asOwner(err error, command string) error {
+	if denied, ok := errors.AsType[*access.Denied](err); ok {
+		denied.Remedy = fmt.Sprintf("sudo -E -u '#%d' versive-ingress %s", denied.UID, command)
+	}
+	return err
 }
 
 // checkVolatile checks that the data directory outlives the machine's next start.

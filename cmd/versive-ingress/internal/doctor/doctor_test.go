@@ -106,7 +106,7 @@ func TestRunOnSettings(t *testing.T) {
 		"probe without answer": {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://user:pa55word@127.0.0.1:1/" }, []string{"problem probe_failed: curl -i http://user:xxxxx@127.0.0.1:1/"}},
 		"no ingress":           {func(d *doctor.Config) { d.Settings.AdminListen = "127.0.0.1:1" }, []string{"unknown no_ingress: versive-ingress serve"}},
 		"data directory of another": {func(d *doctor.Config) { d.Settings.AdminListen, d.Settings.DataDir = "127.0.0.1:1", file }, []string{
-			"unknown no_ingress: versive-ingress serve", "problem data_dir: sudo chown -R ", "unknown unanswered: df -h", "unknown unanswered: INGRESS_DATA_DIR",
+			"unknown no_ingress: versive-ingress serve", "problem data_dir: ls -ld ", "unknown unanswered: df -h", "unknown unanswered: INGRESS_DATA_DIR",
 		}},
 		"data directory in memory": {func(d *doctor.Config) { d.Settings.DataDir, d.Settings.MaxStore = "/dev/shm", 1 }, []string{"problem data_volatile: export INGRESS_DATA_DIR=/var/lib/versive-ingress", "unknown unanswered: INGRESS_DATA_DIR"}},
 		"no broker":                {func(d *doctor.Config) { d.Settings.NATSListen = "127.0.0.1:1" }, []string{"unknown broker_unreachable: versive-ingress serve"}},

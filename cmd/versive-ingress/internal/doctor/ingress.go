@@ -46,7 +46,7 @@ func (d *doctor) checkSettings(_ context.Context, r *Result) {
 		if name := settingName.FindString(err.Error()); name != "" {
 			remedy = fmt.Sprintf("unset %s  # or correct it: %s", name, remedy)
 		}
-		r.add(Problem, "settings", err.Error(), "serve does not start with it", remedy)
+		r.add(Problem, "settings", err.Error(), "serve does not start with it", remedyFor(err, remedy))
 	case s.MaxAge > 0 && s.MaxAge < senderSchedule:
 		r.add(Problem, "age_short", fmt.Sprintf("INGRESS_MAX_AGE is %s", s.MaxAge), retried, "export INGRESS_MAX_AGE=48h  # or longer; and restart")
 	case s.MaxBody > 0 && s.MaxBody < smallBody:
@@ -114,7 +114,7 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 	pair, err := config.ReadKeyPair(file, key)
 	if err != nil {
 		r.add(Problem, "certificate_unusable", fmt.Sprintf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %v", err), "serve does not start with them",
-			fmt.Sprintf("openssl x509 -noout -pubkey -in %s; openssl pkey -pubout -in %s  # both must print the same key", file, key))
+			remedyFor(err, fmt.Sprintf("openssl x509 -noout -pubkey -in %s; openssl pkey -pubout -in %s  # both must print the same key", file, key)))
 		return
 	}
 	leaf, now := pair.Leaf, d.Now()
@@ -162,7 +162,7 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 			remedy = fmt.Sprintf("ls -l %s  # it has one secret per line, from the endpoint's page", file)
 		}
 		r.Seen = "invalid"
-		r.add(Problem, "secret_invalid", err.Error(), "serve does not start without valid secrets", remedy)
+		r.add(Problem, "secret_invalid", err.Error(), "serve does not start without valid secrets", remedyFor(err, remedy))
 	}
 	for i, secret := range secrets {
 		secrets[i] = strings.TrimPrefix(secret, "whsec_") // the prefix is optional

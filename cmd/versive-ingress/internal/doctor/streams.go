@@ -266,7 +266,8 @@ func (d *doctor) checkLosses(_ context.Context, r *Result) {
 	case errors.Is(err, fs.ErrNotExist) && !d.running:
 		r.Seen = "unknown: no ingress has used INGRESS_DATA_DIR"
 	case err != nil:
-		r.unanswered("the high-water marks in INGRESS_DATA_DIR", err, "sudo -u versive-ingress versive-ingress doctor  # as the user and with the INGRESS_DATA_DIR of the ingress")
+		err = asOwner(err, "doctor")
+		r.unanswered("the high-water marks in INGRESS_DATA_DIR", err, remedyFor(err, "sudo -u versive-ingress versive-ingress doctor  # as the user and with the INGRESS_DATA_DIR of the ingress"))
 	}
 	for _, l := range losses {
 		lost(describe(l))

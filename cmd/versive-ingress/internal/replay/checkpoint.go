@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"versive-ingress/publish/access"
 	"versive-ingress/subscribe"
 )
 
@@ -80,7 +81,7 @@ func (c *checkpoint) resume(file string) error {
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("--checkpoint: %w", err)
+		return fmt.Errorf("--checkpoint: %w", access.Explain(err, ""))
 	}
 	var earlier checkpoint
 	if err := json.Unmarshal(text, &earlier); err != nil || earlier.Run == "" {
@@ -123,7 +124,7 @@ func (c *checkpoint) write(file string) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("--checkpoint: %w", err)
+		return fmt.Errorf("--checkpoint: %w", access.Explain(err, ""))
 	}
 	return nil
 }

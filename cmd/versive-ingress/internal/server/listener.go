@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -70,13 +72,26 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 func (s *Server) listenAdmin(context.Context) error {
 	// Its requests have no body, and net/http waits for one that is announced.
 	s.admin.ReadTimeout = headerTimeout
-	listener, err := net.Listen("tcp", s.settings.AdminListen)
+	listener, err := listen("INGRESS_ADMIN_LISTEN", s.settings.AdminListen)
 	if err != nil {
-		return fmt.Errorf("INGRESS_ADMIN_LISTEN: %w", err)
+		return err
 	}
 	s.settings.AdminListen = listener.Addr().String()
 	s.serve("admin", s.admin, listener)
 	return nil
+}
+
+// listen opens the listener of a setting.
+func listen(setting, address string) (net.Listener, error) {
+	listener, err := net.Listen("tcp", address)
+	switch {
+	case errors.Is(err, fs.ErrPermission):
+		_, port, _ := net.SplitHostPort(address)
+		return nil, fmt.Errorf("%s: %w: uid %d may not use a port below 1024; choose another, or run: sudo sysctl net.ipv4.ip_unprivileged_port_start=%s", setting, err, os.Geteuid(), port)
+	case err != nil:
+		return nil, fmt.Errorf("%s: %w", setting, err)
+	}
+	return listener, nil
 }
 
 // listenWebhook opens the webhook listener, with TLS if it is configured.
@@ -86,9 +101,9 @@ func (s *Server) listenWebhook(context.Context) error {
 			return err
 		}
 	}
-	listener, err := net.Listen("tcp", s.settings.Listen)
+	listener, err := listen("INGRESS_LISTEN", s.settings.Listen)
 	if err != nil {
-		return fmt.Errorf("INGRESS_LISTEN: %w", err)
+		return err
 	}
 	s.settings.Listen = listener.Addr().String()
 	if conns := ofFiles(maxNewConns); conns < maxNewConns {

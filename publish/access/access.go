@@ -1,0 +1,81 @@
+// Package access explains why a file or directory cannot be read or written.
+//
+// Its part of the promise: an operator who reads the error can repair the cause
+// without a search, before the sender gives up.
+package access
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+)
+
+// A Denied error means that this process may not use a file.
+type Denied struct {
+	Err    error  // of the operation, with the path
+	Owner  string // describes the file or directory that denies it, and this process
+	UID    int    // owner of that
+	Remedy string // a command to paste
+}
+
+func (d *Denied) Error() string { return fmt.Sprintf("%v: %s; run: %s", d.Err, d.Owner, d.Remedy) }
+
+func (d *Denied) Unwrap() error { return d.Err }
+
+// Explain returns a [*Denied] for an error that wraps an [*fs.PathError] because a file
+// may not be used, and every other error as it is. If root is not empty, the remedy
+// applies to all of this directory, which belongs to the process.
+func Explain(err error, root string) error {
+	operation, ok := errors.AsType[*fs.PathError](err)
+	if _, explained := errors.AsType[*Denied](err); explained || !ok || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS) {
+		return err
+	}
+	path := filepath.Clean(operation.Path)
+	info, missing := os.Stat(path)
+	for statErr := missing; statErr != nil; info, statErr = os.Stat(path) { // the nearest directory that can be examined
+		if path == filepath.Dir(path) {
+			return err
+		}
+		path = filepath.Dir(path)
+	}
+	owner, uid, gid := info.Sys().(*syscall.Stat_t), os.Geteuid(), os.Getegid()
+	d := &Denied{
+		Err:   err,
+		Owner: fmt.Sprintf("%s belongs to uid %d, gid %d and has mode %v, and this process has uid %d, gid %d", path, owner.Uid, owner.Gid, info.Mode(), uid, gid),
+		UID:   int(owner.Uid),
+	}
+	scope, target := "", path
+	inside := root != "" && strings.HasPrefix(path+"/", filepath.Clean(root)+"/")
+	if inside {
+		scope, target = "-R ", root
+	}
+	switch allowed := info.Mode()&0o600 == 0o600 && (!info.IsDir() || info.Mode()&0o100 != 0); {
+	case errors.Is(err, syscall.EROFS):
+		d.Remedy = fmt.Sprintf(`sudo mount -o remount,rw "$(findmnt -n -o TARGET --target %s)"`, quote(path))
+	case errors.Is(err, syscall.EPERM):
+		d.Remedy = "sudo chattr -i -a " + quote(path)
+	case missing != nil && !inside && errors.Is(missing, fs.ErrPermission):
+		d.Remedy = "sudo chmod o+x " + quote(path)
+	case missing != nil && !inside && root != "":
+		d.Remedy = fmt.Sprintf("sudo install -d -m 700 -o %d -g %d %s", uid, gid, quote(root))
+	case missing != nil && !inside:
+		d.Remedy = `ls -ld "$HOME"  # choose a directory that this user can write`
+	case d.UID != uid:
+		d.Remedy = fmt.Sprintf("sudo chown %s%d:%d %s", scope, uid, gid, quote(target))
+		if d.UID != 0 {
+			d.Remedy += fmt.Sprintf("  # or run this program as uid %d", d.UID)
+		}
+	case allowed:
+		d.Remedy = "sudo dmesg | grep -i denied  # a security module, such as SELinux, denies the access"
+	default:
+		d.Remedy = fmt.Sprintf("chmod %su+rwX %s", scope, quote(target))
+	}
+	return d
+}
+
+// quote quotes a path for a shell.
+func quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
