@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/doctor"
 )
 
 func healthCommand() *cobra.Command {
@@ -66,10 +67,10 @@ func health(ctx context.Context, s config.Settings, path string) error {
 		return fmt.Errorf("reading the answer of %s: %w", address, err)
 	}
 	switch {
-	case response.StatusCode == http.StatusOK && string(text) == "ok\n":
-		return nil
-	case response.StatusCode == http.StatusServiceUnavailable && strings.HasPrefix(response.Header.Get("Content-Type"), "text/plain"):
+	case !doctor.IsIngress(response, string(text)):
+		return fmt.Errorf("the program at %s is not versive-ingress, or this is not its admin listener", address)
+	case response.StatusCode != http.StatusOK:
 		return errors.New("not ready: " + strings.TrimSpace(string(text)))
 	}
-	return fmt.Errorf("the program at %s is not versive-ingress, or this is not its admin listener", address)
+	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"slices"
@@ -105,6 +106,11 @@ func TestRunOnSettings(t *testing.T) {
 		}, []string{"problem probe_changed: without --url"}},
 		"probe without answer": {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://user:pa55word@127.0.0.1:1/" }, []string{"problem probe_failed: curl -i http://user:xxxxx@127.0.0.1:1/"}},
 		"no ingress":           {func(d *doctor.Config) { d.Settings.AdminListen = "127.0.0.1:1" }, []string{"unknown no_ingress: versive-ingress serve"}},
+		"another program": {func(d *doctor.Config) {
+			other := httptest.NewServer(http.NotFoundHandler())
+			t.Cleanup(other.Close)
+			d.Settings.AdminListen = strings.TrimPrefix(other.URL, "http://")
+		}, []string{"problem not_ingress: sudo ss -ltnp"}},
 		"data directory of another": {func(d *doctor.Config) { d.Settings.AdminListen, d.Settings.DataDir = "127.0.0.1:1", file }, []string{
 			"unknown no_ingress: versive-ingress serve", "problem data_dir: ls -ld ", "unknown unanswered: df -h", "unknown unanswered: INGRESS_DATA_DIR",
 		}},

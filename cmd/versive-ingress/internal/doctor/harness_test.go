@@ -204,7 +204,7 @@ func byHand(t *testing.T, js jetstream.JetStream, s config.Settings, name string
 func fakeAdmin(t *testing.T, metrics string) string {
 	t.Helper()
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /readyz", func(http.ResponseWriter, *http.Request) {})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, metrics) })
 	mux.HandleFunc("GET /jsz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, metrics) })
 	s := httptest.NewServer(mux)

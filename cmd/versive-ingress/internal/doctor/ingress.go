@@ -75,6 +75,12 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 		d.checkAccess(r)
 		return
 	}
+	if !IsIngress(response, text) {
+		r.add(Problem, "not_ingress", fmt.Sprintf("the program at %s is not an ingress, or this is not its admin listener", admin), "serve does not start while another program has the address",
+			fmt.Sprintf("sudo ss -ltnp '( sport = :%s )'  # lists the program; then correct INGRESS_ADMIN_LISTEN", response.Request.URL.Port()))
+		d.checkAccess(r)
+		return
+	}
 	d.running = true
 	if response.StatusCode != http.StatusOK {
 		r.add(Problem, "not_ready", "the ingress is not ready: "+strings.TrimSpace(text), "it answers webhooks 503, and the sender gives up after 27 h 35 m",
@@ -103,6 +109,13 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	for _, s := range d.metrics.series("versive_ingress_build_info") {
 		r.Seen = fmt.Sprintf("version %s at %s", s.Metric["version"], webhooks)
 	}
+}
+
+// IsIngress reports whether an answer to /readyz or /livez, and its text, are those of an
+// ingress.
+func IsIngress(r *http.Response, text string) bool {
+	return r.StatusCode == http.StatusOK && text == "ok\n" ||
+		r.StatusCode == http.StatusServiceUnavailable && strings.HasPrefix(r.Header.Get("Content-Type"), "text/plain")
 }
 
 func (d *doctor) checkCertificate(_ context.Context, r *Result) {
