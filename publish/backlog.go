@@ -78,7 +78,7 @@ func (p *Publisher) limitDeadLetters(ctx context.Context, config jetstream.Strea
 	}
 	config.MaxAge, config.Duplicates = limit, window(config.Duplicates, limit)
 	if _, err := p.js.UpdateStream(ctx, config); err != nil {
-		return fmt.Errorf("setting its maximum age (nats stream edit %s --max-age %s): %w", config.Name, limit, err)
+		return fmt.Errorf("setting its maximum age (%s): %w", p.cfg.edit(config.Name, fmt.Sprintf("--max-age %s", limit)), err)
 	}
 	p.cfg.Logger.Warn("shortened the maximum age of dead letters to that of events", "stream", config.Name, "from", before, "to", limit)
 	return nil

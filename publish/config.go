@@ -22,6 +22,8 @@ type Config struct {
 	// established, and explains it to an operator.
 	Explain func(error) error
 
+	CLI string // the nats command with the flags that reach the broker, for remedies; "" is without flags
+
 	Stream       string        // name of the event stream; those of the other streams derive from it
 	Subject      string        // first token of the events' subjects
 	Replicas     int           // of each stream

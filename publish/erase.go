@@ -25,6 +25,7 @@ type Copy struct {
 type Eraser struct {
 	JetStream jetstream.JetStream
 	Stream    string // name of the event stream; those of the other streams derive from it
+	CLI       string // as in Config
 }
 
 // Erase puts a tombstone after the copy and then overwrites and deletes the copy.
@@ -94,7 +95,7 @@ func (e Eraser) openErasable(ctx context.Context, kind schema.Kind) (jetstream.S
 	case c.DenyDelete:
 		return nil, &ConflictError{c.Name, "denies deletion (deny_delete), which cannot be undone; to erase from it, copy it to a stream that allows deletion"}
 	case c.MaxMsgsPerSubject == 1:
-		return nil, &ConflictError{c.Name, fmt.Sprintf("keeps one message per subject, so a tombstone would displace the copy without overwriting it; run: nats stream edit %s --max-msgs-per-subject=-1", c.Name)}
+		return nil, &ConflictError{c.Name, fmt.Sprintf("keeps one message per subject, so a tombstone would displace the copy without overwriting it; run: %s", Config{CLI: e.CLI}.edit(c.Name, "--max-msgs-per-subject=-1"))}
 	}
 	return stream, nil
 }

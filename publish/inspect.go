@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
@@ -55,7 +56,7 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 			drifts = append(drifts, Drift{name, problem, why, remedy, action})
 		}
 	}
-	edit := func(flags string) string { return edit(want.Name, flags) }
+	edit := func(flags string) string { return c.edit(want.Name, flags) }
 	limited := have.MaxBytes > 0 || have.MaxMsgs > 0 // it can become full
 
 	// An operator must resolve the following. Most of it cannot be updated.
@@ -127,7 +128,10 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 	return repaired, drifts
 }
 
-func edit(stream, flags string) string { return fmt.Sprintf("nats stream edit %s %s", stream, flags) }
+// edit returns the command that edits a stream.
+func (c Config) edit(stream, flags string) string {
+	return fmt.Sprintf("%s stream edit %s %s", cmp.Or(c.CLI, "nats"), stream, flags)
+}
 
 // subjectFlags returns flags with all subjects, because an edit replaces them.
 func subjectFlags(have []string, want string) string {

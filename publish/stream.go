@@ -88,7 +88,7 @@ func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Str
 	stream, err := p.js.UpdateStream(ctx, repaired)
 	if err != nil && !needed {
 		p.cfg.Logger.Warn("stream could not be updated to record which ingress it belongs to", "stream", want.Name, "error", err,
-			"remedy", edit(want.Name, claimFlags(want.Metadata)))
+			"remedy", p.cfg.edit(want.Name, claimFlags(want.Metadata)))
 		return existing, nil
 	}
 	return stream, conflict(want.Name, "updating it", err)

@@ -105,7 +105,7 @@ func TestStartRefusesTheBroker(t *testing.T) {
 		},
 		"limit that discards": {
 			stream: func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 },
-			want:   []string{"stream VERSIVE: ", "nats stream edit VERSIVE --discard new"},
+			want:   []string{"stream VERSIVE: ", "nats --server 'nats://127.0.0.1:", " stream edit VERSIVE --discard new"},
 		},
 		"work queue": {
 			stream: func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy },

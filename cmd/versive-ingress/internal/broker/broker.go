@@ -14,6 +14,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/subscribe"
 )
@@ -99,6 +100,18 @@ func URL(s config.Settings) string {
 	}
 	address, _ := config.Local(cmp.Or(s.NATSListen, embedded.DefaultListen))
 	return "nats://" + address
+}
+
+// CLI returns the nats command with the flags that reach the broker of s. A password in
+// INGRESS_NATS_URL is left out.
+func CLI(s config.Settings) string {
+	command := fmt.Sprintf("nats --server '%s'", publish.Addresses(URL(s)))
+	for _, f := range [][2]string{{"creds", s.NATSCreds}, {"nkey", s.NATSNKey}, {"tlsca", s.NATSCA}, {"tlscert", s.NATSCert}, {"tlskey", s.NATSKey}} {
+		if f[1] != "" {
+			command += fmt.Sprintf(" --%s '%s'", f[0], f[1])
+		}
+	}
+	return command
 }
 
 // Timeout bounds one request to the broker.

@@ -108,7 +108,7 @@ func (c *Credentials) explain(err error) *Failure {
 	}
 	remedy := "versive-ingress serve  # the embedded broker runs in it; INGRESS_NATS_URL names an external one"
 	if s.NATSURL != "" {
-		remedy = fmt.Sprintf("nats --server '%s' server check connection  # is INGRESS_NATS_URL right, and the server up?", address)
+		remedy = CLI(s) + " server check connection  # is INGRESS_NATS_URL right, and the server up?"
 	}
 	return &Failure{"broker_unreachable", fmt.Sprintf("no broker at %s accepts the connection: %v", address, detail), remedy, false, nil}
 }

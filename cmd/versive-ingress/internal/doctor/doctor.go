@@ -7,7 +7,6 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
-	"fmt"
 	"strings"
 	"time"
 
@@ -15,7 +14,6 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
-	"versive-ingress/publish"
 )
 
 // A Config is what Run checks, and how.
@@ -111,16 +109,9 @@ func Run(ctx context.Context, c Config) Report {
 
 // addFlags makes remedies for the nats command reach the broker of the settings.
 func (d *doctor) addFlags(findings []Finding) {
-	s := d.Settings
-	flags := fmt.Sprintf("nats --server '%s' ", publish.Addresses(broker.URL(s)))
-	for _, f := range [][2]string{{"creds", s.NATSCreds}, {"nkey", s.NATSNKey}, {"tlsca", s.NATSCA}, {"tlscert", s.NATSCert}, {"tlskey", s.NATSKey}} {
-		if f[1] != "" {
-			flags += fmt.Sprintf("--%s '%s' ", f[0], f[1])
-		}
-	}
 	for i := range findings {
 		if command, ok := strings.CutPrefix(findings[i].Remedy, "nats "); ok && !strings.HasPrefix(command, "--server") {
-			findings[i].Remedy = flags + command
+			findings[i].Remedy = broker.CLI(d.Settings) + " " + command
 		}
 	}
 }

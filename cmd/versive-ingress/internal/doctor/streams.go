@@ -144,7 +144,9 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 // the sender's schedule, the largest body and the broker.
 func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConfig) {
 	s := d.Settings
-	for _, drift := range s.Streams().Inspect(kind, c) {
+	want := s.Streams()
+	want.CLI = broker.CLI(s)
+	for _, drift := range want.Inspect(kind, c) {
 		level, id := Warning, "stream_"+drift.Name
 		switch {
 		case kind == schema.KindDead && drift.Name != "owner" && (drift.Name != "max_age" || drift.Action != publish.Tolerate):

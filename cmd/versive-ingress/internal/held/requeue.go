@@ -45,7 +45,7 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 }
 
 func (c *Chosen) delete(ctx context.Context, k Kept) error {
-	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream}
+	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: broker.CLI(c.Settings)}
 	return eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
 }
 

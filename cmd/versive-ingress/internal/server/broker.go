@@ -6,6 +6,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -54,7 +55,7 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 	cfg := s.settings.Streams()
 	cfg.URL = s.settings.NATSURL
 	cfg.Options = []nats.Option{s.credentials.Option}
-	cfg.Explain = s.credentials.Explain
+	cfg.Explain, cfg.CLI = s.credentials.Explain, broker.CLI(s.settings)
 	cfg.Timeout = s.settings.PublishTimeout
 	cfg.Mode = publish.Mode(s.settings.PublishMode)
 	cfg.Logger, cfg.Metrics = s.log, s.metrics
