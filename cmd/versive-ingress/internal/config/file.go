@@ -10,6 +10,10 @@ import (
 	"versive-ingress/publish/access"
 )
 
+// maxFile is the size in bytes of the largest file that is read. A larger one was
+// named by mistake, and could take all memory of a running ingress.
+const maxFile = 16 << 20
+
 // ReadFile reads a file that a setting names. It returns an error unless the file is a
 // regular one, or a symbolic link to one: others can block the reader, and do not
 // return the same content a second time.
@@ -33,7 +37,11 @@ func ReadFile(name string) ([]byte, error) {
 		}
 		return nil, fmt.Errorf("%s is a %s: want a regular file, which can be read again when it changes", name, kind)
 	}
-	return io.ReadAll(f)
+	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err == nil && len(text) > maxFile {
+		err = fmt.Errorf("%s is too large: want at most %v", name, Size(maxFile))
+	}
+	return text, err
 }
 
 // ReadKeyPair reads a certificate and its key from files in PEM.

@@ -150,6 +150,7 @@ func TestBrokenSecretsFile(t *testing.T) {
 		"no secret": func() { overwrite(t, s.SecretsFile, second+"\nwhsec_hunter2!\n") },
 		"too short": func() { overwrite(t, s.SecretsFile, "whsec_c2hvcnQ=\n") },
 		"gone":      func() { rename(t, s.SecretsFile, s.SecretsFile+".old") },
+		"too large": func() { overwrite(t, s.SecretsFile, second+"\n#"+strings.Repeat(" ", 16<<20)) },
 		"a pipe": func() {
 			if err := os.Remove(s.SecretsFile); err != nil {
 				t.Fatal(err)
