@@ -3,13 +3,11 @@ package publish_test
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"testing"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sys/unix"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -38,9 +36,8 @@ func TestNoSpace(t *testing.T) {
 				cfg.Options = []nats.Option{nats.InProcessServer(broker)}
 				cfg.MayCreate, cfg.Durable, cfg.Ready = broker.MayCreate, broker.Durable, broker.Ready
 				p := openPublisher(t, cfg)
-				var filler *os.File
 				if full == "disk" {
-					filler = fill(t, disk.Dir, 2<<20)
+					disk.Fill(2 << 20)
 				}
 
 				var failed []schema.Message
@@ -69,9 +66,7 @@ func TestNoSpace(t *testing.T) {
 				wantReason(t, err, "full")
 
 				if full == "disk" {
-					if err := filler.Truncate(0); err != nil {
-						t.Fatal(err)
-					}
+					disk.Free()
 				} else {
 					stream, err := js.Stream(t.Context(), "VERSIVE")
 					if err != nil {
@@ -87,30 +82,4 @@ func TestNoSpace(t *testing.T) {
 			})
 		}
 	}
-}
-
-// fill creates a file that leaves so many bytes of the disk with dir.
-func fill(t *testing.T, dir string, left int64) *os.File {
-	t.Helper()
-	f, err := os.Create(filepath.Join(dir, "filler"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	var size int64
-	for part := int64(faultdisk.Size); part >= 1<<20; {
-		err := unix.Fallocate(int(f.Fd()), 0, size, part)
-		switch {
-		case err == nil:
-			size += part
-		case errors.Is(err, unix.ENOSPC):
-			part /= 2
-		default:
-			t.Fatal(err)
-		}
-	}
-	if err := f.Truncate(size - left); err != nil {
-		t.Fatal(err)
-	}
-	return f
 }

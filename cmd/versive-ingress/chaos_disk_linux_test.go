@@ -17,6 +17,7 @@ func init() {
 		fault{"disk-power-cut", false, cutPower},
 		fault{"disk-eio-write", false, failDiskWrites},
 		fault{"disk-eio-fsync", false, failDiskSyncs},
+		fault{"disk-full", false, fillDisk},
 	)
 }
 
@@ -81,6 +82,9 @@ func (d *diskRound) execute(args ...string) *process {
 	}()
 	d.Cleanup(func() {
 		p.kill()
+		if strings.Contains(p.log.String(), "stream has lost messages") {
+			d.Errorf("%v reports a loss, and nothing is lost", args)
+		}
 		if d.Failed() {
 			d.Logf("the end of the output of %v:\n%s", args, p.report())
 		}
@@ -188,6 +192,38 @@ func cutPower(r *round) {
 		d.pause(0, 300*time.Millisecond)
 		d.cut()
 		d.mustStart()
+	})
+	d.finish()
+}
+
+// fillDisk takes the space of the disk under load. While there is none, the ingress
+// may end, by itself or not. It takes webhooks when there is space again.
+func fillDisk(r *round) {
+	d := r.onDisk(&storm{senders: 24})
+	d.times(6, func() {
+		d.disk.Fill(d.random.Int64N(4 << 20))
+		d.storm.awaitRefused(d)
+		d.pause(0, 2*time.Second)
+		switch d.random.IntN(4) {
+		case 0:
+			d.stop()
+		case 1:
+			d.ingress.kill()
+		case 2:
+			d.cut()
+		}
+		if d.ingress.hasEnded() && d.random.IntN(2) == 0 {
+			d.ingress = d.execute("serve")
+			if !d.becomesReady(time.Second) {
+				d.requireReason()
+			}
+		}
+		d.disk.Free()
+		if d.ingress.hasEnded() {
+			d.mustStart()
+		} else if !d.becomesReady(embeddedtest.Timeout) {
+			d.Fatalf("the disk has space again, and the ingress does not take webhooks:\n%s", d.ingress.report())
+		}
 	})
 	d.finish()
 }

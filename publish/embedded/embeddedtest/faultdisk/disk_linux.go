@@ -191,6 +191,41 @@ func (d *Disk) Remount() {
 	d.mount()
 }
 
+// Fill takes all space of the file system but about so many bytes, until Free.
+func (d *Disk) Fill(left int64) {
+	d.t.Helper()
+	f, err := os.Create(d.filler())
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	defer f.Close()
+	var size int64
+	for part := int64(Size); part >= 1<<20; {
+		err := unix.Fallocate(int(f.Fd()), 0, size, part)
+		switch {
+		case err == nil:
+			size += part
+		case errors.Is(err, unix.ENOSPC):
+			part /= 2
+		default:
+			d.t.Fatal(err)
+		}
+	}
+	if err := f.Truncate(max(0, size-left)); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+// Free gives back the space that Fill has taken.
+func (d *Disk) Free() {
+	d.t.Helper()
+	if err := os.Remove(d.filler()); err != nil {
+		d.t.Fatal(err)
+	}
+}
+
+func (d *Disk) filler() string { return filepath.Join(d.Dir, "filler") }
+
 // serve mounts the FUSE file system with the image.
 func (d *Disk) serve() {
 	d.t.Helper()
