@@ -71,7 +71,7 @@ type Broker struct {
 
 	mu     sync.Mutex
 	server *server.Server // replaced by heal; guarded by mu
-	down   error          // why the last restart failed, or nil; guarded by mu
+	down   error          // why no server runs, or nil; guarded by mu
 }
 
 // Start starts a broker and returns when it accepts connections and has recovered

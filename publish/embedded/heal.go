@@ -171,7 +171,9 @@ func (b *Broker) heal(ctx context.Context) {
 		pause = min(max(2*pause, minPause), maxPause)
 		err := b.restart(ctx, s)
 		b.mu.Lock()
-		b.down = err
+		if b.down = err; s.Running() { // it was not shut down
+			b.down = nil
+		}
 		b.mu.Unlock()
 		last = time.Now()
 		if err != nil {
@@ -186,7 +188,7 @@ func (b *Broker) heal(ctx context.Context) {
 func (b *Broker) restart(ctx context.Context, s *server.Server) error {
 	options, err := b.cfg.options()
 	if err != nil {
-		return err // the configuration file has changed; s can still serve reads
+		return err // the configuration file has changed; s goes on, and can still serve reads
 	}
 	if options.Port == server.RANDOM_PORT {
 		options.Port = b.port

@@ -1,12 +1,13 @@
 package embedded_test
 
 import (
+	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sys/unix"
 
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
@@ -48,41 +49,51 @@ func TestMeasuredLimitIsStable(t *testing.T) {
 }
 
 // A broker that was started on an almost full disk accepts events when the disk has
-// space, although its limit was measured before.
+// space, although its limit was measured before. If its configuration file cannot be
+// read then, the broker goes on with the limit that it has.
 func TestMeasuredLimitFollowsDisk(t *testing.T) {
 	t.Parallel()
 	disk := faultdisk.New(t, faultdisk.Ext4)
-	filler := filepath.Join(disk.Dir, "filler")
-	f, err := os.Create(filler)
+	disk.Fill(64 << 20)
+	log := &embeddedtest.Log{}
+	cfg := embedded.Config{Dir: filepath.Join(disk.Dir, "data"), ConfigFile: filepath.Join(t.TempDir(), "nats.conf"), Logger: slog.New(slog.NewTextHandler(log, nil))}
+	configure := func(text string) {
+		if err := os.WriteFile(cfg.ConfigFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure(`listen: "127.0.0.1:-1"`)
+	broker := embeddedtest.StartBroker(t, cfg)
+	js := inProcess(t, broker)
+	stream, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	var s unix.Statfs_t
-	if err := unix.Statfs(disk.Dir, &s); err != nil {
-		t.Fatal(err)
-	}
-	if err := unix.Fallocate(int(f.Fd()), 0, 0, int64(s.Bavail)*s.Frsize-64<<20); err != nil {
-		t.Fatal(err)
-	}
-	broker := embeddedtest.StartBroker(t, embedded.Config{Dir: filepath.Join(disk.Dir, "data")})
-	js := inProcess(t, broker)
-	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
-		t.Fatal(err)
-	}
-	for i := 0; broker.Ready() == nil; i++ {
-		if i == 64 {
-			t.Fatal("the store has no limit")
-		}
-		if _, err := js.Publish(t.Context(), "s", make([]byte, 1<<20)); err != nil {
-			break
+	fill := func() {
+		for i := 0; broker.Ready() == nil; i++ {
+			if i == 64 {
+				t.Fatal("the store has no limit")
+			}
+			if _, err := js.Publish(t.Context(), "s", make([]byte, 1<<20)); err != nil {
+				break
+			}
 		}
 	}
-	if err := f.Truncate(0); err != nil {
-		t.Fatal(err)
-	}
-	embeddedtest.Await(t, "the store takes an event", func() bool {
+	takesEvent := func() bool {
 		_, err := js.Publish(t.Context(), "s", make([]byte, 1<<20))
 		return err == nil && broker.Ready() == nil
-	})
+	}
+
+	fill()
+	configure("listen: [")
+	disk.Free()
+	embeddedtest.Await(t, "the broker reads its configuration", func() bool { return strings.Contains(log.String(), cfg.ConfigFile) })
+	if err := stream.Purge(t.Context(), jetstream.WithPurgeKeep(1)); err != nil {
+		t.Fatal(err)
+	}
+	embeddedtest.Await(t, "the store takes an event within its old limit", takesEvent)
+
+	fill()
+	configure(`listen: "127.0.0.1:-1"`)
+	embeddedtest.Await(t, "the store takes an event beyond its old limit", takesEvent)
 }
