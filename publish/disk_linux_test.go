@@ -103,6 +103,17 @@ func (d *diskTest) fail(round string, lift bool) {
 	embeddedtest.Await(d.T, "the broker is broken", func() bool { return d.broker.Ready() != nil })
 	if lift {
 		d.disk.FailWrites(nil)
+	} else {
+		for range 32 { // concurrently, as on a busy machine
+			wg.Go(func() {
+				for range 100 {
+					if d.broker.Durable(true) == nil {
+						d.Error("what the broken broker knows is taken for durable")
+						return
+					}
+				}
+			})
+		}
 	}
 	d.publish(d.second, round)
 }

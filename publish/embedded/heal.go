@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -106,22 +107,37 @@ func (noSpaceError) Is(target error) bool { return target == syscall.ENOSPC }
 // failed write the server no longer writes to that stream and does not answer its
 // publishers, or it turns off JetStream.
 func broken(s *server.Server) error {
-	switch {
+	var problems []server.HealthzError
+	for range 100 {
+		problems = s.Healthz(&server.HealthzOptions{Details: true}).Errors
+		// The server allows itself a millisecond to find that it is ready for connections. If a
+		// busy machine takes longer, it reports only that, and no stream.
+		if !slices.ContainsFunc(problems, isUnready) || !s.Running() {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	switch { // afterwards, because a server that is shutting down reports no stream either
 	case !s.Running():
 		return errors.New("not running")
 	case !s.JetStreamEnabled():
 		return errors.New("JetStream has shut itself down after a failed write")
 	}
-	for _, e := range s.Healthz(&server.HealthzOptions{Details: true}).Errors {
-		if e.Type == server.HealthzErrorStream && strings.Contains(e.Error, "write error") {
-			if strings.Contains(e.Error, syscall.ENOSPC.Error()) {
-				return noSpaceError(e.Error)
+	for _, p := range problems {
+		switch {
+		case isUnready(p):
+			return errors.New(p.Error)
+		case p.Type == server.HealthzErrorStream && strings.Contains(p.Error, "write error"):
+			if strings.Contains(p.Error, syscall.ENOSPC.Error()) {
+				return noSpaceError(p.Error)
 			}
-			return errors.New(e.Error)
+			return errors.New(p.Error)
 		}
 	}
 	return nil
 }
+
+func isUnready(e server.HealthzError) bool { return e.Type == server.HealthzErrorConn }
 
 // outgrown returns an error if the store is at a limit that was measured when the disk
 // had less space. Only a restart of the server raises it.
