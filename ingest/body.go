@@ -57,7 +57,8 @@ func (h *Handler) fill(u *upload, from io.Reader, length int64) ([]byte, error) 
 	u.buffer = getBuffer(firstBuffer)
 	for n := int64(0); n < limit; {
 		size := int64(len(*u.buffer))
-		if n == size {
+		nearly := size < min(limit, smallBody) && n > size/4*3 // so that no read is small
+		if n == size || nearly {
 			if size *= 4; size > smallBody {
 				size = min(size, limit)
 			}
