@@ -41,7 +41,7 @@ func (h *Handler) measure(ctx context.Context, stage string, run func(context.Co
 			span.End()
 		}()
 	}
-	defer func() { observe(ctx, h.metrics.stages.WithLabelValues(stage), h.cfg.Now().Sub(started)) }()
+	defer func() { observe(ctx, h.metrics.stages[stage], h.cfg.Now().Sub(started)) }()
 	return run(ctx)
 }
 
@@ -161,7 +161,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	rejected *prometheus.GaugeVec
 	duration *prometheus.HistogramVec
-	stages   *prometheus.HistogramVec
+	stages   map[string]prometheus.Observer
 	bodies   prometheus.Histogram
 }
 
@@ -192,19 +192,20 @@ func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Point
 			Help:    "Time from the receipt of a request's headers to its answer, by outcome.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 15), // 0.5 ms to 8 s
 		}, []string{"outcome"}),
-		stages: factory.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "versive_ingress_stage_duration_seconds",
-			Help:    "Duration of each step of a request: read the body, verify, normalize, publish.",
-			Buckets: prometheus.ExponentialBuckets(0.00001, 4, 11), // 10 µs to 10 s
-		}, []string{"stage"}),
+		stages: make(map[string]prometheus.Observer),
 		bodies: factory.NewHistogram(prometheus.HistogramOpts{
 			Name:    "versive_ingress_body_bytes",
 			Help:    "Size of verified bodies.",
 			Buckets: prometheus.ExponentialBuckets(1<<10, 4, 8), // 1 KiB to 16 MiB
 		}),
 	}
+	byStage := factory.NewHistogramVec(prometheus.HistogramOpts{
+		Name:    "versive_ingress_stage_duration_seconds",
+		Help:    "Duration of each step of a request: read the body, verify, normalize, publish.",
+		Buckets: prometheus.ExponentialBuckets(0.00001, 4, 11), // 10 µs to 10 s
+	}, []string{"stage"})
 	for _, stage := range stages {
-		m.stages.WithLabelValues(stage) // shown from the start
+		m.stages[stage] = byStage.WithLabelValues(stage)
 	}
 	for outcome, list := range reasons { // so that increase() sees the first one
 		for _, reason := range list {
