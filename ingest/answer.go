@@ -102,7 +102,7 @@ func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
 	if r.outcome == quarantined {
 		attrs = append(attrs, slog.String("detail", r.detail))
 	}
-	attrs = append(attrs, slog.String("outcome", r.name), slog.Duration("duration", elapsed))
+	attrs = append(attrs, slog.String("outcome", r.name), slog.String("duration", elapsed.String()))
 	if r.reason != "" {
 		attrs = append(attrs, slog.String("reason", r.reason))
 	}

@@ -56,7 +56,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
-		cfg.Logger.Warn("duplicate window is shortened to the maximum age of events", "window", w, "wanted", cfg.DedupeWindow)
+		cfg.Logger.Warn("duplicate window is shortened to the maximum age of events", "window", w.String(), "wanted", cfg.DedupeWindow.String())
 	}
 	if cfg.Explain == nil {
 		cfg.Explain = func(err error) error {

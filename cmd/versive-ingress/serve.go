@@ -66,12 +66,7 @@ func settingsText() string {
 }
 
 func newLogger(w io.Writer, level slog.Level, text bool) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level, ReplaceAttr: func(_ []string, a slog.Attr) slog.Attr {
-		if a.Value.Kind() == slog.KindDuration { // in JSON, a number without a unit
-			a.Value = slog.StringValue(a.Value.Duration().String())
-		}
-		return a
-	}}
+	options := &slog.HandlerOptions{Level: level}
 	if text {
 		return slog.New(slog.NewTextHandler(w, options))
 	}

@@ -193,7 +193,7 @@ func (b *Broker) heal(ctx context.Context) {
 		b.mu.Unlock()
 		last = time.Now()
 		if err != nil {
-			b.cfg.Logger.Error("embedded broker failed to restart; retrying later", "error", err, "wait", pause)
+			b.cfg.Logger.Error("embedded broker failed to restart; retrying later", "error", err, "wait", pause.String())
 			continue
 		}
 		b.cfg.Logger.Info("embedded broker is running again", "subscribers", b.url)

@@ -55,7 +55,7 @@ func (s *Server) scrub(ctx context.Context, source subscribe.Source, kind schema
 	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); ok {
 		s.publisher.ReportUnreadable(kind, unreadable.Sequences)
 	} else if err != nil && !errors.Is(err, jetstream.ErrStreamNotFound) && ctx.Err() == nil {
-		s.log.Warn("stream could not be read to its end; its messages are verified at the next pass", "error", err, "wait", scrubInterval)
+		s.log.Warn("stream could not be read to its end; its messages are verified at the next pass", "error", err, "wait", scrubInterval.String())
 	}
 }
 
