@@ -15,12 +15,14 @@ import (
 	"versive-ingress/publish/access"
 )
 
+const lockMode = 0o600
+
 // lockDir locks the data directory for this process, because nats-server does not
 // and two servers corrupt it. The lock is released when the file is closed or the
 // process ends, even if it crashes.
 func lockDir(dir string) (*os.File, error) {
 	path := filepath.Join(dir, "lock")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, lockMode)
 	if err != nil {
 		return nil, fmt.Errorf("locking the data directory: %w", access.Explain(err, dir))
 	}

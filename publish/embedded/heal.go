@@ -81,10 +81,10 @@ func (b *Broker) Durable(duplicate bool) error {
 }
 
 // failedFileSystem returns an error if the file system of an open file accepts no
-// changes. Changing the file's times begins a transaction, by which ext4 notices that
-// its journal was aborted; it ignores the error, but then fails even an empty write.
+// changes. Setting the file's mode begins a transaction, by which ext4 notices that its
+// journal was aborted; it ignores the error, but then fails even an empty write.
 func failedFileSystem(f *os.File) error {
-	err := os.Chtimes(f.Name(), time.Time{}, time.Now())
+	err := f.Chmod(lockMode)
 	if err == nil {
 		_, err = unix.Pwrite(int(f.Fd()), nil, 0)
 	}
