@@ -128,7 +128,7 @@ type Settings struct {
 	// `INGRESS_NATS_NKEY` or `INGRESS_NATS_CREDS`. Streams that exist already belong to another account then;
 	// [move them](operations.md#give-the-store-users-or-move-it-to-a-cluster). A listener that is not
 	// loopback requires authorization: users or, for the routes of a cluster and gateways, `authorization` or `tls` of
-	// their own.
+	// their own. The ports for monitoring and profiling have no authorization, so they must be loopback.
 	NATSConfig string `env:"INGRESS_NATS_CONFIG" desc:"nats-server configuration file for the embedded broker: users, TLS, leaf nodes, a cluster"`
 
 	// Largest total size of the streams on the disk. At the limit webhooks are answered 503, nothing that is stored is
@@ -200,9 +200,9 @@ type Settings struct {
 	DrainDelay time.Duration `env:"INGRESS_DRAIN_DELAY" default:"0s" desc:"keep accepting webhooks for this long after SIGTERM, while /readyz already fails"`
 
 	// How long requests in flight may take after the ingress has stopped accepting webhooks, a duration. Those that take
-	// longer are cut off, and Versive sends them again. The supervisor must wait for this and `INGRESS_DRAIN_DELAY`
-	// together before it kills the process: `TimeoutStopSec` of systemd, `terminationGracePeriodSeconds` of Kubernetes,
-	// `stop_grace_period` of Compose.
+	// longer are cut off, and Versive sends them again. The supervisor must wait for this, `INGRESS_DRAIN_DELAY` and the
+	// 10 s that the store has to stop, together, before it kills the process: `TimeoutStopSec` of systemd,
+	// `terminationGracePeriodSeconds` of Kubernetes, `stop_grace_period` of Compose.
 	ShutdownTimeout time.Duration `env:"INGRESS_SHUTDOWN_TIMEOUT" default:"20s" desc:"how long requests in flight may take at shutdown"`
 
 	// Lowest level that is logged: `debug`, `info`, `warn` or `error`. The log goes to the standard error. Stored webhooks
