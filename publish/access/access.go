@@ -34,7 +34,10 @@ func Explain(err error, root string) error {
 	if _, explained := errors.AsType[*Denied](err); explained || !ok || !errors.Is(err, fs.ErrPermission) && !errors.Is(err, syscall.EROFS) {
 		return err
 	}
-	path := filepath.Clean(operation.Path)
+	path, _ := filepath.Abs(operation.Path) // it fails only without a working directory
+	if root != "" {
+		root, _ = filepath.Abs(root)
+	}
 	info, missing := os.Stat(path)
 	for statErr := missing; statErr != nil; info, statErr = os.Stat(path) { // the nearest directory that can be examined
 		if path == filepath.Dir(path) {
@@ -49,33 +52,33 @@ func Explain(err error, root string) error {
 		UID:   int(owner.Uid),
 	}
 	scope, target := "", path
-	inside := root != "" && strings.HasPrefix(path+"/", filepath.Clean(root)+"/")
+	inside := root != "" && strings.HasPrefix(path+"/", root+"/")
 	if inside {
 		scope, target = "-R ", root
 	}
 	switch allowed := info.Mode()&0o600 == 0o600 && (!info.IsDir() || info.Mode()&0o100 != 0); {
 	case errors.Is(err, syscall.EROFS):
-		d.Remedy = fmt.Sprintf(`sudo mount -o remount,rw "$(findmnt -n -o TARGET --target %s)"`, quote(path))
+		d.Remedy = fmt.Sprintf(`sudo mount -o remount,rw "$(findmnt -n -o TARGET --target %s)"`, Quote(path))
 	case errors.Is(err, syscall.EPERM):
-		d.Remedy = "sudo chattr -i -a " + quote(path)
+		d.Remedy = "sudo chattr -i -a " + Quote(path)
 	case missing != nil && !inside && errors.Is(missing, fs.ErrPermission):
-		d.Remedy = "sudo chmod o+x " + quote(path)
+		d.Remedy = "sudo chmod o+x " + Quote(path)
 	case missing != nil && !inside && root != "":
-		d.Remedy = fmt.Sprintf("sudo install -d -m 700 -o %d -g %d %s", uid, gid, quote(root))
+		d.Remedy = fmt.Sprintf("sudo install -d -m 700 -o %d -g %d %s", uid, gid, Quote(root))
 	case missing != nil && !inside:
 		d.Remedy = `ls -ld "$HOME"  # choose a directory that this user can write`
 	case d.UID != uid:
-		d.Remedy = fmt.Sprintf("sudo chown %s%d:%d %s", scope, uid, gid, quote(target))
+		d.Remedy = fmt.Sprintf("sudo chown %s%d:%d %s", scope, uid, gid, Quote(target))
 		if d.UID != 0 {
 			d.Remedy += fmt.Sprintf("  # or run this program as uid %d", d.UID)
 		}
 	case allowed:
 		d.Remedy = "sudo dmesg | grep -i denied  # a security module, such as SELinux, denies the access"
 	default:
-		d.Remedy = fmt.Sprintf("chmod %su+rwX %s", scope, quote(target))
+		d.Remedy = fmt.Sprintf("chmod %su+rwX %s", scope, Quote(target))
 	}
 	return d
 }
 
-// quote quotes a path for a shell.
-func quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
+// Quote quotes a path for a shell.
+func Quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }

@@ -86,9 +86,6 @@ func checkAccess(store string) error {
 	return fmt.Errorf("%w; files with this problem: %d; nothing was changed", access.Explain(first, filepath.Dir(store)), failed)
 }
 
-// quote quotes a path for a shell.
-func quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }
-
 // checkCluster returns an error if the streams were stored by a cluster and these
 // options have none, or the reverse: the server would not find them. A cluster
 // reads the list of its streams from its Raft log, and removes others.
@@ -168,7 +165,7 @@ func (a asset) unreachable(store string, accounts []string) error {
 	move := "back it up with the old configuration and restore it with this one (nats backup stream, nats backup restore stream)"
 	if len(accounts) == 1 && !exists(filepath.Join(store, accounts[0])) && !a.isEncrypted() {
 		move = fmt.Sprintf("move the account's streams and consumers to %s: mv %s %s",
-			accounts[0], quote(filepath.Join(store, a.account)), quote(filepath.Join(store, accounts[0])))
+			accounts[0], access.Quote(filepath.Join(store, a.account)), access.Quote(filepath.Join(store, accounts[0])))
 	}
 	return fmt.Errorf("%s is a stream of the account %s, which has no JetStream in the configuration, or cannot be resolved: "+
 		"its messages would not be accessible, and resent events would be stored twice; start with the old configuration, "+
