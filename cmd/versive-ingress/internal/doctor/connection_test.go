@@ -177,6 +177,26 @@ func TestReconnectionFails(t *testing.T) {
 	embeddedtest.Await(t, "/readyz names the setting", func() bool { return readyShows("INGRESS_NATS_CA") })
 }
 
+// The TLS configuration that is ready for every broker adds no TLS to a connection.
+func TestPlainConnections(t *testing.T) {
+	t.Parallel()
+	plain := startServer(t, func(o *natsserver.Options) {
+		o.Websocket = natsserver.WebsocketOpts{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, NoTLS: true}
+	})
+	for _, url := range []string{plain.ClientURL(), plain.WebsocketURL()} {
+		s := newSettings(t)
+		s.NATSURL, s.NATSListen = url, ""
+		c, err := broker.Open(t.Context(), s, "test")
+		if err != nil {
+			t.Fatalf("%s: %v", url, err)
+		}
+		if _, err := c.NC.TLSConnectionState(); !errors.Is(err, nats.ErrConnectionNotTLS) {
+			t.Errorf("%s: the state of TLS: %v", url, err)
+		}
+		c.Close()
+	}
+}
+
 // The reason for which a broker rejects a user is in the user's own JWT.
 func TestExpiredCredentials(t *testing.T) {
 	t.Parallel()
