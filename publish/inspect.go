@@ -80,11 +80,13 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 		"events would be lost silently", edit("--discard new"))
 
 	repaired = have
-	if !slices.Contains(have.Subjects, want.Subjects[0]) {
-		add(true, Repair, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, want.Subjects[0]),
+	subject := want.Subjects[0]
+	if !slices.ContainsFunc(have.Subjects, func(s string) bool { return covers(s, subject) }) {
+		kept := slices.DeleteFunc(slices.Clone(have.Subjects), func(s string) bool { return covers(subject, s) }) // the subjects of a stream must not overlap
+		add(true, Repair, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, subject),
 			"events cannot be published to it; copies under other subjects are recognized only within the duplicate window",
-			edit(subjectFlags(have.Subjects, want.Subjects[0])))
-		repaired.Subjects = append(slices.Clone(have.Subjects), want.Subjects...)
+			edit(subjectFlags(kept, subject)))
+		repaired.Subjects = append(kept, subject)
 	}
 	add(have.Discard != want.Discard && !limited, Repair, "discard", "would discard old messages at a limit",
 		"a limit that is set later would lose events silently", edit("--discard new"))
@@ -131,6 +133,20 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 // edit returns the command that edits a stream.
 func (c Config) edit(stream, flags string) string {
 	return fmt.Sprintf("%s stream edit %s %s", cmp.Or(c.CLI, "nats"), stream, flags)
+}
+
+// covers reports whether every subject that matches b also matches a.
+func covers(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i, token := range as {
+		switch {
+		case token == ">":
+			return len(bs) > i
+		case i == len(bs), bs[i] == ">", token != "*" && token != bs[i]:
+			return false
+		}
+	}
+	return len(as) == len(bs)
 }
 
 // subjectFlags returns flags with all subjects, because an edit replaces them.

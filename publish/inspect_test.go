@@ -23,6 +23,9 @@ func TestInspect(t *testing.T) {
 	}{
 		{change: func(*jetstream.StreamConfig) {}},
 		{change: func(c *jetstream.StreamConfig) { c.Subjects = []string{"a.>", "b.>"} }, want: []string{"repair subjects"}},
+		{change: func(c *jetstream.StreamConfig) { c.Subjects = []string{"versive.>", "b.>"} }},
+		{change: func(c *jetstream.StreamConfig) { c.Subjects = []string{"*.>"} }},
+		{change: func(c *jetstream.StreamConfig) { c.Subjects = []string{"versive.*"} }, want: []string{"repair subjects"}},
 		{change: func(c *jetstream.StreamConfig) { c.Discard = jetstream.DiscardOld }, want: []string{"repair discard"}},
 		{change: func(c *jetstream.StreamConfig) { c.Discard, c.MaxMsgs = jetstream.DiscardOld, 1 }, want: []string{"reject discards_old"}},
 		{change: func(c *jetstream.StreamConfig) { c.AllowDirect = false }, want: []string{"repair direct_get"}},

@@ -73,6 +73,10 @@ func TestOpenRepairsStream(t *testing.T) {
 			func(c jetstream.StreamConfig) any { return strings.Join(c.Subjects, " ") }, "old.> versive.>",
 		},
 		{
+			"narrower subjects are replaced", byHand(func(c *jetstream.StreamConfig) { c.Subjects = []string{"versive.interview.>", "old.>", "versive.a"} }), nil,
+			func(c jetstream.StreamConfig) any { return strings.Join(c.Subjects, " ") }, "old.> versive.>",
+		},
+		{
 			"a short window is extended", byHand(func(c *jetstream.StreamConfig) { c.Duplicates = time.Minute }), nil,
 			func(c jetstream.StreamConfig) any { return c.Duplicates }, 2 * day,
 		},
