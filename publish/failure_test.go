@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -129,13 +130,20 @@ func TestPublishFailure(t *testing.T) {
 			broker := embeddedtest.StartBroker(t, embedded.Config{})
 			proxy := startProxy(t, broker)
 			cfg := config(proxy.url())
-			cfg.Timeout = 500 * time.Millisecond
+			registry := prometheus.NewRegistry()
+			cfg.Timeout, cfg.Metrics = 500*time.Millisecond, registry
 			p := openPublisher(t, cfg)
 			m := event(t, "msg_1")
+			failed := func(stream string) bool {
+				return gather(t, registry)["stream_last_failure_timestamp_seconds "+stream] > 0
+			}
 
 			test.fail(proxy)
 			_, err := p.Publish(t.Context(), m)
 			wantReason(t, err, test.reason)
+			if !failed("VERSIVE") || failed("VERSIVE_QUARANTINE") {
+				t.Error("the metrics do not show which stream lacks a message")
+			}
 			if p.Ready() == nil {
 				t.Error("ready, although the last publish failed")
 			}
@@ -154,6 +162,9 @@ func TestPublishFailure(t *testing.T) {
 			})
 			if want := (schema.Receipt{Stream: "VERSIVE", Sequence: 1, Duplicate: test.stored}); receipt != want && !late {
 				t.Errorf("got %+v, want %+v", receipt, want)
+			}
+			if failed("VERSIVE") {
+				t.Error("the metrics show a failure after the message was stored")
 			}
 			if n := len(stored(t, js, "VERSIVE")); n != 1 {
 				t.Errorf("the stream holds %d messages, want 1", n)

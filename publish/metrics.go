@@ -73,6 +73,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		if state.Msgs > 0 {
 			send(gauge, "stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", seconds(state.FirstTime), name)
 		}
+		if kind < len(m.p.lastFailed) {
+			send(gauge, "stream_last_failure_timestamp_seconds", "When the last message for the stream could not be stored; 0 if it was stored.", seconds(time.UnixMilli(m.p.lastFailed[kind].Load())), name)
+		}
 		if state.LastSeq > 0 {
 			last := seconds(state.LastTime)
 			if kind < len(m.p.lastStored) { // the state is up to a second old

@@ -35,6 +35,7 @@ type Publisher struct {
 	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
 	lastFailure  atomic.Pointer[failure]
 	lastStored   [2]atomic.Int64 // by Kind, when a message was last stored, in milliseconds of Unix time
+	lastFailed   [2]atomic.Int64 // the same of the last message if it could not be stored; 0 if it could
 	marks        *marks
 	metrics      *metrics
 	dialError    atomic.Pointer[error] // to why the broker could not be dialled again; nil while there is a connection
@@ -165,9 +166,11 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
 			err = cause
 		}
+		p.lastFailed[m.Kind].Store(time.Now().UnixMilli())
 		return schema.Receipt{}, p.failed(err)
 	}
 	p.lastFailure.Store(nil)
+	p.lastFailed[m.Kind].Store(0)
 	p.marks.ack(m.Kind, receipt, began)
 	if !receipt.Duplicate {
 		p.lastStored[m.Kind].Store(time.Now().UnixMilli())

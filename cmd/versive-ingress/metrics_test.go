@@ -20,7 +20,7 @@ var metricNames = []string{
 	"inflight_bytes", "inflight_max_bytes", "connections_shed_total", "ready", "build_info", "log_lines_dropped_total",
 	"publish_batch_events_bucket", "publish_queue_events", "broker_connected",
 	"stream_messages", "stream_bytes", "stream_max_bytes",
-	"stream_oldest_event_timestamp_seconds", "stream_last_event_timestamp_seconds",
+	"stream_oldest_event_timestamp_seconds", "stream_last_event_timestamp_seconds", "stream_last_failure_timestamp_seconds",
 	"stream_lost_events_total", "stream_lost_events_acknowledged_total", "stream_recreated_total", "stream_recreated_acknowledged_total",
 	"store_bytes", "store_max_bytes", "quarantine_events", "dead_letter_events",
 }
