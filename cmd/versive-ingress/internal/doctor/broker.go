@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -27,7 +28,7 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 		r.unanswered("the broker", err, remedyFor(err, "versive-ingress serve --help"))
 		return
 	}
-	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor") // later checks use it
+	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor", nats.ErrorHandler(d.deny)) // later checks use it
 	if failure, ok := errors.AsType[*broker.Failure](err); ok {
 		level := Unknown
 		if failure.Lasts {
@@ -48,6 +49,9 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
 		r.add(Problem, "no_jetstream", "the broker has no JetStream for this account", "events cannot be stored",
 			`jetstream { store_dir: /data, sync_interval: always }  # in the server's configuration; with accounts, "jetstream: enabled" in this one`)
+		return
+	case err != nil && nc.ConnectedClusterName() != "":
+		r.unanswered("JetStream", err, "sudo systemctl start nats-server  # on the other servers: most servers of the cluster must run; then: nats account info")
 		return
 	case err != nil:
 		r.unanswered("JetStream", err, "nats account info")
@@ -99,6 +103,7 @@ func (d *doctor) checkSync(ctx context.Context, r *Result) {
 
 func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 	var server struct {
+		ID     string `json:"server_id"`
 		Store  uint64 `json:"storage"`
 		Config struct {
 			MaxStore     int64 `json:"max_storage"`
@@ -124,14 +129,20 @@ func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 	r.Seen += ", sync_interval: " + interval
 	r.limit("broker_full", "JetStream of the broker", "bytes", server.Store, limit,
 		fmt.Sprintf("max_file_store: %d  # in the server's configuration, below the size of its disk", 2*limit))
+	if d.broker.NC.ConnectedClusterName() == "" && server.ID != d.broker.NC.ConnectedServerId() {
+		r.add(Unknown, "monitor_of_another", "the monitoring port at "+redacted(address)+" is not that of the broker", "the fsync policy of the broker is unknown",
+			"versive-ingress doctor --monitor http://127.0.0.1:8222  # the monitoring port of the server in INGRESS_NATS_URL")
+	}
 	if interval != "always" && d.Settings.Replicas == 1 {
 		r.add(Problem, "sync_lazy", fmt.Sprintf("the broker syncs its disk every %s, and there is one replica", interval),
 			"a power loss loses events that were answered 2xx", "jetstream { sync_interval: always }  # in the server's configuration, then restart it")
 	}
 }
 
-// lowDisk is less space than a store of any use needs.
-const lowDisk = 1 << 30
+const (
+	lowDisk  = 1 << 30  // less space than a store of any use needs
+	fullDisk = 16 << 20 // less than an event of the default size and its batch need
+)
 
 // checkStore compares what is stored with the limits of the account and the disk.
 func (d *doctor) checkStore(_ context.Context, r *Result) {
@@ -150,7 +161,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 		r.unanswered("the disk of "+dir, err, remedyFor(err, "df -h "+dir))
 		return
 	}
-	d.checkVolatile(r)
+	d.checkFileSystem(r)
 	r.Seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
 	limit := cmp.Or(int64(d.Settings.MaxStore), int64(d.metrics.sum("versive_ingress_store_max_bytes")))
 	larger := min(max(2*limit, 1<<30), stored+free/5*4)
@@ -159,12 +170,17 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 		remedy = fmt.Sprintf("export INGRESS_MAX_AGE=720h  # and restart, to keep events for a shorter time; or enlarge the disk of %s first", dir)
 	}
 	r.limit("store_full", "the store", "bytes", uint64(stored), limit, remedy)
-	if limit == 0 && free < lowDisk {
-		r.add(Warning, "disk_low", fmt.Sprintf("the disk of %s has %s left", dir, terminal.Bytes(free)), "a full store rejects webhooks until there is space", "df -h "+dir+"  # then enlarge the disk")
-	}
-	if limit-stored > free {
-		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and the disk has %s left", terminal.Bytes(limit-stored), terminal.Bytes(free)),
-			"on a full disk the broker stops until there is space; a full store rejects events and goes on",
-			"unset INGRESS_MAX_STORE  # and restart: the default leaves a fifth of the disk free")
+	room := fmt.Sprintf("df -h '%s'  # then enlarge the disk, or remove what other programs have written to it", dir)
+	switch left := fmt.Sprintf("the disk of %s has %s left", dir, terminal.Bytes(free)); {
+	case free < fullDisk:
+		r.add(Problem, "disk_full", left, "webhooks are answered 503 until there is space", room)
+	case limit-stored > free:
+		if d.Settings.MaxStore > 0 {
+			room = "unset INGRESS_MAX_STORE  # and restart: the default leaves a fifth of the disk free"
+		}
+		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and %s", terminal.Bytes(limit-stored), left),
+			"on a full disk the broker stops until there is space; a full store rejects events and goes on", room)
+	case limit == 0 && free < lowDisk:
+		r.add(Warning, "disk_low", left, "a full store rejects webhooks until there is space", room)
 	}
 }

@@ -18,7 +18,8 @@ import (
 func (d *doctor) checkAccess(r *Result) {
 	dir := d.Settings.DataDir
 	err := unix.Access(dir, unix.R_OK|unix.W_OK|unix.X_OK)
-	if d.external() || err == nil || errors.Is(err, fs.ErrNotExist) { // serve creates it
+	readOnly := errors.Is(err, syscall.EROFS)
+	if d.external() || err == nil || errors.Is(err, fs.ErrNotExist) || d.running && !readOnly { // serve creates it, or runs as another user
 		return
 	}
 	if info, statErr := os.Stat(dir); statErr == nil && !info.IsDir() {
@@ -45,8 +46,14 @@ func asOwner(err error, command string) error {
 	return err
 }
 
-// checkVolatile checks that the data directory outlives the machine's next start.
-func (d *doctor) checkVolatile(r *Result) {
+// checkFileSystem checks that the data directory outlives the machine's next start,
+// and that files can be created in it.
+func (d *doctor) checkFileSystem(r *Result) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(d.Settings.DataDir, &s); err == nil && s.Files > 0 && s.Ffree < 100 {
+		r.add(Problem, "inodes_low", fmt.Sprintf("the file system of %s has %d inodes left", d.Settings.DataDir, s.Ffree), "the broker stops when it cannot create a file",
+			fmt.Sprintf("df -i '%s'  # then remove files of other programs, or give the store a file system of its own", d.Settings.DataDir))
+	}
 	if kind := fileSystem(d.Settings.DataDir); kind == "tmpfs" || kind == "ramfs" {
 		r.add(Problem, "data_volatile", fmt.Sprintf("INGRESS_DATA_DIR=%s is in memory (%s)", d.Settings.DataDir, kind),
 			"a restart of the machine or the container loses events that were answered 2xx", "export INGRESS_DATA_DIR=/var/lib/versive-ingress  # on a disk; and restart")

@@ -7,9 +7,12 @@ import (
 	"cmp"
 	"context"
 	"crypto/x509"
+	"errors"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -42,13 +45,17 @@ const (
 type doctor struct {
 	Config
 
-	running bool              // the ingress answers
-	metrics metrics           // of the ingress
-	served  *x509.Certificate // by its webhook listener; nil if there is none
-	secrets []string          // if they are valid
-	broker  *broker.Connection
-	account *jetstream.AccountInfo // nil if the broker cannot be used
-	events  jetstream.Stream       // nil if there is none
+	running     bool                   // the ingress answers
+	metrics     metrics                // of the ingress
+	served      *x509.Certificate      // by its webhook listener; nil if there is none
+	secrets     []string               // if they are valid
+	sameSecrets bool                   // the ingress has them
+	broker      *broker.Connection     // nil if there is none
+	account     *jetstream.AccountInfo // nil if the broker cannot be used
+	events      jetstream.Stream       // nil if there is none
+
+	stop   atomic.Pointer[context.CancelFunc] // ends the current check
+	denied atomic.Pointer[error]              // of a request of the current check; nil if there is none
 }
 
 // The checks are in the order in which an event passes what they check.
@@ -96,9 +103,12 @@ func Run(ctx context.Context, c Config) Report {
 		case c.needs == "stream" && d.events == nil:
 			r.skip("not checked: it needs the stream")
 		default:
-			ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+			ctx, cancel := d.bound(ctx, checkTimeout)
 			c.run(d, ctx, &r)
 			cancel()
+			if denied := d.denied.Swap(nil); denied != nil {
+				r.explain(*denied)
+			}
 			d.addFlags(r.Findings)
 		}
 		report.Status = max(report.Status, r.Status)
@@ -107,11 +117,30 @@ func Run(ctx context.Context, c Config) Report {
 	return report
 }
 
+// bound returns a context that ends after a time, or when the broker denies a request,
+// which it does not answer.
+func (d *doctor) bound(ctx context.Context, timeout time.Duration) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	d.stop.Store(&cancel)
+	return ctx, cancel
+}
+
+// deny ends the current check if err is that of a denied request.
+func (d *doctor) deny(_ *nats.Conn, _ *nats.Subscription, err error) {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		d.denied.Store(&err)
+		(*d.stop.Load())()
+	}
+}
+
 // addFlags makes remedies for the nats command reach the broker of the settings.
 func (d *doctor) addFlags(findings []Finding) {
 	for i := range findings {
 		if command, ok := strings.CutPrefix(findings[i].Remedy, "nats "); ok && !strings.HasPrefix(command, "--server") {
 			findings[i].Remedy = broker.CLI(d.Settings) + " " + command
+			if d.Settings.NATSCreds+d.Settings.NATSNKey != "" && strings.HasPrefix(command, "stream edit ") {
+				findings[i].Remedy += "  # with the key of a user that may edit it, such as that of the ingress"
+			}
 		}
 	}
 }

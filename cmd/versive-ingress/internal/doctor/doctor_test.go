@@ -75,7 +75,7 @@ func TestRunOnSettings(t *testing.T) {
 		"secret not base64": {func(d *doctor.Config) { d.Settings.Secrets = []string{"whsec_pa55word!"} }, []string{"problem secret_invalid: export INGRESS_SECRETS=whsec_"}},
 		"secret too short":  {func(d *doctor.Config) { d.Settings.Secrets = append(d.Settings.Secrets, "whsec_c2hvcnQ=") }, []string{"problem secret_invalid: from the endpoint's page"}},
 		"secret twice":      {func(d *doctor.Config) { d.Settings.SecretsFile = file }, []string{"warning secret_duplicate: export INGRESS_SECRETS=whsec_"}},
-		"no secrets file":   {func(d *doctor.Config) { d.Settings.SecretsFile = "nowhere" }, []string{"problem secret_invalid: ls -l nowhere"}},
+		"no secrets file":   {func(d *doctor.Config) { d.Settings.SecretsFile = "nowhere" }, []string{"problem secret_invalid: sudoedit nowhere"}},
 		"secret of another": {func(d *doctor.Config) { d.Probe, d.Settings.Secrets = true, []string{config.NewSecret()} }, []string{"problem secrets_differ: systemctl restart", "problem probe_unauthorized: systemctl restart"}},
 		"one secret of another": {func(d *doctor.Config) {
 			d.Probe, d.Settings.Secrets = true, append(d.Settings.Secrets, config.NewSecret())
@@ -93,10 +93,10 @@ func TestRunOnSettings(t *testing.T) {
 		"store full":      {func(d *doctor.Config) { d.Settings.MaxStore = 1 }, []string{"problem store_full: export INGRESS_MAX_STORE=1024MiB"}},
 		"store of the metrics": {func(d *doctor.Config) {
 			d.Settings.AdminListen = fakeAdmin(t, "# TYPE versive_ingress_store_max_bytes gauge\nversive_ingress_store_max_bytes 1e15\n")
-		}, []string{"warning store_over_disk: unset INGRESS_MAX_STORE"}},
-		"stream of another":             {func(d *doctor.Config) { d.Settings.Stream = "OTHER" }, []string{"unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"}},
+		}, []string{"warning store_over_disk: df -h"}},
+		"stream of another":             {func(d *doctor.Config) { d.Settings.Stream = "OTHER" }, []string{"problem stream_differs: systemctl restart", "unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"}},
 		"subject of another":            {func(d *doctor.Config) { d.Settings.Subject = "other" }, []string{"problem stream_subjects: nats stream edit VERSIVE --subjects 'versive.>' --subjects 'other.>'", "problem stream_subjects: nats stream edit VERSIVE_QUARANTINE"}},
-		"probe to another":              {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://"+good.AdminListen+"/" }, []string{"problem probe_intercepted: curl -i http://"}},
+		"probe to another":              {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://"+good.AdminListen+"/" }, []string{"problem probe_intercepted: curl -i --data '{}' http://"}},
 		"probe by a proxy with a limit": {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<20, nil) }, []string{"problem probe_limited: client_max_body_size 9m;"}},
 		"probe by a proxy that strips": {func(d *doctor.Config) {
 			d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<30, func(r *http.Request) { r.Header.Del("Svix-Signature") })
@@ -104,6 +104,12 @@ func TestRunOnSettings(t *testing.T) {
 		"probe by a proxy that changes": {func(d *doctor.Config) {
 			d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<30, func(r *http.Request) { r.Header.Set("Svix-Id", "msg_other") })
 		}, []string{"problem probe_changed: without --url"}},
+		"probe by a proxy that renames": {func(d *doctor.Config) {
+			d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<30, func(r *http.Request) { r.URL.Path = "/hooks" })
+		}, []string{"problem probe_path: proxy_pass http://127.0.0.1:"}},
+		"probe with an old timestamp": {func(d *doctor.Config) {
+			d.Probe, d.ProbeURL = true, proxy(t, d.Settings, 1<<30, func(r *http.Request) { r.Header.Set("Svix-Timestamp", "1700000000") })
+		}, []string{"problem probe_clock: timedatectl"}},
 		"probe without answer": {func(d *doctor.Config) { d.Probe, d.ProbeURL = true, "http://user:pa55word@127.0.0.1:1/" }, []string{"problem probe_failed: curl -i http://user:xxxxx@127.0.0.1:1/"}},
 		"no ingress":           {func(d *doctor.Config) { d.Settings.AdminListen = "127.0.0.1:1" }, []string{"unknown no_ingress: versive-ingress serve"}},
 		"another program": {func(d *doctor.Config) {
@@ -111,6 +117,13 @@ func TestRunOnSettings(t *testing.T) {
 			t.Cleanup(other.Close)
 			d.Settings.AdminListen = strings.TrimPrefix(other.URL, "http://")
 		}, []string{"problem not_ingress: sudo ss -ltnp"}},
+		"webhooks of another": {func(d *doctor.Config) { d.Settings.Listen = fakeAdmin(t, "") }, []string{"problem no_webhooks: systemctl restart"}},
+		"dropped log": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, "# TYPE versive_ingress_log_lines_dropped_total counter\nversive_ingress_log_lines_dropped_total 7\n")
+		}, []string{"warning log_dropped: systemctl restart"}},
+		"nothing stored": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, "# TYPE versive_ingress_stream_last_failure_timestamp_seconds gauge\nversive_ingress_stream_last_failure_timestamp_seconds{stream=\"VERSIVE\"} 1000\nversive_ingress_stream_last_failure_timestamp_seconds{stream=\"VERSIVE_QUARANTINE\"} 0\n")
+		}, []string{"unknown not_stored: journalctl"}},
 		"data directory of another": {func(d *doctor.Config) { d.Settings.AdminListen, d.Settings.DataDir = "127.0.0.1:1", file }, []string{
 			"unknown no_ingress: versive-ingress serve", "problem data_dir: ls -ld ", "unknown unanswered: df -h", "unknown unanswered: INGRESS_DATA_DIR",
 		}},
@@ -178,7 +191,7 @@ func TestRunOnCertificates(t *testing.T) {
 		"expires soon":  {func(c *x509.Certificate) { c.NotAfter = time.Now().Add(time.Minute) }, a, []string{"warning certificate_expires: replace the file"}},
 		"not yet valid": {func(c *x509.Certificate) { c.NotBefore = time.Now().Add(time.Hour) }, a, []string{"problem certificate_not_yet_valid: openssl"}},
 		"nameless":      {func(c *x509.Certificate) { c.DNSNames = nil }, a, []string{"problem certificate_nameless: subjectAltName"}},
-		"untrusted":     {func(*x509.Certificate) {}, newCertificateAuthority(t), []string{"warning certificate_untrusted: intermediate.pem"}},
+		"untrusted":     {func(*x509.Certificate) {}, newCertificateAuthority(t), []string{"warning certificate_untrusted: openssl verify"}},
 		"another":       {func(*x509.Certificate) {}, a, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -244,7 +257,8 @@ func TestRunOnBrokers(t *testing.T) {
 		"its store is full": {
 			func(t *testing.T) *doctor.Config {
 				d := external(sys.BrokerURL())
-				d.Monitors = []string{"http://" + fakeAdmin(t, `{"storage":95000,"config":{"max_storage":100000,"sync_always":true}}`)}
+				id := embeddedtest.Connect(t, sys.BrokerURL()).Conn().ConnectedServerId()
+				d.Monitors = []string{"http://" + fakeAdmin(t, `{"server_id":"`+id+`","storage":95000,"config":{"max_storage":100000,"sync_always":true}}`)}
 				return d
 			},
 			[]string{"warning broker_full: max_file_store: 200000"},
@@ -266,6 +280,29 @@ func TestRunOnBrokers(t *testing.T) {
 				return d
 			},
 			[]string{"warning max_payload: max_payload: 8519680"},
+		},
+		"that denies": {
+			func(t *testing.T) *doctor.Config {
+				s := startServer(t, func(o *natsserver.Options) {
+					o.Users = []*natsserver.User{
+						{Username: "admin", Password: "pa55word"},
+						{Username: "user", Password: "pa55word", Permissions: &natsserver.Permissions{Publish: &natsserver.SubjectPermission{Deny: []string{"$JS.API.CONSUMER.>"}}}},
+					}
+				})
+				url := func(user string) string { return "nats://" + user + ":pa55word@" + s.Addr().String() }
+				byHand(t, embeddedtest.Connect(t, url("admin")), good, "versive", asCreated)
+				return external(url("user"))
+			},
+			[]string{"unknown sync_unknown: --monitor", "unknown broker_denies: INGRESS_NATS_NKEY", "unknown broker_denies: deploy/nats/users.conf"},
+		},
+		"with the monitor of another": {
+			func(t *testing.T) *doctor.Config {
+				s := startServer(t, func(o *natsserver.Options) { o.SyncAlways = true })
+				d := external(sys.BrokerURL())
+				d.Monitors = []string{"http://" + s.MonitorAddr().String()}
+				return d
+			},
+			[]string{"unknown monitor_of_another: INGRESS_NATS_URL"},
 		},
 		"fewer replicas": {
 			func(*testing.T) *doctor.Config { d := external(sys.BrokerURL()); d.Settings.Replicas = 3; return d },

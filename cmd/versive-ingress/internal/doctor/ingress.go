@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -15,6 +16,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/common/expfmt"
@@ -70,19 +72,24 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 		return // checkSettings reports it
 	}
 	response, text, err := get(ctx, admin+"/readyz")
-	if err != nil {
+	ready := err == nil && response.StatusCode == http.StatusOK
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED):
 		r.add(Unknown, "no_ingress", "no ingress answers at "+admin, "webhooks are accepted only while it runs", "versive-ingress serve")
 		d.checkAccess(r)
 		return
-	}
-	if !IsIngress(response, text) {
+	case err != nil:
+		r.add(Unknown, "no_ingress", fmt.Sprintf("no ingress answers at %s: %v", admin, err), "an ingress that hangs accepts no webhooks", restart+"  # if it runs there")
+		return
+	case !IsIngress(response, text):
 		r.add(Problem, "not_ingress", fmt.Sprintf("the program at %s is not an ingress, or this is not its admin listener", admin), "serve does not start while another program has the address",
 			fmt.Sprintf("sudo ss -ltnp '( sport = :%s )'  # lists the program; then correct INGRESS_ADMIN_LISTEN", response.Request.URL.Port()))
 		d.checkAccess(r)
 		return
 	}
 	d.running = true
-	if response.StatusCode != http.StatusOK {
+	d.checkAccess(r)
+	if !ready {
 		r.add(Problem, "not_ready", "the ingress is not ready: "+strings.TrimSpace(text), "it answers webhooks 503, and the sender gives up after 27 h 35 m",
 			"versive-ingress health  # once the findings below are resolved; if it still fails, see the ingress's log")
 	}
@@ -92,8 +99,9 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 
 	webhooks := d.Settings.WebhookURL()
 	response, _, err = get(ctx, webhooks)
-	if err == nil && response.StatusCode != http.StatusMethodNotAllowed {
-		err = fmt.Errorf("a GET is answered %d, not 405", response.StatusCode)
+	starting := err == nil && response.StatusCode == http.StatusServiceUnavailable && !ready
+	if err == nil && (response.StatusCode != http.StatusMethodNotAllowed || response.Header.Get("Content-Type") != "application/problem+json") && !starting {
+		err = fmt.Errorf("a GET is answered %s, not as by an ingress", response.Status)
 	}
 	if err != nil {
 		r.add(Problem, "no_webhooks", fmt.Sprintf("there is no webhook endpoint at %s: %v", webhooks, err),
@@ -105,6 +113,7 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 		r.add(Warning, "admin_public", "the admin listener is on all interfaces", "it has no authentication; outside a container or a firewall, everybody can read the metrics",
 			"export INGRESS_ADMIN_LISTEN=127.0.0.1:9090  # and restart; in a container, publish the port on the loopback alone")
 	}
+	d.checkOutput(r, ready)
 	r.Seen = "at " + webhooks
 	for _, s := range d.metrics.series("versive_ingress_build_info") {
 		r.Seen = fmt.Sprintf("version %s at %s", s.Metric["version"], webhooks)
@@ -116,6 +125,28 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 func IsIngress(r *http.Response, text string) bool {
 	return r.StatusCode == http.StatusOK && text == "ok\n" ||
 		r.StatusCode == http.StatusServiceUnavailable && strings.HasPrefix(r.Header.Get("Content-Type"), "text/plain")
+}
+
+// checkOutput checks what the ingress writes: its streams and its log.
+func (d *doctor) checkOutput(r *Result, ready bool) {
+	var streams []string
+	for _, s := range d.metrics.series("versive_ingress_stream_messages") {
+		streams = append(streams, string(s.Metric["stream"]))
+	}
+	if len(streams) > 0 && !slices.Contains(streams, d.Settings.Stream) {
+		r.add(Problem, "stream_differs", fmt.Sprintf("the ingress has the streams %s, and these settings have %s", strings.Join(streams, ", "), d.Settings.Stream),
+			"consumers of that stream do not receive the events", restart+"  # if these settings are right")
+	}
+	if n := d.metrics.sum("versive_ingress_log_lines_dropped_total"); n > 0 {
+		r.add(Warning, "log_dropped", fmt.Sprintf("the ingress has dropped %.0f lines of its log since its start", n), "what reads its standard error is too slow, or has ended", restart+"  # after you have repaired the reader, such as journald")
+	}
+	for _, s := range d.metrics.series("versive_ingress_stream_last_failure_timestamp_seconds") {
+		if s.Value > 0 && ready { // otherwise not_ready has the reason
+			r.add(Unknown, "not_stored", fmt.Sprintf("the last message for stream %s could not be stored, %s ago", s.Metric["stream"], terminal.Age(d.Now().Sub(time.Unix(int64(s.Value), 0)))),
+				"the webhook was answered 503; its next attempt shows whether that persists, and the sender gives up after 27 h 35 m",
+				"journalctl --unit versive-ingress --grep unavailable  # the reason; without systemd, see the ingress's log")
+		}
+	}
 }
 
 func (d *doctor) checkCertificate(_ context.Context, r *Result) {
@@ -153,7 +184,7 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 			fmt.Sprintf("openssl x509 -noout -ext subjectAltName -in %s  # have it issued for the endpoint's name", file))
 	case err != nil:
 		r.add(Warning, "certificate_untrusted", fmt.Sprintf("this machine does not trust the certificate: %v", err), refused+", unless a proxy does",
-			fmt.Sprintf("cat certificate.pem intermediate.pem > %s  # the leaf first, then the intermediate ones", file))
+			fmt.Sprintf("openssl verify -show_chain -untrusted %[1]s %[1]s  # the file needs the leaf first, then the intermediate ones, of a public authority", file))
 	case left < leaf.NotAfter.Sub(leaf.NotBefore)/5:
 		r.add(Warning, "certificate_expires", fmt.Sprintf("the certificate expires in %s", terminal.Age(left)), "its renewal is overdue", renew)
 	}
@@ -172,7 +203,7 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 	if err != nil {
 		remedy := setSecret
 		if file := d.Settings.SecretsFile; file != "" {
-			remedy = fmt.Sprintf("ls -l %s  # it has one secret per line, from the endpoint's page", file)
+			remedy = fmt.Sprintf("sudoedit %s  # it has one secret per line, from the endpoint's page", file)
 		}
 		r.Seen = "invalid"
 		r.add(Problem, "secret_invalid", err.Error(), "serve does not start without valid secrets", remedyFor(err, remedy))
@@ -190,19 +221,7 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 
 // checkRunningSecrets reports that the ingress has other secrets than the settings.
 func (d *doctor) checkRunningSecrets(r *Result) {
-	if running, set := d.fingerprints(); len(running) > 0 && len(set) > 0 && !slices.Equal(running, set) {
-		r.add(Problem, "secrets_differ", fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
-			"it rejects what is signed with the others", restart+"  # if these settings are right")
-	}
-}
-
-func (d *doctor) hasRunningSecrets() bool {
-	running, set := d.fingerprints()
-	return len(set) > 0 && slices.Equal(running, set)
-}
-
-// fingerprints returns those of the secrets of the ingress, and of the settings.
-func (d *doctor) fingerprints() (running, set []string) {
+	var running, set []string
 	for _, s := range d.metrics.series("versive_ingress_secret_verified_total") {
 		running = append(running, string(s.Metric["fingerprint"]))
 	}
@@ -211,7 +230,11 @@ func (d *doctor) fingerprints() (running, set []string) {
 	}
 	slices.Sort(running)
 	slices.Sort(set)
-	return slices.Compact(running), slices.Compact(set)
+	running, set = slices.Compact(running), slices.Compact(set)
+	if d.sameSecrets = slices.Equal(running, set); !d.sameSecrets && len(running) > 0 && len(set) > 0 {
+		r.add(Problem, "secrets_differ", fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
+			"it rejects what is signed with the others", restart+"  # if these settings are right")
+	}
 }
 
 // rotation is how long the sender also signs with the old secret after a rotation.

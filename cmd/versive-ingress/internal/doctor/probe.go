@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/common/model"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -66,52 +68,65 @@ func (d *doctor) post(ctx context.Context, r *Result, s *sender.Sender, id strin
 
 // checkAnswer reports any answer but the expected one.
 func (d *doctor) checkAnswer(ctx context.Context, r *Result, url string, secret, size int, a sender.Answer, err error) (expected bool) {
+	remedy := "versive-ingress health  # then see the ingress's log"
+	if d.ProbeURL != "" {
+		remedy = "versive-ingress doctor --probe  # without --url: if that succeeds, it is the proxy"
+	}
 	switch {
 	case err != nil:
 		r.add(Problem, "probe_failed", fmt.Sprintf("the probe was not answered: %v", err), "webhooks are not answered either", "curl -i "+url)
-	case a.Foreign && a.Status == http.StatusRequestEntityTooLarge:
+	case a.Status == http.StatusRequestEntityTooLarge && !a.Foreign:
+		r.add(Problem, "probe_limited", fmt.Sprintf("the ingress does not accept a body of %s", terminal.Bytes(int64(size))), "it runs with a smaller INGRESS_MAX_BODY than these settings have", restart)
+	case a.Status == http.StatusRequestEntityTooLarge:
 		r.add(Problem, "probe_limited", fmt.Sprintf("a proxy at %s does not accept a body of %s", url, terminal.Bytes(int64(size))), "larger webhooks are rejected on every retry, and are then lost",
 			fmt.Sprintf("client_max_body_size %dm;  # of nginx; other proxies have a limit as well", size>>20+1))
 	case a.Foreign:
-		r.add(Problem, "probe_intercepted", fmt.Sprintf("the probe was answered %v", a), "webhooks do not reach the ingress",
-			fmt.Sprintf("curl -i %s  # 405 is expected; other statuses are those of a proxy or another server", url))
-	case a.Status == http.StatusUnauthorized && d.rejectedNow(ctx, "missing_header"):
+		r.add(Problem, "probe_intercepted", fmt.Sprintf("the probe of %s was answered %v", terminal.Bytes(int64(size)), a), "such webhooks do not reach the ingress, or its answer does not reach the sender",
+			fmt.Sprintf("curl -i --data '{}' %s  # the ingress answers 401; other statuses are those of a proxy or another server, whose log has the reason", url))
+	case a.Status == http.StatusNotFound:
+		r.add(Problem, "probe_path", fmt.Sprintf("the ingress has nothing at the path at which the probe arrived, but at %s", d.Settings.Path), "a proxy changes the path, or the URL is not that of the endpoint",
+			fmt.Sprintf("proxy_pass http://%s;  # of nginx: with nothing after the port, so that it passes on %s unchanged", d.Settings.Listen, d.Settings.Path))
+	case a.Status == http.StatusUnauthorized && strings.HasPrefix(d.rejectedNow(ctx), "timestamp_too"):
+		r.add(Problem, "probe_clock", "the ingress rejects the timestamp of the probe", fmt.Sprintf("the clocks of this machine and of the ingress differ by more than INGRESS_TOLERANCE (%s)", d.Settings.Tolerance), syncClock)
+	case a.Status == http.StatusUnauthorized && d.rejectedNow(ctx) == "missing_header":
 		r.add(Problem, "probe_headers", "the signature headers of the probe did not arrive", "a proxy removes or renames them, and webhooks are rejected like the probe",
 			"proxy_pass_request_headers on;  # of nginx: Svix-Id, Svix-Timestamp and Svix-Signature must pass unchanged")
-	case a.Status == http.StatusUnauthorized && d.hasRunningSecrets():
-		r.add(Problem, "probe_changed", fmt.Sprintf("the ingress has secret %d of these settings, and rejects the probe", secret), "a proxy changes headers or bodies, or the clocks differ",
-			"versive-ingress doctor --probe  # without --url: if that succeeds, it is the proxy")
+	case a.Status == http.StatusUnauthorized && d.sameSecrets:
+		r.add(Problem, "probe_changed", fmt.Sprintf("the ingress has secret %d of these settings, and rejects the probe", secret), "a proxy changes headers or bodies",
+			remedy)
 	case a.Status == http.StatusUnauthorized:
 		r.add(Problem, "probe_unauthorized", fmt.Sprintf("the ingress does not accept secret %d of these settings", secret),
 			"it runs with other secrets, and rejects what is signed with this one", restart)
 	case a.Status != http.StatusAccepted || a.Outcome != "quarantined":
 		r.add(Problem, "probe_refused", fmt.Sprintf("the probe was answered %v, not 202", a), "webhooks are not answered as they should be",
-			fmt.Sprintf("curl -i %s  # 405 is expected; other statuses are those of a proxy or another server", url))
+			remedy)
 	default:
 		return true
 	}
 	return false
 }
 
-// rejectedNow reports whether the ingress has rejected requests for a reason since its
-// metrics were read.
-func (d *doctor) rejectedNow(ctx context.Context, reason string) bool {
-	count := func(m metrics) (n float64) {
-		for _, s := range m.series("versive_ingress_requests_total") {
-			if string(s.Metric["reason"]) == reason {
-				n += float64(s.Value)
-			}
-		}
-		return n
+// rejectedNow returns why the ingress has rejected a request since its metrics were
+// read, or "".
+func (d *doctor) rejectedNow(ctx context.Context) string {
+	const name = "versive_ingress_last_unauthorized_timestamp_seconds"
+	before := make(map[model.LabelValue]model.SampleValue)
+	for _, s := range d.metrics.series(name) {
+		before[s.Metric["reason"]] = s.Value
 	}
 	admin, _ := d.Settings.AdminURL()
-	_, text, err := get(ctx, admin+"/metrics")
-	return err == nil && count(parseMetrics(text)) > count(d.metrics)
+	_, text, _ := get(ctx, admin+"/metrics")
+	for _, s := range parseMetrics(text).series(name) {
+		if reason := s.Metric["reason"]; s.Value > before[reason] {
+			return string(reason)
+		}
+	}
+	return ""
 }
 
 // collectProbe discards the probe from the quarantine, where it must be once.
 func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []byte, accepted bool) {
-	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
+	ctx, cancel := d.bound(ctx, broker.Timeout)
 	defer cancel()
 	subject := schema.Quarantine(id, nil, &schema.Error{}, nil).Subject(d.Settings.Subject)
 	name := schema.KindQuarantine.Stream(d.Settings.Stream)
@@ -124,9 +139,13 @@ func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []
 	if errors.Is(err, jetstream.ErrMsgNotFound) && !accepted {
 		return
 	}
-	if err != nil {
-		r.add(Problem, "probe_lost", fmt.Sprintf("the probe is not in stream %s: %v", name, err),
-			"the ingress stores elsewhere than these settings say, or loses what it acknowledges", "nats stream ls  # does the ingress have another INGRESS_STREAM?")
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
+		r.add(Problem, "probe_lost", "the probe is not in stream "+name,
+			"the ingress stores elsewhere than these settings say, a proxy answers from its cache, or what is acknowledged is lost", "nats stream ls  # does the ingress have another INGRESS_STREAM?")
+		return
+	case err != nil:
+		r.unanswered("the probe in stream "+name, err, "nats stream info "+name)
 		return
 	}
 	r.Seen += fmt.Sprintf("; read back as %s %d and discarded", name, msg.Sequence)

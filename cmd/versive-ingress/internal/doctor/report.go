@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"cmp"
+	"context"
 	"fmt"
 	"io"
 	"strings"
@@ -56,6 +57,17 @@ func (r *Result) skip(why string) { r.Status, r.Seen = Skipped, why }
 // unanswered adds the finding that something could not be read.
 func (r *Result) unanswered(what string, err error, remedy string) {
 	r.add(Unknown, "unanswered", fmt.Sprintf("%s: %v", what, err), "what cannot be read cannot be checked", remedy)
+}
+
+// explain replaces the errors of a check that ended because the broker denied a request.
+func (r *Result) explain(denied error) {
+	for i := range r.Findings {
+		f := &r.Findings[i]
+		f.Found = strings.ReplaceAll(f.Found, context.Canceled.Error(), denied.Error())
+		if f.ID == "unanswered" && strings.Contains(f.Found, denied.Error()) {
+			f.ID, f.Remedy = "broker_denies", "export INGRESS_NATS_NKEY=/path/to/operator.nk  # or INGRESS_NATS_CREDS: of a user with that permission, such as the operator of deploy/nats/users.conf"
+		}
+	}
 }
 
 // nearlyFull is the part of a limit from which on there is a warning.

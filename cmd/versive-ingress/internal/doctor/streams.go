@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -58,10 +59,16 @@ func (d *doctor) checkForeign(ctx context.Context, r *Result) {
 			foreign = append(foreign, subject)
 		}
 	}
-	if len(foreign) > 0 {
-		r.add(Warning, "foreign_messages", fmt.Sprintf("stream %s has messages on %s that are not those of events", d.Settings.Stream, terminal.Plural(len(foreign), "subject", "subjects")),
-			"their signatures were not verified; consumers dead-letter them, and a replay to lines ends at them",
-			fmt.Sprintf("nats stream view %s --subject '%s'  # then: nats stream rmm; and deny others to publish to %s.>", d.Settings.Stream, slices.Min(foreign), d.Settings.Subject))
+	r.foreign(schema.KindEvent, d.Settings, foreign)
+}
+
+// foreign reports the subjects of messages in a stream that no ingress has published.
+func (r *Result) foreign(kind schema.Kind, s config.Settings, subjects []string) {
+	if len(subjects) > 0 {
+		name := kind.Stream(s.Stream)
+		r.add(Warning, "foreign_messages", fmt.Sprintf("stream %s has messages on %s that no ingress has published", name, terminal.Plural(len(subjects), "subject", "subjects")),
+			"their signatures were not verified; consumers dead-letter them, and commands skip them or end at them",
+			fmt.Sprintf("nats stream view %s --subject '%s'  # then: nats stream rmm, which counts as a loss until it is acknowledged; and deny others to publish to %s.>", name, slices.Min(subjects), kind.Prefix(s.Subject)))
 	}
 }
 
@@ -87,16 +94,21 @@ func (d *doctor) checkBacklog(ctx context.Context, r *Result, kind schema.Kind, 
 		return
 	}
 	n, oldest, name := 0, time.Duration(0), kind.Stream(d.Settings.Stream)
+	var foreign []string
 	for m, err := range d.broker.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
 		if err != nil {
 			r.unanswered("stream "+name, err, "nats stream info "+name)
 			return
 		}
-		if !schema.IsSettled(m.Header) {
+		switch {
+		case m.Header.Get(schema.HeaderReason) != "":
 			oldest = max(oldest, d.Now().Sub(m.Time))
 			n++
+		case !schema.IsTombstone(m.Header):
+			foreign = append(foreign, m.Subject)
 		}
 	}
+	r.foreign(kind, d.Settings, foreign)
 	r.Seen = fmt.Sprintf("%d in %s", n, name)
 	if n > 0 {
 		report(n, terminal.Age(oldest))
@@ -125,7 +137,7 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	r.Seen = fmt.Sprintf("%d in %s", s.Msgs, name)
 	d.checkConfig(r, kind, c)
 	if c.Discard == jetstream.DiscardNew { // another one never rejects a message, which checkConfig reports
-		r.limit("stream_full", "stream "+name, "bytes", s.Bytes, c.MaxBytes, fmt.Sprintf("nats stream edit %s --max-bytes %d", name, 2*c.MaxBytes))
+		r.limit("stream_full", "stream "+name, "bytes", s.Bytes, c.MaxBytes, fmt.Sprintf("nats stream edit %s --max-bytes %d", name, max(2*c.MaxBytes, fullDisk)))
 		r.limit("stream_full", "stream "+name, "messages", s.Msgs, c.MaxMsgs, fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
 	}
 	if info.Cluster == nil {
@@ -134,7 +146,7 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	for _, peer := range info.Cluster.Replicas { // under load all of them lag a little
 		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
 			r.add(Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", name, peer.Name),
-				"events are on fewer disks than INGRESS_REPLICAS requires", "nats server report jetstream")
+				"events are on fewer disks than INGRESS_REPLICAS requires", fmt.Sprintf("nats stream info %s  # after you have started that server, or replaced it", name))
 		}
 	}
 	return stream
@@ -149,8 +161,10 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 	for _, drift := range want.Inspect(kind, c) {
 		level, id := Warning, "stream_"+drift.Name
 		switch {
-		case kind == schema.KindDead && drift.Name != "owner" && (drift.Name != "max_age" || drift.Action != publish.Tolerate):
+		case kind == schema.KindDead && drift.Action != publish.Reject && (drift.Name != "max_age" || drift.Action != publish.Tolerate):
 			continue // consumers create that stream
+		case kind == schema.KindDead && drift.Name != "max_age" && drift.Name != "owner":
+			drift.Remedy = fmt.Sprintf("nats stream rm %s  # once its messages are settled: the next dead letter creates it anew", c.Name)
 		case drift.Action == publish.Reject, drift.Name == "subjects":
 			level = Problem
 		case drift.Name == "window_limited" && c.MaxAge < senderSchedule:
@@ -163,7 +177,11 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 			"its events are lost with that server's disk, and unavailable while the server is", "export INGRESS_REPLICAS=3  # and restart")
 	}
 	if room := max(config.BodyRoom(int64(c.MaxMsgSize)), 0); c.MaxMsgSize > 0 && room < s.BodyLimit() {
-		r.add(Warning, "message_size", fmt.Sprintf("stream %s accepts bodies of %v, not of %v", c.Name, config.Size(room), config.Size(s.BodyLimit())),
+		level := Warning
+		if room < smallBody {
+			level = Problem
+		}
+		r.add(level, "message_size", fmt.Sprintf("stream %s accepts bodies of %v, not of %v", c.Name, config.Size(room), config.Size(s.BodyLimit())),
 			"larger bodies are rejected on every retry", fmt.Sprintf("nats stream edit %s --max-msg-size %d", c.Name, s.MaxPayload()))
 	}
 }
@@ -212,11 +230,32 @@ func (d *doctor) checkConsumer(ctx context.Context, r *Result, info *jetstream.C
 	}
 	if c.AckPolicy == jetstream.AckNonePolicy {
 		warn("consumer_no_ack", "does not acknowledge events", "it loses what is delivered when it crashes",
-			fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # and read with that one", name, info.Name))
+			fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # read with that one, and then: nats consumer rm %s", name, info.Name, name))
 	}
 	if c.MaxDeliver > 0 {
 		warn("consumer_gives_up", fmt.Sprintf("has max_deliver %d", c.MaxDeliver), "it loses an event that was delivered that often",
 			fmt.Sprintf("nats consumer edit %s --max-deliver=-1", name))
+	}
+	filters := c.FilterSubjects
+	if len(filters) == 0 {
+		filters = []string{cmp.Or(c.FilterSubject, broker.AnySubject)}
+	}
+	flags := ""
+	for _, filter := range filters {
+		flags += fmt.Sprintf(" --filter '%s'", d.correct(filter))
+	}
+	if wrong := slices.DeleteFunc(slices.Clone(filters), func(f string) bool { return f == d.correct(f) }); len(wrong) > 0 {
+		warn("consumer_filter", fmt.Sprintf("filters on %q, which matches no event", wrong), "it receives no events",
+			fmt.Sprintf("nats consumer edit %s%s", name, flags))
+	}
+	var oldest time.Duration // how long an event that is not acknowledged has been stored
+	for _, filter := range filters {
+		if info.NumPending == 0 && info.NumAckPending == 0 {
+			break
+		}
+		if next, err := d.events.GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(filter)); err == nil {
+			oldest = max(oldest, info.TimeStamp.Sub(next.Time))
+		}
 	}
 	since := func(last *time.Time) time.Duration { // by the broker's clock
 		if last == nil {
@@ -229,22 +268,38 @@ func (d *doctor) checkConsumer(ctx context.Context, r *Result, info *jetstream.C
 	switch {
 	case info.Paused:
 		warn("consumer_paused", fmt.Sprintf("is paused for another %s", terminal.Age(info.PauseRemaining)), "it receives no events", "nats consumer resume "+name)
-	case c.MaxAckPending > 0 && info.NumAckPending >= c.MaxAckPending && unacknowledged >= d.Idle:
+	case c.MaxAckPending > 0 && info.NumAckPending >= c.MaxAckPending && min(unacknowledged, oldest) >= d.Idle:
 		warn("consumer_stuck", fmt.Sprintf("reached max_ack_pending (%d) and has acknowledged nothing for %s", c.MaxAckPending, terminal.Age(unacknowledged)),
 			"it receives no more events until it acknowledges some",
 			fmt.Sprintf("nats consumer edit %s --max-pending %d  # if it handles that many concurrently; otherwise find out why it does not acknowledge", name, 2*c.MaxAckPending))
-	case info.NumPending > 0 && info.NumWaiting == 0 && !info.PushBound && inactive >= d.Idle:
+	case info.NumPending > 0 && info.NumWaiting == 0 && !info.PushBound && min(inactive, oldest) >= d.Idle:
 		warn("consumer_idle", fmt.Sprintf("has %d pending, no active client for %s", info.NumPending, terminal.Age(inactive)),
 			"the program that should read them is not running", fmt.Sprintf("nats consumer rm %s  # if it is no longer needed; otherwise start its program", name))
-	case info.NumPending > 0:
-		subject := jetstream.WithGetMsgSubject(cmp.Or(c.FilterSubject, broker.AnySubject))
-		next, err := d.events.GetMsg(ctx, info.Delivered.Stream+1, subject)
-		if err == nil && info.TimeStamp.Sub(next.Time) >= d.Lag {
-			warn("consumer_behind", fmt.Sprintf("lags: %d pending, the oldest stored %s ago", info.NumPending, terminal.Age(info.TimeStamp.Sub(next.Time))),
-				"it reads more slowly than events arrive, or is blocked by one of them", "nats consumer info "+name+"  # then raise its Concurrency, or run more instances")
-		}
+	case oldest >= d.Lag:
+		warn("consumer_behind", fmt.Sprintf("lags: %d pending, %d not acknowledged, the oldest stored %s ago", info.NumPending, info.NumAckPending, terminal.Age(oldest)),
+			"it reads more slowly than events arrive, or fails on one of them", "nats consumer info "+name+"  # then raise its Concurrency, run more instances, or see its log")
 	}
 }
+
+// correct returns a filter that matches events: the given one if it does, or else one
+// that was probably meant.
+func (d *doctor) correct(filter string) string {
+	first := func(subject string) string { token, _, _ := strings.Cut(subject, "."); return token }
+	prefixes := []string{"*", ">"}
+	for _, subject := range d.events.CachedInfo().Config.Subjects {
+		prefixes = append(prefixes, first(subject))
+	}
+	for _, f := range []string{filter, filter + ".>"} {
+		n := strings.Count(f, ".") + 1
+		if slices.Contains(prefixes, first(f)) && (n == eventTokens || n < eventTokens && strings.HasSuffix(f, ">")) {
+			return f
+		}
+	}
+	return d.Settings.Subject + ".>"
+}
+
+// eventTokens is how many tokens the subject of an event has, with two for its type.
+const eventTokens = 6
 
 // checkLosses reports the losses that the ingress has reported, and that nobody has
 // acknowledged.

@@ -112,14 +112,22 @@ func TestRunOnStreams(t *testing.T) {
 		"sources":    {func(c *jetstream.StreamConfig) { c.Sources = []*jetstream.StreamSource{{Name: "VERSIVE"}} }, nil, []string{"warning stream_sources: nats stream edit $ --interactive"}},
 		"atomic":     {func(c *jetstream.StreamConfig) { c.AllowAtomicPublish = false }, nil, []string{"warning stream_atomic_publish: nats stream edit $ --allow-batch"}},
 		"direct":     {func(c *jetstream.StreamConfig) { c.AllowDirect = false }, nil, []string{"warning stream_direct_get: nats stream edit $ --allow-direct"}},
-		"size":       {func(c *jetstream.StreamConfig) { c.MaxMsgSize = 1 << 20 }, nil, []string{"warning message_size: nats stream edit $ --max-msg-size 8519680"}},
+		"covered":    {func(c *jetstream.StreamConfig) { c.Subjects = []string{"covered.interview.>", "b.>"} }, nil, []string{"problem stream_subjects: nats stream edit $ --subjects 'b.>' --subjects 'covered.>'"}},
+		"small":      {func(c *jetstream.StreamConfig) { c.MaxMsgSize = 4 << 10 }, nil, []string{"problem message_size: nats stream edit $ --max-msg-size 8519680"}},
+		"size":       {func(c *jetstream.StreamConfig) { c.MaxMsgSize = 4 << 20 }, nil, []string{"warning message_size: nats stream edit $ --max-msg-size 8519680"}},
 		"full":       {func(c *jetstream.StreamConfig) { c.MaxMsgs = 3 }, fill(3), []string{"problem stream_full: nats stream edit $ --max-msgs 6"}},
-		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 142 }, fill(2), []string{"warning stream_full: nats stream edit $ --max-bytes 284"}},
+		"fullbytes":  {func(c *jetstream.StreamConfig) { c.MaxBytes = 142 }, fill(2), []string{"warning stream_full: nats stream edit $ --max-bytes 16777216"}},
 		"nearlyfull": {func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, fill(9), []string{"warning stream_full: nats stream edit $ --max-msgs 20"}},
 
 		"quarantine": {asCreated, keep(schema.KindQuarantine, schema.HeaderReason), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
 		"dead":       {asCreated, keep(schema.KindDead, schema.HeaderReason), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
 
+		"foreignkept": {asCreated, keep(schema.KindQuarantine), []string{"warning foreign_messages: nats stream view $_QUARANTINE --subject 'foreignkept-quarantine.msg_1'"}},
+		"deadmemory": {asCreated, func(t *testing.T, s config.Settings, _ *doctor.Config) {
+			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: s.Stream + "_DEAD", Storage: jetstream.MemoryStorage}); err != nil {
+				t.Fatal(err)
+			}
+		}, []string{"warning stream_storage: nats stream rm $_DEAD"}},
 		"erasure": {asCreated, keep(schema.KindDead, schema.HeaderErased, schema.HeaderReason), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
 		"settled": {asCreated, keep(schema.KindDead, schema.HeaderErased), nil},
 
@@ -137,6 +145,22 @@ func TestRunOnStreams(t *testing.T) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
 			d.Lag = time.Nanosecond
 		}, []string{"warning consumer_behind: nats consumer info $ reports"}},
+		"filter": {asCreated, consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, FilterSubjects: []string{"filter.interview.*.s", "filter.interview.*.*.i.>", "other.>"}}), []string{
+			"warning consumer_filter: nats consumer edit $ reports --filter 'filter.interview.*.s.>' --filter 'filter.interview.*.*.i.>' --filter 'filter.>'",
+		}},
+		"unacknowledged": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
+			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
+			reports, err := js.Consumer(t.Context(), s.Stream, "reports")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 2 {
+				if _, err := reports.Next(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			d.Lag = time.Nanosecond
+		}, []string{"warning consumer_behind: nats consumer info $ reports"}},
 		"stuck": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 1})(t, s, d)
 			reports, err := js.Consumer(t.Context(), s.Stream, "reports")
@@ -152,6 +176,7 @@ func TestRunOnStreams(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := byHand(t, js, good, name, test.stream)
+			s.AdminListen = fakeAdmin(t, "") // the ingress has another stream
 			d := newDoctor(s)
 			if test.prepare != nil {
 				test.prepare(t, s, d)
@@ -174,7 +199,7 @@ func TestRunOnIngress(t *testing.T) {
 
 	other := newDoctor(byHand(t, js, s, "other", asCreated))
 	other.Probe = true
-	requireFindings(t, other, "problem probe_lost: nats stream ls")
+	requireFindings(t, other, "problem stream_differs: systemctl restart", "problem probe_lost: nats stream ls")
 
 	stream, err := js.Stream(t.Context(), s.Stream)
 	if err != nil {
@@ -188,5 +213,5 @@ func TestRunOnIngress(t *testing.T) {
 	embeddedtest.Await(t, "readyz 503", func() bool { status, _ := readyz(t, s); return status == http.StatusServiceUnavailable })
 	d := newDoctor(s)
 	d.Probe = true
-	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: curl -i")
+	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: versive-ingress health")
 }
