@@ -288,7 +288,7 @@ func (d *doctor) checkUse(r *Result) {
 var localClient = &http.Client{
 	Timeout:       config.SenderTimeout,
 	CheckRedirect: sender.Client.CheckRedirect,
-	Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true},
+	Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, ExpectContinueTimeout: time.Second},
 }
 
 // get returns the response to a GET, and the first MiB of its body.

@@ -68,10 +68,7 @@ func (d *doctor) post(ctx context.Context, r *Result, s *sender.Sender, id strin
 
 // checkAnswer reports any answer but the expected one.
 func (d *doctor) checkAnswer(ctx context.Context, r *Result, url string, secret, size int, a sender.Answer, err error) (expected bool) {
-	remedy := "versive-ingress health  # then see the ingress's log"
-	if d.ProbeURL != "" {
-		remedy = "versive-ingress doctor --probe  # without --url: if that succeeds, it is the proxy"
-	}
+	remedy := d.withoutProxy("versive-ingress health  # then see the ingress's log")
 	switch {
 	case err != nil:
 		r.add(Problem, "probe_failed", fmt.Sprintf("the probe was not answered: %v", err), "webhooks are not answered either", "curl -i "+url)
@@ -104,6 +101,14 @@ func (d *doctor) checkAnswer(ctx context.Context, r *Result, url string, secret,
 		return true
 	}
 	return false
+}
+
+// withoutProxy returns a command that excludes the proxy, or remedy if there is none.
+func (d *doctor) withoutProxy(remedy string) string {
+	if d.ProbeURL != "" {
+		return "versive-ingress doctor --probe  # without --url: if that succeeds, it is the proxy"
+	}
+	return remedy
 }
 
 // rejectedNow returns why the ingress has rejected a request since its metrics were
@@ -142,7 +147,7 @@ func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		r.add(Problem, "probe_lost", "the probe is not in stream "+name,
-			"the ingress stores elsewhere than these settings say, a proxy answers from its cache, or what is acknowledged is lost", "nats stream ls  # does the ingress have another INGRESS_STREAM?")
+			"the ingress stores elsewhere than these settings say, a proxy answers from its cache, or what is acknowledged is lost", d.withoutProxy("nats stream ls  # does the ingress have another INGRESS_STREAM?"))
 		return
 	case err != nil:
 		r.unanswered("the probe in stream "+name, err, "nats stream info "+name)

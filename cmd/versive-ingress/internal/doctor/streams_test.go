@@ -201,6 +201,14 @@ func TestRunOnIngress(t *testing.T) {
 	other.Probe = true
 	requireFindings(t, other, "problem stream_differs: systemctl restart", "problem probe_lost: nats stream ls")
 
+	away, monitor := startMonitored(t)
+	limited := newSettings(t)
+	limited.NATSURL, limited.NATSListen, limited.MaxBody = away.URL(), "", 2<<20
+	run(t, limited)
+	small := newDoctor(limited)
+	small.Probe, small.Monitors, small.Settings.MaxBody = true, []string{monitor}, 0
+	requireFindings(t, small, "problem probe_limited: systemctl restart")
+
 	stream, err := js.Stream(t.Context(), s.Stream)
 	if err != nil {
 		t.Fatal(err)

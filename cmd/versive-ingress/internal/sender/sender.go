@@ -106,6 +106,9 @@ func (s *Sender) Request(ctx context.Context, id string, at time.Time, body []by
 	request.Header.Set("Svix-Id", id)
 	request.Header.Set("Svix-Timestamp", strconv.FormatInt(at.Unix(), 10))
 	request.Header.Set("Svix-Signature", signature)
+	if len(body) > 1<<20 { // otherwise a rejection by size may be lost while the body is being sent
+		request.Header.Set("Expect", "100-continue")
+	}
 	return request, nil
 }
 
