@@ -8,6 +8,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -81,5 +82,31 @@ func TestNoSpace(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// A message that cannot be written to an empty stream, and leaves a gap there, is no loss.
+func TestNoSpaceForTheFirst(t *testing.T) {
+	t.Parallel()
+	disk := faultdisk.New(t, faultdisk.Ext4)
+	broker := embeddedtest.StartBroker(t, embedded.Config{Dir: filepath.Join(disk.Dir, "data"), MaxStore: faultdisk.Size})
+	registry := prometheus.NewRegistry()
+	cfg := config("")
+	cfg.Options, cfg.Metrics = []nats.Option{nats.InProcessServer(broker)}, registry
+	cfg.MayCreate, cfg.Durable, cfg.Ready = broker.MayCreate, broker.Durable, broker.Ready
+	p := openPublisher(t, cfg)
+	disk.Fill(0)
+	m := event(t, "msg_1")
+	m.Data = append(m.Data, make([]byte, 4<<20)...)
+	if _, err := p.Publish(t.Context(), m); err == nil {
+		t.Fatal("stored on a full disk")
+	}
+	disk.Free()
+	if o := publishUntilStored(t, p, m); o.err != nil || o.receipt.Sequence != 2 {
+		t.Fatalf("got %+v, want sequence 2, after the gap", o)
+	}
+	embeddedtest.Await(t, "the stream is checked", func() bool { return gather(t, registry)["stream_messages VERSIVE"] == 1 })
+	if n := gather(t, registry)["stream_lost_events_total VERSIVE"]; n != 0 {
+		t.Errorf("%v messages are reported as lost", n)
 	}
 }

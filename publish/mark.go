@@ -81,7 +81,8 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 
 	var gone schema.Sequences
 	if state.FirstSeq > m.First && !m.aged(seen.info) {
-		gone = schema.SequenceRange(max(m.First, 1), state.FirstSeq-1)
+		// A message whose write failed leaves a gap too, and was not acknowledged.
+		gone = schema.SequenceRange(max(m.First, 1), state.FirstSeq-1).Within(1, m.Last)
 	}
 	m.Deleted = m.Deleted.Within(state.FirstSeq, state.LastSeq)
 	if len(state.Deleted) == state.NumDeleted { // the state has the list
