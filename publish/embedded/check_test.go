@@ -164,6 +164,7 @@ func TestUnusableFile(t *testing.T) {
 		{"a block of another user", []string{"msgs", "1.blk"}, 0, 0o600, "chown -R"},
 		{"a block that is read-only", []string{"msgs", "1.blk"}, nobody, 0o400, "chmod -R u+rwX"},
 		{"a directory of another user", []string{"msgs"}, 0, 0o700, "chown -R"},
+		{"a store of another user", []string{"..", "..", ".."}, 0, 0o700, "chown -R"},
 		{"a consumer of another user", []string{"obs", "durable", "o.dat"}, 0, 0o600, "chown -R"},
 		{"a configuration without permissions", []string{"meta.inf"}, nobody, 0, "chmod -R u+rwX"},
 	} {
