@@ -64,6 +64,14 @@ func TestRunOnSettings(t *testing.T) {
 	}
 	old := float64(time.Now().Add(-100 * time.Hour).Unix())
 	now := float64(time.Now().Unix())
+	const (
+		started  = "# TYPE process_start_time_seconds gauge\nprocess_start_time_seconds %f\n"
+		reloaded = "# TYPE versive_ingress_config_last_reload_success_timestamp_seconds gauge\nversive_ingress_config_last_reload_success_timestamp_seconds{source=\"secrets\"} %f\n"
+		verified = `# TYPE versive_ingress_secret_last_verified_timestamp_seconds gauge
+versive_ingress_secret_last_verified_timestamp_seconds{position="1",fingerprint="01234567"} %f
+versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint="89abcdef"} %f
+`
+	)
 	for name, test := range map[string]struct {
 		change func(*doctor.Config)
 		want   []string
@@ -131,13 +139,15 @@ func TestRunOnSettings(t *testing.T) {
 		"no broker":                {func(d *doctor.Config) { d.Settings.NATSListen = "127.0.0.1:1" }, []string{"unknown broker_unreachable: versive-ingress serve"}},
 		"no TLS":                   {func(d *doctor.Config) { d.Settings.TLSCert, d.Settings.TLSKey = file, file }, []string{"problem no_webhooks: restart", "problem certificate_unusable: openssl x509 -noout -pubkey -in " + file}},
 		"an old secret": {func(d *doctor.Config) {
-			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(`# TYPE process_start_time_seconds gauge
-process_start_time_seconds %f
-# TYPE versive_ingress_secret_last_verified_timestamp_seconds gauge
-versive_ingress_secret_last_verified_timestamp_seconds{position="1",fingerprint="01234567"} %f
-versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint="89abcdef"} %f
-`, old, old, now))
+			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+verified, old, old, now))
 		}, []string{"warning secret_unused: remove secret 1 (01234567)"}},
+		"an unused secret": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+verified, old, 0., now))
+		}, []string{"warning secret_unused: remove secret 1 (01234567)"}},
+		"a new secret": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+reloaded+verified, old, now, 0., now))
+		}, nil},
+		"an unused secret since when": {func(d *doctor.Config) { d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(verified, 0., now)) }, nil},
 		"losses in the metrics": {func(d *doctor.Config) {
 			d.Settings.NATSURL, d.Settings.NATSListen = broker.URL(d.Settings), ""
 			d.Settings.AdminListen = fakeAdmin(t, `# TYPE versive_ingress_stream_lost_events_total counter

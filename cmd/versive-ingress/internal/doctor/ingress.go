@@ -245,6 +245,12 @@ const rotation = 24 * time.Hour
 // A probe stores no event.
 func (d *doctor) checkUse(r *Result) {
 	idle := func(last float64) time.Duration { return d.Now().Sub(time.Unix(int64(last), 0)) }
+	since := d.metrics.sum("process_start_time_seconds") // since when the secrets are in use; 0 if unknown
+	for _, s := range d.metrics.series("versive_ingress_config_last_reload_success_timestamp_seconds") {
+		if s.Metric["source"] == "secrets" {
+			since = float64(s.Value)
+		}
+	}
 	secrets, newest := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds"), 0.0
 	for _, s := range secrets {
 		newest = max(newest, float64(s.Value))
@@ -253,11 +259,11 @@ func (d *doctor) checkUse(r *Result) {
 		secret, last := fmt.Sprintf("secret %s (%s)", s.Metric["position"], s.Metric["fingerprint"]), float64(s.Value)
 		if last == 0 {
 			r.Seen += fmt.Sprintf("; %s has verified nothing", secret)
-			last = d.metrics.sum("process_start_time_seconds")
+			last = since
 		} else {
 			r.Seen += fmt.Sprintf("; %s verified a webhook %s ago", secret, terminal.Age(idle(last)))
 		}
-		if idle(last) >= rotation && idle(newest) < rotation {
+		if last > 0 && idle(last) >= rotation && idle(newest) < rotation {
 			r.add(Warning, "secret_unused", fmt.Sprintf("%s has verified nothing for %s, while another has", secret, terminal.Age(idle(last))),
 				"if it was replaced, the sender no longer signs with it, but anyone who has it can forge events",
 				fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # if it was replaced: docs/operations.md#rotate-secrets-certificates-and-credentials", secret))
