@@ -258,7 +258,15 @@ func TestRunOnBrokers(t *testing.T) {
 			},
 			[]string{"unknown stream_missing: versive-ingress serve", "unknown stream_missing: versive-ingress serve"},
 		},
-		"not monitored": {func(*testing.T) *doctor.Config { return external(sys.BrokerURL()) }, []string{"unknown sync_unknown: versive-ingress doctor --monitor http://127.0.0.1:8222"}},
+		"embedded in the ingress": {func(*testing.T) *doctor.Config { return external(sys.BrokerURL()) }, nil},
+		"not monitored": {
+			func(t *testing.T) *doctor.Config {
+				s := startServer(t, func(o *natsserver.Options) { o.SyncAlways = true })
+				byHand(t, embeddedtest.Connect(t, s.ClientURL()), good, "versive", asCreated)
+				return external(s.ClientURL())
+			},
+			[]string{"unknown sync_unknown: versive-ingress doctor --monitor http://127.0.0.1:8222"},
+		},
 		"monitor is away": {func(*testing.T) *doctor.Config {
 			d := external(sys.BrokerURL())
 			d.Monitors = []string{"http://user:pa55word@127.0.0.1:1"}
@@ -279,7 +287,7 @@ func TestRunOnBrokers(t *testing.T) {
 				d.Settings.Replicas = 1
 				return d
 			},
-			[]string{"warning broker_version: nats-server --version", "unknown sync_unknown: --monitor"},
+			[]string{"warning broker_version: nats-server --version"},
 		},
 		"small messages": {
 			func(t *testing.T) *doctor.Config {
