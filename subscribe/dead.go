@@ -40,7 +40,7 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 			_, err = s.JetStream.CreateStream(ctx, config)
 		}
 		if errors.Is(err, nats.ErrNoResponders) { // to this request alone, so waiting would not help
-			return fmt.Errorf("dead-letter stream %s does not exist, and this user may not create it; ask the operator to create it", name)
+			return fmt.Errorf("dead-letter stream %s does not exist, and this user may not create it; ask the operator to create it, by the command in deploy/nats/users.conf", name)
 		}
 	}
 	if err != nil {
