@@ -181,7 +181,7 @@ func replayRate(t *testing.T, l library) {
 	if took := time.Since(start); took < 390*time.Millisecond || len(e.ids()) != 40 {
 		t.Errorf("%d events took %v", len(e.ids()), took)
 	}
-	if !strings.Contains(log, "not sent: the 2 erasures") {
+	if !strings.Contains(log, "not sent: 2 erasures") {
 		t.Error(log)
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish/access"
 	"versive-ingress/subscribe"
 )
@@ -66,12 +67,14 @@ func (t *tally) add(m subscribe.Message, duplicate bool) {
 }
 
 func (t tally) String() string {
-	s := fmt.Sprintf("%d events and %d erasures, %.1f MB", t.Events, t.Erasures, float64(t.Bytes)/1e6)
+	s := fmt.Sprintf("%s and %s, %.1f MB", terminal.Plural(t.Events, "event", "events"), erasures(t.Erasures), float64(t.Bytes)/1e6)
 	if t.First > 0 {
 		s += fmt.Sprintf(", sequences %d to %d", t.First, t.Sequence)
 	}
 	return s
 }
+
+func erasures(n uint64) string { return terminal.Plural(n, "erasure", "erasures") }
 
 // resume replaces c by the content of the file, if it exists. It returns an error if
 // that is the checkpoint of another replay.

@@ -85,7 +85,7 @@ func Run(ctx context.Context, o Options, out, log io.Writer) error {
 	fmt.Fprintf(log, "replayed %v, to %s in %v (%.0f/s)\n", r.Done, r.Spec.Target, took.Round(time.Millisecond), float64(r.Done.Events-before)/took.Seconds())
 	r.explain(ctx, r.Done, log)
 	if o.ToURL != "" && r.Done.Erasures > 0 {
-		fmt.Fprintf(log, "not sent: the %d erasures, for which there is no webhook; tell the endpoint's owner\n", r.Done.Erasures)
+		fmt.Fprintf(log, "not sent: %s, for which there is no webhook; tell the endpoint's owner\n", erasures(r.Done.Erasures))
 	}
 	if o.KeepID && r.Done.Duplicates > 0 {
 		fmt.Fprintf(log, "the target had %d of them before\n", r.Done.Duplicates)
