@@ -63,7 +63,8 @@ func (c *committer) commitBatch(entries []*entry) {
 		for i, e := range b.entries {
 			c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first + uint64(i)}, nil)
 		}
-	case committing && !isRejection(err): // it may be stored
+	case committing && !isRejection(err): // it may be stored, even in part
+		c.p.unanswered.Add(1)
 		for _, e := range b.entries {
 			c.finish(e, schema.Receipt{}, err)
 		}

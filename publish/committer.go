@@ -104,6 +104,7 @@ func (c *committer) publish(ctx context.Context, id string, msg *nats.Msg) (sche
 		select {
 		case <-e.done:
 		case <-ctx.Done():
+			c.p.unanswered.Add(1)
 			c.finish(e, schema.Receipt{}, ctx.Err())
 		}
 	}

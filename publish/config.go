@@ -47,6 +47,11 @@ type Config struct {
 	// batch. It returns an error if a message that the broker has acknowledged or, for a
 	// duplicate, that it knows may not be on its disk. Calls can be concurrent.
 	Durable func(duplicate bool) error
+	// Sync, if not nil, returns when all messages that the broker knows are on its disk.
+	// It is called before a duplicate is confirmed that may belong to a batch which the
+	// broker has stored in part, without an fsync and without an answer: JetStream does
+	// so when its store reaches its limit. Calls can be concurrent.
+	Sync func() error
 	// Ready, if not nil, is called every second. It returns an error if the broker
 	// cannot store messages, which it may not report by itself: those in flight fail
 	// then, and so do further ones while Durable returns an error. If errors.Is finds

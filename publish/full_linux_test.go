@@ -110,3 +110,62 @@ func TestNoSpaceForTheFirst(t *testing.T) {
 		t.Errorf("%v messages are reported as lost", n)
 	}
 }
+
+// A batch with which the store reaches its limit is stored in part, without an fsync and
+// without an answer. A resend of that part is a duplicate, and a power cut does not lose it
+// after it was confirmed.
+func TestResendAfterBatchAtLimit(t *testing.T) {
+	t.Parallel()
+	disk := faultdisk.New(t, faultdisk.Ext4)
+	store := embedded.Config{Dir: filepath.Join(disk.Dir, "data"), MaxStore: 2 << 20}
+	broker := embeddedtest.StartBroker(t, store)
+	cfg := config("")
+	cfg.Mode, cfg.Options = publish.ModeBatch, []nats.Option{nats.InProcessServer(broker)}
+	cfg.MayCreate, cfg.Durable, cfg.Sync, cfg.Ready = broker.MayCreate, broker.Durable, broker.Sync, broker.Ready
+	p := openPublisher(t, cfg)
+
+	resent := make(map[string]schema.Receipt)
+	for from := 0; len(resent) == 0; from += 40 {
+		if from == 4000 {
+			t.Fatal("no batch was stored in part")
+		}
+		messages := events(t, from, 40)
+		for i := range messages {
+			messages[i].Data = append(messages[i].Data, make([]byte, 20<<10)...)
+		}
+		failed := false
+		for i, o := range publishAll(t, p, messages) {
+			if o.err == nil {
+				continue
+			}
+			failed = true
+			if receipt, err := p.Publish(t.Context(), messages[i]); err == nil {
+				resent[o.id] = receipt
+			}
+		}
+		if failed && len(resent) == 0 { // the limit was between two batches
+			stream, err := embeddedtest.Connect(t, broker.URL()).Stream(t.Context(), "VERSIVE")
+			if err == nil {
+				err = stream.Purge(t.Context(), jetstream.WithPurgeKeep(1))
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	disk.Cut(nil)
+	p.Close()
+	broker.Stop()
+	disk.Remount()
+
+	store.MaxStore = faultdisk.Size
+	stream, err := embeddedtest.Connect(t, embeddedtest.StartBroker(t, store).URL()).Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for id, receipt := range resent {
+		if m, err := stream.GetMsg(t.Context(), receipt.Sequence); err != nil || m.Header.Get(jetstream.MsgIDHeader) != id {
+			t.Errorf("%s was confirmed with %+v and is lost: %v", id, receipt, err)
+		}
+	}
+}

@@ -31,6 +31,10 @@ type Publisher struct {
 	session  atomic.Pointer[session]
 	notReady atomic.Bool // what Config.Ready last reported; set by monitor
 
+	// unanswered counts batches whose callers have got an error, although they may be
+	// stored; synced is the count for which Config.Sync has succeeded.
+	unanswered, synced atomic.Uint64
+
 	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
 	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
 	lastFailure  atomic.Pointer[failure]
@@ -203,7 +207,13 @@ func (p *Publisher) durable(duplicate bool) error {
 	if p.cfg.Durable == nil {
 		return nil
 	}
-	if err := p.cfg.Durable(duplicate); err != nil {
+	err := p.cfg.Durable(duplicate)
+	if unanswered := p.unanswered.Load(); err == nil && duplicate && p.cfg.Sync != nil && unanswered != p.synced.Load() {
+		if err = p.cfg.Sync(); err == nil {
+			p.synced.Store(unanswered)
+		}
+	}
+	if err != nil {
 		return &unwritableError{err}
 	}
 	return nil

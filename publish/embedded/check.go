@@ -48,6 +48,9 @@ func (b *Broker) prepare(store string, options *server.Options) error {
 	if err := rewriteLastBlocks(store); err != nil {
 		return fmt.Errorf("rewriting the last blocks of the store: %w", err)
 	}
+	b.syncMu.Lock()
+	defer b.syncMu.Unlock()
+	b.unsynced = nil
 	return nil
 }
 

@@ -72,6 +72,9 @@ type Broker struct {
 	mu     sync.Mutex
 	server *server.Server // replaced by heal; guarded by mu
 	down   error          // why no server runs, or nil; guarded by mu
+
+	syncMu   sync.Mutex
+	unsynced error // of the last Sync, since the blocks were rewritten; guarded by syncMu
 }
 
 // Start starts a broker and returns when it accepts connections and has recovered

@@ -5,14 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
-	"golang.org/x/sys/unix"
 )
 
 // After a failed write a server never writes to that stream again. So the broker is
@@ -23,9 +21,9 @@ import (
 //
 // The goroutine of heal turns broken and down into sound by a restart, as soon as the
 // disk has space and the pause since the last restart is over. It restarts a server at an
-// outdated limit in the same way. It alone replaces Broker.server and Broker.down, with
-// mu held; mu is held for nothing else. What others call on the old server meanwhile
-// fails.
+// outdated limit, and one beside which a Sync has failed, in the same way. It alone
+// replaces Broker.server and Broker.down, with mu held; mu is held for nothing else. What
+// others call on the old server meanwhile fails.
 
 const (
 	// healInterval is how often the server's health is checked.
@@ -53,45 +51,6 @@ func (b *Broker) Ready() error {
 		err = fmt.Errorf("embedded broker: %w", noSpaceError(fmt.Sprintf("store is full: %d bytes of %d", used, limit)))
 	}
 	return err
-}
-
-// Durable returns an error if a message that the server has acknowledged or, for a
-// duplicate, that it knows may not be on the disk:
-//
-//   - An fsync can succeed without effect while the journal of ext4 or XFS is aborted,
-//     because another fsync has failed. The file system accepts no change after that.
-//   - After a failed write the server acknowledges no new message, but it reports a
-//     second copy of a message as a duplicate even if the fsync of the first copy's
-//     batch has failed.
-func (b *Broker) Durable(duplicate bool) error {
-	err := failedFileSystem(b.lock)
-	if err == nil && duplicate {
-		b.mu.Lock()
-		s := b.server
-		err = b.down
-		b.mu.Unlock()
-		if err == nil {
-			err = broken(s)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("embedded broker: %w", err)
-	}
-	return nil
-}
-
-// failedFileSystem returns an error if the file system of an open file accepts no
-// changes. Setting the file's mode begins a transaction, by which ext4 notices that its
-// journal was aborted; it ignores the error, but then fails even an empty write.
-func failedFileSystem(f *os.File) error {
-	err := f.Chmod(lockMode)
-	if err == nil {
-		_, err = unix.Pwrite(int(f.Fd()), nil, 0)
-	}
-	if errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.EIO) { // others are the file's own
-		return fmt.Errorf("the file system of the store has failed: %w", err)
-	}
-	return nil
 }
 
 // A noSpaceError is an error for which errors.Is(err, syscall.ENOSPC) is true, whether
@@ -170,7 +129,7 @@ func (b *Broker) heal(ctx context.Context) {
 		case <-ticker.C:
 		}
 		s := b.current()
-		problem := cmp.Or(broken(s), b.outgrown())
+		problem := cmp.Or(broken(s), b.syncFailed(), b.outgrown())
 		if problem == nil {
 			if time.Since(last) > maxPause {
 				pause = 0

@@ -139,7 +139,11 @@ const maxUnsynced = 20 << 20
 // written back. A server that appended to such a block would lose the new messages
 // at the next reboot, because it reads a block only up to the first damaged record.
 // A replicated stream can have more unsynced messages, but its Raft log has them.
-func rewriteLastBlocks(store string) error {
+func rewriteLastBlocks(store string) error { return visitLastBlocks(store, rewriteFile) }
+
+// visitLastBlocks calls visit, which returns the size of the file, for the blocks of all
+// streams and Raft logs that can have unsynced messages.
+func visitLastBlocks(store string, visit func(path string) (size int64, err error)) error {
 	for _, pattern := range [...]string{"*/streams/[^.]*/msgs", "*/_js_/*/msgs"} {
 		dirs, _ := fs.Glob(os.DirFS(store), pattern) // it fails only for a malformed pattern
 		for _, dir := range dirs {
@@ -147,16 +151,16 @@ func rewriteLastBlocks(store string) error {
 			if err != nil {
 				return err
 			}
-			written := 0
+			visited := int64(0)
 			for i, block := range slices.Backward(blocks) {
-				if written >= maxUnsynced && i < len(blocks)-2 {
+				if visited >= maxUnsynced && i < len(blocks)-2 {
 					break
 				}
-				data, err := rewriteFile(block)
+				size, err := visit(block)
 				if err != nil {
 					return err
 				}
-				written += len(data)
+				visited += size
 			}
 		}
 	}
@@ -164,14 +168,15 @@ func rewriteLastBlocks(store string) error {
 }
 
 // rewriteFile durably replaces a file by a copy of it, or overwrites it in place if the
-// disk has no space for the copy.
-func rewriteFile(path string) (data []byte, err error) {
+// disk has no space for the copy. It returns its size.
+func rewriteFile(path string) (size int64, err error) {
 	// io.Copy would not do, because it may clone the extents of the file.
-	if data, err = os.ReadFile(path); err == nil {
+	data, err := os.ReadFile(path)
+	if err == nil {
 		err = writeFile(path, data)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = overwriteFile(path, data)
 	}
-	return data, err
+	return int64(len(data)), err
 }

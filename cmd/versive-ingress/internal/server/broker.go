@@ -62,7 +62,7 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 	if s.broker != nil {
 		cfg.Options = append(cfg.Options, nats.InProcessServer(s.broker))
 		cfg.SyncAlways = true // package embedded configures it
-		cfg.MayCreate, cfg.Durable = s.broker.MayCreate, s.broker.Durable
+		cfg.MayCreate, cfg.Durable, cfg.Sync = s.broker.MayCreate, s.broker.Durable, s.broker.Sync
 		if s.settings.Replicas == 1 { // otherwise another server of the cluster may be able to store events
 			cfg.Ready = s.broker.Ready
 		}
