@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 )
@@ -65,10 +66,13 @@ func (r *round) cluster() *cluster {
 	}
 	c.settings = withBroker(r.settings(), strings.Join(clients[:], ",nats://"))
 	c.settings.Replicas = 3
+	if r.random.IntN(2) == 0 {
+		c.settings.PublishMode = string(publish.ModeBatch)
+	}
 	r.launch(c.settings)
 	c.js = embeddedtest.Connect(r, c.settings.NATSURL)
 	awaitReady(r, c.settings)
-	r.begin(&storm{think: 5 * time.Millisecond}, c.settings)
+	r.begin(&storm{senders: 48, think: 5 * time.Millisecond}, c.settings)
 	return c
 }
 
