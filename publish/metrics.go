@@ -15,11 +15,12 @@ import (
 // last check and sends no requests, so that a scrape never waits. While the broker
 // is unreachable, it reports the last known state of the streams.
 type metrics struct {
-	p        *Publisher
-	conn     atomic.Pointer[nats.Conn] // nil before the first connection
-	streams  [3]atomic.Pointer[jetstream.StreamInfo]
-	backlogs [3]backlog // of the quarantine and the dead letters
-	commits  prometheus.Histogram
+	p         *Publisher
+	conn      atomic.Pointer[nats.Conn] // nil before the first connection
+	streams   [3]atomic.Pointer[jetstream.StreamInfo]
+	backlogs  [3]backlog // of the quarantine and the dead letters
+	consumers atomic.Pointer[consumerStates]
+	commits   prometheus.Histogram
 }
 
 func newMetrics(p *Publisher) *metrics {
@@ -40,9 +41,12 @@ func (m *metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	labelled := func(label string, kind prometheus.ValueType, name, help string, value float64, labels ...string) {
+		desc := prometheus.NewDesc("versive_ingress_"+name, help, []string{label}[:len(labels)], nil)
+		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
+	}
 	send := func(kind prometheus.ValueType, name, help string, value float64, stream ...string) {
-		desc := prometheus.NewDesc("versive_ingress_"+name, help, []string{"stream"}[:len(stream)], nil)
-		ch <- prometheus.MustNewConstMetric(desc, kind, value, stream...)
+		labelled("stream", kind, name, help, value, stream...)
 	}
 	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
 	connected, waiting := 0, 0
@@ -82,6 +86,15 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 				last = max(last, seconds(time.UnixMilli(m.p.lastStored[kind].Load())))
 			}
 			send(gauge, "stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", last, name)
+		}
+	}
+	if c := m.consumers.Load(); c != nil && time.Since(c.read) < 2*maxPause {
+		for _, state := range c.list {
+			send := func(name, help string, value float64) { labelled("consumer", gauge, name, help, value, state.Name) }
+			send("consumer_pending_events", "Events that the durable consumer has not received. Absent while unknown.", float64(state.NumPending))
+			send("consumer_ack_pending_events", "Events that the durable consumer has received and not acknowledged.", float64(state.NumAckPending))
+			send("consumer_oldest_pending_seconds", "Age of the oldest event that the durable consumer has not acknowledged; 0 if there is none.", state.Lag().Seconds())
+			send("consumer_stalled_seconds", "For how long the durable consumer has acknowledged nothing although it could have; 0 if there is nothing to acknowledge, or if it is paused.", state.Stalled().Seconds())
 		}
 	}
 

@@ -67,10 +67,11 @@ func (p *Publisher) Ready() error {
 	return nil
 }
 
-// repeat calls task every second until ctx is done, in a goroutine that Close awaits.
-// While task fails, the pause between two calls grows up to a limit: the broker may deny
-// a request, and logs every denial. repeat logs each error once until task succeeds.
-func (p *Publisher) repeat(ctx context.Context, limit time.Duration, level slog.Level, failed string, task func(context.Context) error) {
+// repeat calls task after a second and then in every interval until ctx is done, in a
+// goroutine that Close awaits. While task fails, the pause between two calls grows up to
+// a limit: the broker may deny a request, and logs every denial. repeat logs each
+// error once until task succeeds.
+func (p *Publisher) repeat(ctx context.Context, interval, limit time.Duration, level slog.Level, failed string, task func(context.Context) error) {
 	p.stopped.Go(func() {
 		logged := make(map[string]bool)
 		for pause := checkInterval; sleep(ctx, pause) == nil; {
@@ -82,7 +83,7 @@ func (p *Publisher) repeat(ctx context.Context, limit time.Duration, level slog.
 				if len(logged) > 0 {
 					p.cfg.Logger.Log(ctx, min(level, slog.LevelInfo), failed+": resolved")
 				}
-				pause = checkInterval
+				pause = interval
 				clear(logged)
 				continue
 			}

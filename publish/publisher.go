@@ -106,14 +106,15 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	}
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
-	p.repeat(runCtx, checkInterval, slog.LevelError, "streams cannot be written", p.monitor)
-	p.repeat(runCtx, checkInterval, slog.LevelError, marksNotSaved, p.marks.sync)
-	p.repeat(runCtx, maxPause, slog.LevelWarn, "cannot determine whether deleted messages were erased", p.explainDeletions)
+	p.repeat(runCtx, checkInterval, checkInterval, slog.LevelError, "streams cannot be written", p.monitor)
+	p.repeat(runCtx, checkInterval, checkInterval, slog.LevelError, marksNotSaved, p.marks.sync)
+	p.repeat(runCtx, checkInterval, maxPause, slog.LevelWarn, "cannot determine whether deleted messages were erased", p.explainDeletions)
 	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
-		p.repeat(runCtx, maxPause, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" is not updated", func(ctx context.Context) error {
+		p.repeat(runCtx, checkInterval, maxPause, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" is not updated", func(ctx context.Context) error {
 			return p.updateBacklog(ctx, kind)
 		})
 	}
+	p.repeat(runCtx, consumersInterval, maxPause, slog.LevelDebug, "consumers cannot be listed", p.updateConsumers)
 	for _, c := range p.committers {
 		if c.batching {
 			p.stopped.Go(func() { c.run(runCtx) })

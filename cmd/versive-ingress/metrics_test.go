@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -23,6 +24,7 @@ var metricNames = []string{
 	"stream_oldest_event_timestamp_seconds", "stream_last_event_timestamp_seconds", "stream_last_failure_timestamp_seconds",
 	"stream_lost_events_total", "stream_lost_events_acknowledged_total", "stream_recreated_total", "stream_recreated_acknowledged_total",
 	"store_bytes", "store_max_bytes", "quarantine_events", "dead_letter_events",
+	"consumer_pending_events", "consumer_ack_pending_events", "consumer_oldest_pending_seconds", "consumer_stalled_seconds",
 }
 
 // scrape returns the metrics in the format that accept asks for.
@@ -47,6 +49,15 @@ func scrape(t testing.TB, s config.Settings, accept string) string {
 
 const openMetrics = "application/openmetrics-text; version=1.0.0"
 
+// createConsumer creates a durable consumer that reads nothing.
+func createConsumer(t *testing.T, brokerURL string) {
+	t.Helper()
+	js := embeddedtest.Connect(t, brokerURL)
+	if _, err := js.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{Durable: "reports", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Every metric is there, under a name and with a unit as Prometheus asks.
 func TestMetricsLint(t *testing.T) {
 	t.Parallel()
@@ -54,6 +65,7 @@ func TestMetricsLint(t *testing.T) {
 	sys := run(t, s)
 	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_2", []byte("{"))
+	createConsumer(t, sys.BrokerURL())
 	var text string
 	embeddedtest.Await(t, "all metrics are there", func() bool {
 		text = scrape(t, s, "text/plain")

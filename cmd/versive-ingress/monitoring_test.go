@@ -97,6 +97,7 @@ func exposedNames(t *testing.T) map[string]bool {
 	var roots *x509.CertPool
 	s.TLSCert, s.TLSKey, roots = writeCertificate(t)
 	sys := run(t, s)
+	createConsumer(t, sys.BrokerURL())
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}
 	defer transport.CloseIdleConnections()
 	response, err := transport.RoundTrip(signed(sys.url, s.Secrets[0], sender.NewID(), sample))
@@ -106,10 +107,11 @@ func exposedNames(t *testing.T) map[string]bool {
 	response.Body.Close()
 
 	var text string
-	embeddedtest.Await(t, "the event and the backlogs are counted", func() bool { // the streams are looked at every second
+	embeddedtest.Await(t, "the event, the backlogs and the consumer are counted", func() bool { // the streams are looked at every second
 		_, text = get("http://" + s.AdminListen + "/metrics")
 		return strings.Contains(text, "versive_ingress_stream_oldest_event_timestamp_seconds") &&
-			strings.Contains(text, "versive_ingress_quarantine_events ") && strings.Contains(text, "versive_ingress_dead_letter_events ")
+			strings.Contains(text, "versive_ingress_quarantine_events ") && strings.Contains(text, "versive_ingress_dead_letter_events ") &&
+			strings.Contains(text, "versive_ingress_consumer_pending_events")
 	})
 	names := make(map[string]bool)
 	for line := range strings.Lines(text) {

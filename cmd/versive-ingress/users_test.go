@@ -175,8 +175,8 @@ func TestShippedUsersCan(t *testing.T) {
 	}
 }
 
-// The ingress of the shipped users counts what waits for somebody, and keeps dead
-// letters for no longer than events.
+// The ingress of the shipped users counts what waits for an operator or a consumer, and
+// keeps dead letters for no longer than events.
 func TestShippedUsersSeeTheBacklog(t *testing.T) {
 	t.Parallel()
 	sys, u := runWithUsers(t)
@@ -187,10 +187,16 @@ func TestShippedUsersSeeTheBacklog(t *testing.T) {
 	if _, err := operator.Publish(t.Context(), "versive-dead.reports.msg_1", []byte("{}")); err != nil {
 		t.Fatal(err)
 	}
+	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_raw", []byte("{}"))
-	embeddedtest.Await(t, "both are counted", func() bool {
+	_, subscriber := u.connect(t, sys.BrokerURL(), u.subscriber)
+	if _, err := subscriber.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{Durable: "reports", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
+	embeddedtest.Await(t, "all are counted", func() bool {
 		text := scrape(t, sys.settings, "text/plain")
-		return strings.Contains(text, "\nversive_ingress_quarantine_events 1\n") && strings.Contains(text, "\nversive_ingress_dead_letter_events 1\n")
+		return strings.Contains(text, "\nversive_ingress_quarantine_events 1\n") && strings.Contains(text, "\nversive_ingress_dead_letter_events 1\n") &&
+			strings.Contains(text, "\nversive_ingress_consumer_pending_events{consumer=\"reports\"} 1\n") && !strings.Contains(text, "_oldest_pending_seconds{consumer=\"reports\"} 0\n")
 	})
 	embeddedtest.Await(t, "the maximum age is that of the events", func() bool {
 		stream, err := operator.Stream(t.Context(), "VERSIVE_DEAD")
