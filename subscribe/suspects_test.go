@@ -142,7 +142,7 @@ func TestConsumeHandlesSuspectsAlone(t *testing.T) {
 	s.storeMany(t, 4)
 	var got record
 	c := got.consumer()
-	c.Concurrency, c.Attempts, c.AckWait = 4, 1, time.Second
+	c.Concurrency, c.Attempts, c.AckWait = 5, 1, time.Second // a slot for each event: those stored first may all wait for the suspect
 	consumer, err := s.js.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{
 		Durable: c.Durable, AckPolicy: jetstream.AckExplicitPolicy, AckWait: c.AckWait,
 	})
