@@ -24,7 +24,7 @@ import (
 // returned and it was acknowledged, dead-lettered or left to be redelivered. In
 // between it waits for exclusive: a suspect (see suspects.go) holds that for
 // writing while it is handled, every other event for reading. mu is held for
-// no longer than a look at records, and never while another lock is awaited.
+// no longer than a look at what it guards, and never while another lock is awaited.
 //
 // The goroutine that runs fetches and owns empty and reported; those of the
 // handlers share all else.
@@ -36,13 +36,12 @@ type dispatcher struct {
 
 	slots     *semaphore.Weighted // Concurrency of them
 	exclusive sync.RWMutex
-	inFlight  sync.Map // the messages' sequences
+	empty     bool   // whether the last batch was
+	reported  string // see report
 
-	empty    bool   // whether the last batch was
-	reported string // see report
-
-	mu      sync.Mutex
-	records map[uint64]record // of events that were not handled successfully yet, by sequence; guarded by mu
+	mu       sync.Mutex
+	records  map[uint64]record  // of events that were not handled successfully yet, by sequence; guarded by mu
+	inFlight map[uint64]*flight // by sequence; guarded by mu
 }
 
 func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
@@ -64,6 +63,8 @@ func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error)
 		durable: durable,
 		slots:   semaphore.NewWeighted(int64(c.Concurrency)),
 		records: readRecords(durable.CachedInfo()),
+
+		inFlight: make(map[uint64]*flight),
 	}, nil
 }
 
@@ -157,30 +158,37 @@ func (d *dispatcher) report(level slog.Level, message string, err error) {
 // start handles a message in a goroutine of its own, which then frees the slot.
 func (d *dispatcher) start(ctx, handlerCtx context.Context, msg jetstream.Msg) {
 	m := newMessage(msg)
-	if _, is := d.inFlight.LoadOrStore(m.Sequence, true); is || m.Sequence == 0 { // redelivered: the broker was away
+	if m.Sequence == 0 || !d.begin(msg, m) {
 		d.slots.Release(1)
 		return
 	}
 	go func() {
 		defer d.slots.Release(1)
-		defer d.inFlight.Delete(m.Sequence)
-		alive, done := context.WithCancel(handlerCtx)
-		defer done()
-		go d.keepAlive(alive, msg)
-		suspect := d.isSuspect(m)
-		if suspect {
-			d.exclusive.Lock()
-			defer d.exclusive.Unlock()
-		} else {
-			d.exclusive.RLock()
-			defer d.exclusive.RUnlock()
+		for msg := msg; msg != nil; msg = d.end(m.Sequence) {
+			d.process(ctx, handlerCtx, msg)
 		}
-		if ctx.Err() != nil {
-			_ = msg.Nak() // not begun, so another process may have it immediately
-			return
-		}
-		d.handle(handlerCtx, msg, m, suspect)
 	}()
+}
+
+// process handles a message, unless ctx has ended.
+func (d *dispatcher) process(ctx, handlerCtx context.Context, msg jetstream.Msg) {
+	m := newMessage(msg)
+	alive, done := context.WithCancel(handlerCtx)
+	defer done()
+	go d.keepAlive(alive, msg)
+	suspect := d.isSuspect(m)
+	if suspect {
+		d.exclusive.Lock()
+		defer d.exclusive.Unlock()
+	} else {
+		d.exclusive.RLock()
+		defer d.exclusive.RUnlock()
+	}
+	if ctx.Err() != nil {
+		_ = msg.Nak() // not begun, so another process may have it immediately
+		return
+	}
+	d.handle(handlerCtx, msg, m, suspect)
 }
 
 // keepAlive reports progress on a message to the broker until ctx ends.

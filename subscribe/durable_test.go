@@ -224,3 +224,38 @@ func TestRewind(t *testing.T) {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
 }
+
+// An event that is in flight while the consumer is rewound is handled again: what its
+// handler has done may have been undone for the rewind.
+func TestRewindInFlight(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 3)
+	var got record
+	entered, release := make(chan bool, 1), make(chan bool)
+	c := got.consumer()
+	c.Concurrency = 2
+	handle := c.Event
+	var waited atomic.Bool
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if event.ID == "msg_0" && !waited.Swap(true) {
+			entered <- true
+			<-release
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	embeddedtest.Receive(t, "the event is in flight", entered)
+	embeddedtest.Await(t, "the others are handled", func() bool { return len(got.list()) == 2 })
+	if _, err := s.js.ResetConsumerToSequence(t.Context(), "VERSIVE", c.Durable, 1); err != nil {
+		t.Fatal(err)
+	}
+	// They are delivered after the event in flight.
+	embeddedtest.Await(t, "the others are handled again", func() bool { return len(got.list()) == 4 })
+	close(release)
+	embeddedtest.Await(t, "the event in flight is handled again", func() bool { return len(got.list()) == 6 })
+	s.awaitDone(t, c.Durable)
+	if diff := cmp.Diff([]string{"msg_1", "msg_2", "msg_1", "msg_2", "msg_0", "msg_0"}, got.list()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}

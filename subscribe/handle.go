@@ -121,11 +121,15 @@ func panicStack() string {
 // has stored the acknowledgement. Without the confirmation the message may be
 // redelivered; the handler then recognizes it by its ID.
 func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) {
+	rewound := d.rewound(m.Sequence)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(rewound, cancel)()
 	err := msg.DoubleAck(ctx)
 	for retries := 2; err != nil && ctx.Err() == nil && retries > 0; retries-- {
 		err = msg.DoubleAck(ctx)
 	}
-	if err != nil {
+	if err != nil && rewound.Err() == nil {
 		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "error", err)
 	}
 }
