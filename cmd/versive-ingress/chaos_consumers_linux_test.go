@@ -10,9 +10,9 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// consumers are the durable consumers of a round: one reads all along, the
+// roundConsumers are the durable consumers of a round: one reads all along, the
 // other has acknowledged something and is away.
-type consumers struct {
+type roundConsumers struct {
 	js    jetstream.JetStream
 	floor uint64 // of the one that is away
 
@@ -26,9 +26,9 @@ const (
 )
 
 // consume creates the consumers. The reader ends with the round.
-func (d *diskRound) consume() *consumers {
+func (d *diskRound) consume() *roundConsumers {
 	d.Helper()
-	c := &consumers{js: d.dialEmbedded(d.settings), seen: make(map[string]bool)}
+	c := &roundConsumers{js: d.dialEmbedded(d.settings), seen: make(map[string]bool)}
 	for _, name := range []string{readingConsumer, awayConsumer} {
 		_, err := c.js.CreateConsumer(d.Context(), d.settings.Stream, jetstream.ConsumerConfig{
 			Durable: name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: 2 * time.Second, MaxDeliver: -1,
@@ -67,7 +67,7 @@ func (d *diskRound) consume() *consumers {
 }
 
 // read continues to read until ctx ends, even if the broker fails meanwhile.
-func (c *consumers) read(ctx context.Context, stream string) {
+func (c *roundConsumers) read(ctx context.Context, stream string) {
 	for ctx.Err() == nil {
 		ask, cancel := context.WithTimeout(ctx, 2*time.Second)
 		reading, err := c.js.Consumer(ask, stream, readingConsumer)
@@ -91,7 +91,7 @@ func (c *consumers) read(ctx context.Context, stream string) {
 
 // check checks that no consumer is lost, and that the reader was given every
 // event that was answered 2xx and not erased.
-func (c *consumers) check(d *diskRound) {
+func (c *roundConsumers) check(d *diskRound) {
 	d.Helper()
 	ctx, cancel := context.WithTimeout(d.Context(), embeddedtest.Timeout)
 	defer cancel()

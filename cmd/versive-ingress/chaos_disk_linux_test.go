@@ -28,7 +28,7 @@ type diskRound struct {
 	disk      *faultdisk.Disk
 	settings  config.Settings
 	ingress   *process // the last one that was started
-	consumers *consumers
+	consumers *roundConsumers
 }
 
 func (r *round) onDisk(s *storm) *diskRound {

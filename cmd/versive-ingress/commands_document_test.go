@@ -27,6 +27,7 @@ func TestCommandsDocument(t *testing.T) {
 	s := newSettings(t)
 	launch(t, "versive-ingress", s)
 	awaitReady(t, s)
+	createConsumer(t, "nats://"+s.NATSListen)
 	// The document has the default addresses and directory.
 	actual := strings.NewReplacer("127.0.0.1:8080", s.Listen, "127.0.0.1:9090", s.AdminListen, "127.0.0.1:4222", s.NATSListen)
 	documented := strings.NewReplacer(s.Listen, "127.0.0.1:8080", s.AdminListen, "127.0.0.1:9090", s.NATSListen, "127.0.0.1:4222", s.DataDir, "./data")
@@ -50,6 +51,9 @@ func TestCommandsDocument(t *testing.T) {
 				embeddedtest.Await(t, "the metrics have the last event", func() bool {
 					return newest(t, s, "versive_ingress_stream_last_event_timestamp_seconds", `{stream="VERSIVE"}`) > newest(t, s, "versive_ingress_last_unauthorized_timestamp_seconds", "")
 				})
+			}
+			if line == "versive-ingress consumers" { // the document's consumer has read everything so far
+				fetch(t, embeddedtest.Connect(t, "nats://"+s.NATSListen), "reports")
 			}
 			cmd := exec.CommandContext(t.Context(), "sh", "-c", "exec 2>&1; "+shell)
 			cmd.Dir, cmd.Env = dir, env

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 )
 
@@ -12,13 +14,18 @@ import (
 // names the settings of another user.
 func TestCommandsOfDeniedUsers(t *testing.T) {
 	t.Parallel()
-	sys, _ := runWithUsers(t, `"$JS.API.CONSUMER.CREATE.VERSIVE.>"`)
+	sys, u := runWithUsers(t, `"$JS.API.CONSUMER.CREATE.VERSIVE.>"`)
+	_, operator := u.connect(t, sys.BrokerURL(), u.operator)
+	if _, err := operator.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{Durable: "reports", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
 	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_raw", []byte("{}"))
 	for _, args := range [][]string{
 		{"replay"},
 		{"erase", "--interview", sampleInterview, "--yes"},
 		{"quarantine", "discard", "msg_raw", "--yes"},
+		{"consumers", "rewind", "reports", "--first", "1", "--yes"},
 	} {
 		started := time.Now()
 		out, err := runCommand(t, "versive-ingress", sys.settings, args...)

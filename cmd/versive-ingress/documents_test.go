@@ -80,7 +80,7 @@ func checkCommands(t *testing.T, documents map[string]string) {
 			return // the name of a user, a unit, a file or an image
 		}
 		cmd, rest, err := root.Find(words)
-		if err != nil || cmd == root || cmd.HasSubCommands() && len(rest) > 0 {
+		if err != nil || cmd == root || cmd.HasSubCommands() && len(rest) > 0 && !strings.HasPrefix(rest[0], "--") {
 			t.Errorf("%s: there is no command %q", document, match[0])
 			return
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"net/http"
 	"os"
 	"strconv"
@@ -9,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -36,6 +39,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":     scriptReady,
+			"consumer":  scriptConsumer,
 			"await":     scriptAwait,
 			"terminate": scriptTerminate,
 			"oneline":   scriptOneLine,
@@ -57,6 +61,29 @@ func scriptReady(ts *testscript.TestScript, neg bool, args []string) {
 		if time.Now().After(deadline) {
 			ts.Fatalf("not ready: %s", why)
 		}
+	}
+}
+
+// consumer creates a durable consumer, which receives some events and acknowledges them.
+func scriptConsumer(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: consumer name events")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	nc, err := nats.Connect("nats://" + ts.Getenv("INGRESS_NATS_LISTEN"))
+	ts.Check(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), embeddedtest.Timeout)
+	defer cancel()
+	durable, err := js.CreateOrUpdateConsumer(ctx, "VERSIVE", jetstream.ConsumerConfig{Durable: args[0], AckPolicy: jetstream.AckExplicitPolicy})
+	ts.Check(err)
+	for range n {
+		m, err := durable.Next(jetstream.FetchContext(ctx))
+		ts.Check(err)
+		ts.Check(m.DoubleAck(ctx))
 	}
 }
 

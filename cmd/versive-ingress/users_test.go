@@ -151,6 +151,18 @@ func TestShippedUsersCan(t *testing.T) {
 		t.Errorf("the range has %d messages, want 31", n)
 	}
 
+	// Subscriber and operator rewind the consumer, and the operator deletes it.
+	settings := sys.settings
+	for _, settings.NATSNKey = range []string{u.subscriber, u.operator} {
+		if out := must(t, settings, "consumers", "rewind", "reports", "--first", "2", "--yes"); !strings.Contains(out, "will receive 30 events again, from sequence 2 on") {
+			t.Errorf("rewind: %s", out)
+		}
+		if got := fetch(t, operator, "reports"); len(got) != 30 {
+			t.Errorf("received %d events again, want 30", len(got))
+		}
+	}
+	must(t, settings, "consumers", "delete", "reports", "--yes")
+
 	// The operator reads all streams, dead letters and quarantine as well, and
 	// erases.
 	for kind, want := range map[schema.Kind]int{schema.KindEvent: 31, schema.KindQuarantine: 1, schema.KindDead: 1} {

@@ -1,11 +1,11 @@
 package doctor
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -209,75 +209,55 @@ func (d *doctor) checkClock(ctx context.Context, r *Result) {
 }
 
 func (d *doctor) checkConsumers(ctx context.Context, r *Result) {
-	durable := 0
-	list := d.events.ListConsumers(ctx)
-	for info := range list.Info() {
-		if info.Config.Durable != "" { // not that of a reader such as tail
-			durable++
-			d.checkConsumer(ctx, r, info)
-		}
+	list, err := publish.ReadConsumers(ctx, d.events, math.MaxInt)
+	if err != nil {
+		r.unanswered("the consumers", err, "versive-ingress consumers")
+		return
 	}
-	if err := list.Err(); err != nil {
-		r.unanswered("the consumers", err, "nats consumer ls "+d.Settings.Stream)
+	for _, c := range list {
+		d.checkConsumer(r, c)
 	}
-	r.Seen = fmt.Sprintf("%d durable", durable)
+	r.Seen = fmt.Sprintf("%d durable", len(list))
 }
 
-func (d *doctor) checkConsumer(ctx context.Context, r *Result, info *jetstream.ConsumerInfo) {
-	c, name := info.Config, info.Stream+" "+info.Name
+func (d *doctor) checkConsumer(r *Result, c publish.ConsumerState) {
+	limit, name := c.Config.MaxAckPending, c.Stream+" "+c.Name
 	warn := func(id, found, why, remedy string) {
-		r.add(Warning, id, fmt.Sprintf("consumer %s %s", info.Name, found), why, remedy)
+		r.add(Warning, id, fmt.Sprintf("consumer %s %s", c.Name, found), why, remedy)
 	}
-	if c.AckPolicy == jetstream.AckNonePolicy {
+	if c.Config.AckPolicy == jetstream.AckNonePolicy {
 		warn("consumer_no_ack", "does not acknowledge events", "it loses what is delivered when it crashes",
-			fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # read with that one, and then: nats consumer rm %s", name, info.Name, name))
+			fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # read with that one, and then: nats consumer rm %s", name, c.Name, name))
 	}
-	if c.MaxDeliver > 0 {
-		warn("consumer_gives_up", fmt.Sprintf("has max_deliver %d", c.MaxDeliver), "it loses an event that was delivered that often",
+	if c.Config.MaxDeliver > 0 {
+		warn("consumer_gives_up", fmt.Sprintf("has max_deliver %d", c.Config.MaxDeliver), "it loses an event that was delivered that often",
 			fmt.Sprintf("nats consumer edit %s --max-deliver=-1", name))
 	}
-	filters := c.FilterSubjects
-	if len(filters) == 0 {
-		filters = []string{cmp.Or(c.FilterSubject, broker.AnySubject)}
+	flags, wrong := "", []string(nil)
+	for _, filter := range c.Filters() {
+		correct := d.correct(filter)
+		if flags += fmt.Sprintf(" --filter '%s'", correct); correct != filter {
+			wrong = append(wrong, filter)
+		}
 	}
-	flags := ""
-	for _, filter := range filters {
-		flags += fmt.Sprintf(" --filter '%s'", d.correct(filter))
-	}
-	if wrong := slices.DeleteFunc(slices.Clone(filters), func(f string) bool { return f == d.correct(f) }); len(wrong) > 0 {
+	if len(wrong) > 0 {
 		warn("consumer_filter", fmt.Sprintf("filters on %q, which matches no event", wrong), "it receives no events",
 			fmt.Sprintf("nats consumer edit %s%s", name, flags))
 	}
-	var oldest time.Duration // how long an event that is not acknowledged has been stored
-	for _, filter := range filters {
-		if info.NumPending == 0 && info.NumAckPending == 0 {
-			break
-		}
-		if next, err := d.events.GetMsg(ctx, info.AckFloor.Stream+1, jetstream.WithGetMsgSubject(filter)); err == nil {
-			oldest = max(oldest, info.TimeStamp.Sub(next.Time))
-		}
-	}
-	since := func(last *time.Time) time.Duration { // by the broker's clock
-		if last == nil {
-			last = &info.Created
-		}
-		return info.TimeStamp.Sub(*last)
-	}
-	unacknowledged := since(info.AckFloor.Last)
-	inactive := min(unacknowledged, since(info.Delivered.Last))
+	stalled := terminal.Age(c.Stalled())
 	switch {
-	case info.Paused:
-		warn("consumer_paused", fmt.Sprintf("is paused for another %s", terminal.Age(info.PauseRemaining)), "it receives no events", "nats consumer resume "+name)
-	case c.MaxAckPending > 0 && info.NumAckPending >= c.MaxAckPending && min(unacknowledged, oldest) >= d.Idle:
-		warn("consumer_stuck", fmt.Sprintf("reached max_ack_pending (%d) and has acknowledged nothing for %s", c.MaxAckPending, terminal.Age(unacknowledged)),
+	case c.Paused:
+		warn("consumer_paused", fmt.Sprintf("is paused for another %s", terminal.Age(c.PauseRemaining)), "it receives no events", "nats consumer resume "+name)
+	case limit > 0 && c.NumAckPending >= limit && c.Stalled() >= d.Idle:
+		warn("consumer_stuck", fmt.Sprintf("reached max_ack_pending (%d) and has acknowledged nothing for %s", limit, stalled),
 			"it receives no more events until it acknowledges some",
-			fmt.Sprintf("nats consumer edit %s --max-pending %d  # if it handles that many concurrently; otherwise find out why it does not acknowledge", name, 2*c.MaxAckPending))
-	case info.NumPending > 0 && info.NumWaiting == 0 && !info.PushBound && min(inactive, oldest) >= d.Idle:
-		warn("consumer_idle", fmt.Sprintf("has %d pending, no active client for %s", info.NumPending, terminal.Age(inactive)),
-			"the program that should read them is not running", fmt.Sprintf("nats consumer rm %s  # if it is no longer needed; otherwise start its program", name))
-	case oldest >= d.Lag:
-		warn("consumer_behind", fmt.Sprintf("lags: %d pending, %d not acknowledged, the oldest stored %s ago", info.NumPending, info.NumAckPending, terminal.Age(oldest)),
-			"it reads more slowly than events arrive, or fails on one of them", "nats consumer info "+name+"  # then raise its Concurrency, run more instances, or see its log")
+			fmt.Sprintf("nats consumer edit %s --max-pending %d  # if it handles that many concurrently; otherwise find out why it does not acknowledge", name, 2*limit))
+	case c.NumWaiting == 0 && !c.PushBound && c.Stalled() >= d.Idle && c.TimeStamp.Sub(c.LastActivity()) >= d.Idle:
+		warn("consumer_idle", fmt.Sprintf("has %d unacknowledged, no active client for %s", c.Unacknowledged(), stalled),
+			"the program that should read them is not running", fmt.Sprintf("versive-ingress consumers delete %s  # if it is no longer needed; otherwise start its program", c.Name))
+	case c.Lag() >= d.Lag:
+		warn("consumer_behind", fmt.Sprintf("lags: %d unacknowledged, the oldest stored %s ago", c.Unacknowledged(), terminal.Age(c.Lag())),
+			"it reads more slowly than events arrive, or fails on one of them", "versive-ingress consumers  # then raise its Concurrency, run more instances, or see its log")
 	}
 }
 

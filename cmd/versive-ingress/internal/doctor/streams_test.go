@@ -140,11 +140,11 @@ func TestRunOnStreams(t *testing.T) {
 		"idle": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
 			d.Idle = time.Nanosecond
-		}, []string{"warning consumer_idle: nats consumer rm $ reports"}},
+		}, []string{"warning consumer_idle: versive-ingress consumers delete reports"}},
 		"behind": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy})(t, s, d)
 			d.Lag = time.Nanosecond
-		}, []string{"warning consumer_behind: nats consumer info $ reports"}},
+		}, []string{"warning consumer_behind: versive-ingress consumers"}},
 		"filter": {asCreated, consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, FilterSubjects: []string{"filter.interview.*.s", "filter.interview.*.*.i.>", "other.>"}}), []string{
 			"warning consumer_filter: nats consumer edit $ reports --filter 'filter.interview.*.s.>' --filter 'filter.interview.*.*.i.>' --filter 'filter.>'",
 		}},
@@ -160,7 +160,7 @@ func TestRunOnStreams(t *testing.T) {
 				}
 			}
 			d.Lag = time.Nanosecond
-		}, []string{"warning consumer_behind: nats consumer info $ reports"}},
+		}, []string{"warning consumer_behind: versive-ingress consumers"}},
 		"stuck": {asCreated, func(t *testing.T, s config.Settings, d *doctor.Config) {
 			consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckExplicitPolicy, MaxAckPending: 1})(t, s, d)
 			reports, err := js.Consumer(t.Context(), s.Stream, "reports")

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
-	"time"
 
 	"github.com/go-json-experiment/json"
 
@@ -96,10 +95,10 @@ func (s Selection) resolve() (subscribe.Selection, error) {
 		Last:   s.Last,
 	}
 	var err error
-	if sel.Since, err = parseTime("since", s.Since); err != nil {
+	if sel.Since, err = terminal.ParseTime("since", s.Since); err != nil {
 		return sel, err
 	}
-	if sel.Until, err = parseTime("until", s.Until); err != nil {
+	if sel.Until, err = terminal.ParseTime("until", s.Until); err != nil {
 		return sel, err
 	}
 	switch {
@@ -111,19 +110,4 @@ func (s Selection) resolve() (subscribe.Selection, error) {
 		return sel, fmt.Errorf("--since %s is not before --until %s", s.Since, s.Until)
 	}
 	return sel, nil
-}
-
-// parseTime returns the time that is a flag's value, or the zero time for "".
-func parseTime(flag, value string) (time.Time, error) {
-	if value == "" {
-		return time.Time{}, nil
-	}
-	if ago, err := time.ParseDuration(value); err == nil && ago > 0 {
-		return time.Now().Add(-ago).UTC(), nil
-	}
-	t, err := time.Parse(time.RFC3339, value)
-	if err != nil {
-		return t, fmt.Errorf("--%s %q: want a time such as 2024-01-31T08:00:00Z, or how long ago, such as 2h", flag, value)
-	}
-	return t.UTC(), nil
 }
