@@ -261,3 +261,19 @@ func TestConsumeErrors(t *testing.T) {
 		})
 	}
 }
+
+// A consumer with replicas handles events concurrently.
+func TestConsumeWithReplicas(t *testing.T) {
+	t.Parallel()
+	const n = 100
+	s := openSystem(t, embeddedtest.StartCluster(t, t.TempDir())[0], 3)
+	s.storeMany(t, n)
+	var got record
+	c := got.consumer()
+	c.Concurrency, c.AckWait = 8, embeddedtest.Timeout // a redelivery would be too late
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	if len(got.list()) != n {
+		t.Errorf("%d events were handled, want %d", len(got.list()), n)
+	}
+}

@@ -39,14 +39,19 @@ func newSystem(t testing.TB) *system {
 
 func newSystemIn(t testing.TB, cfg embedded.Config) *system {
 	t.Helper()
-	broker := embeddedtest.StartBroker(t, cfg)
+	return openSystem(t, embeddedtest.StartBroker(t, cfg), 1)
+}
+
+// openSystem creates the streams, with replicas.
+func openSystem(t testing.TB, broker *embedded.Broker, replicas int) *system {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), embeddedtest.Timeout)
 	defer cancel()
 	publisher, err := publish.Open(ctx, publish.Config{
 		URL:          broker.URL(),
 		Stream:       "VERSIVE",
 		Subject:      "versive",
-		Replicas:     1,
+		Replicas:     replicas,
 		DedupeWindow: 48 * time.Hour,
 		Timeout:      20 * time.Second,
 	})

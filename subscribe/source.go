@@ -117,7 +117,7 @@ type withoutDeadline struct{ context.Context }
 func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // pull requests up to n messages from a consumer, or fewer if that is the limit of a
-// request, and calls handle for each, until that returns false. The request ends
+// request, or one if the consumer has replicas, and calls handle for each, until that returns false. The request ends
 // after 30 s, when no message has arrived for the time of patience, with ctx, or
 // with the connection: a broker that was restarted has forgotten it.
 //
@@ -137,8 +137,15 @@ func (s Source) pull(ctx context.Context, consumer jetstream.Consumer, n int, pa
 	if nc.IsReconnecting() { // it was lost before
 		cancel()
 	}
-	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 { // beyond it, the server rejects the request
+	info := consumer.CachedInfo()
+	if limit := info.Config.MaxRequestBatch; limit > 0 { // beyond it, the server rejects the request
 		n = min(n, limit)
+	}
+	if info.Cluster != nil && len(info.Cluster.Replicas) > 0 {
+		// The replicas must know of a delivery before the server sends it. The status with
+		// which it completes a request that has a limit of bytes is not held back, and
+		// arrives first; the client then ends the request without the messages.
+		n = 1
 	}
 	options := []jetstream.FetchOpt{jetstream.FetchContext(request), jetstream.FetchHeartbeat(heartbeat)}
 	if n > 1 {
