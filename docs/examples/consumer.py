@@ -22,6 +22,7 @@ async def main():
         os.environ.get("NATS_URL", "nats://127.0.0.1:4222"),
         nkeys_seed=os.environ.get("NATS_NKEY"),  # a file
         max_reconnect_attempts=-1,
+        connect_timeout=10,
     )
     subscription = await nc.jetstream().pull_subscribe(
         "versive.interview.completed.>", durable="reports-python", stream="VERSIVE"

@@ -28,7 +28,7 @@ func main() {
 }
 
 func run(ctx context.Context) error {
-	options := []nats.Option{nats.MaxReconnects(-1)}
+	options := []nats.Option{nats.MaxReconnects(-1), nats.Timeout(10 * time.Second)}
 	if file := os.Getenv("NATS_NKEY"); file != "" {
 		nkey, err := nats.NkeyOptionFromSeed(file)
 		if err != nil {

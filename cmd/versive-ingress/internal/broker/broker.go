@@ -83,6 +83,7 @@ func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn
 	options = append([]nats.Option{
 		credentials.Option,
 		nats.Name("versive-ingress " + name),
+		nats.Timeout(Timeout),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // callers report what fails
 	}, options...)
 	nc, err := nats.Connect(URL(s), options...)
@@ -114,7 +115,7 @@ func CLI(s config.Settings) string {
 	return command
 }
 
-// Timeout bounds one request to the broker.
+// Timeout bounds one request to the broker, and an attempt to connect to one server.
 const Timeout = 10 * time.Second
 
 // AnySubject selects all messages of a stream. A mistyped INGRESS_SUBJECT, or one

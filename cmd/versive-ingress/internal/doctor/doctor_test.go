@@ -289,6 +289,11 @@ func TestRunOnBrokers(t *testing.T) {
 			},
 			[]string{"warning broker_version: nats-server --version"},
 		},
+		"slow": {
+			func(t *testing.T) *doctor.Config {
+				return external("nats://" + startSlow(t, strings.TrimPrefix(sys.BrokerURL(), "nats://")))
+			}, nil,
+		},
 		"small messages": {
 			func(t *testing.T) *doctor.Config {
 				s := startServer(t, func(o *natsserver.Options) { o.MaxPayload, o.SyncAlways = 1<<20, true })

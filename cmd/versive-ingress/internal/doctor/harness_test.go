@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -250,7 +251,7 @@ func startMonitored(t *testing.T) (broker *embedded.Broker, monitor string) {
 // startServer starts a nats-server as anybody may have set it up.
 func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Server {
 	t.Helper()
-	o := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 9 << 20}
+	o := &natsserver.Options{Host: "127.0.0.1", Port: natsserver.RANDOM_PORT, HTTPHost: "127.0.0.1", HTTPPort: natsserver.RANDOM_PORT, NoSigs: true, NoLog: true, JetStream: true, StoreDir: t.TempDir(), MaxPayload: 9 << 20, AuthTimeout: 10}
 	change(o)
 	s, err := natsserver.NewServer(o)
 	if err != nil {
@@ -267,6 +268,27 @@ func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Ser
 // startOlder puts itself before a broker and has it say that it is an old one.
 func startOlder(t *testing.T, broker string) (address string) {
 	t.Helper()
+	return relay(t, broker, func(line []byte) []byte {
+		line = bytes.Replace(line, []byte(`"version":"`+natsserver.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
+		return bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, natsserver.JSApiLevel), []byte(`"level":1`), 1)
+	})
+}
+
+// startSlow puts itself before a broker that greets a client later than nats.go expects
+// by default.
+func startSlow(t *testing.T, broker string) (address string) {
+	t.Helper()
+	return relay(t, broker, func(line []byte) []byte {
+		if bytes.HasPrefix(line, []byte("INFO ")) {
+			time.Sleep(nats.DefaultTimeout + time.Second/2)
+		}
+		return line
+	})
+}
+
+// relay puts itself before a broker and changes the lines that it sends.
+func relay(t *testing.T, broker string, change func([]byte) []byte) (address string) {
+	t.Helper()
 	return serveTCP(t, func(client *net.TCPConn) {
 		to, err := net.Dial("tcp", broker)
 		if err != nil {
@@ -277,9 +299,7 @@ func startOlder(t *testing.T, broker string) (address string) {
 		go func() { _, _ = io.Copy(to, client); to.Close() }()
 		for lines := bufio.NewReader(to); ; {
 			line, err := lines.ReadBytes('\n')
-			line = bytes.Replace(line, []byte(`"version":"`+natsserver.VERSION+`"`), []byte(`"version":"2.11.9"`), 1)
-			line = bytes.Replace(line, fmt.Appendf(nil, `"level":%d`, natsserver.JSApiLevel), []byte(`"level":1`), 1)
-			if _, broken := client.Write(line); err != nil || broken != nil {
+			if _, broken := client.Write(change(line)); err != nil || broken != nil {
 				return
 			}
 		}

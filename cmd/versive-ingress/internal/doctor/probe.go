@@ -131,7 +131,7 @@ func (d *doctor) rejectedNow(ctx context.Context) string {
 
 // collectProbe discards the probe from the quarantine, where it must be once.
 func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []byte, accepted bool) {
-	ctx, cancel := d.bound(ctx, broker.Timeout)
+	ctx, cancel := d.bound(ctx, 5*broker.Timeout) // as many requests
 	defer cancel()
 	subject := schema.Quarantine(id, nil, &schema.Error{}, nil).Subject(d.Settings.Subject)
 	name := schema.KindQuarantine.Stream(d.Settings.Stream)

@@ -41,7 +41,7 @@ func (s *Server) checkIdentity() error {
 	if s.settings.NATSConfig == "" {
 		return nil
 	}
-	nc, err := nats.Connect(s.broker.URL(), s.credentials.Option)
+	nc, err := nats.Connect(s.broker.URL(), s.credentials.Option, nats.Timeout(broker.Timeout))
 	if publish.IsAuthError(err) {
 		return fmt.Errorf("INGRESS_NATS_CONFIG: %w", s.credentials.Explain(err))
 	}
