@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"net"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -30,10 +31,11 @@ type Config struct {
 
 	Silence time.Duration // longest time without a new event; 0 is unlimited
 
-	Now   func() time.Time // nil is time.Now
-	Roots *x509.CertPool   // the authorities that senders trust; nil is those of the system
-	Idle  time.Duration    // how long a consumer may be without activity; 0 is 5 minutes
-	Lag   time.Duration    // how old an event may be that a consumer has not read; 0 is 1 hour
+	Now       func() time.Time           // nil is time.Now
+	Addresses func() ([]net.Addr, error) // of this machine; nil is net.InterfaceAddrs
+	Roots     *x509.CertPool             // the authorities that senders trust; nil is those of the system
+	Idle      time.Duration              // how long a consumer may be without activity; 0 is 5 minutes
+	Lag       time.Duration              // how old an event may be that a consumer has not read; 0 is 1 hour
 }
 
 const (
@@ -84,6 +86,9 @@ var checks = []struct {
 func Run(ctx context.Context, c Config) Report {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Addresses == nil {
+		c.Addresses = net.InterfaceAddrs
 	}
 	c.Idle, c.Lag = cmp.Or(c.Idle, 5*time.Minute), cmp.Or(c.Lag, time.Hour)
 	d := &doctor{Config: c}

@@ -88,17 +88,16 @@ versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint=
 		"one secret of another": {func(d *doctor.Config) {
 			d.Probe, d.Settings.Secrets = true, append(d.Settings.Secrets, config.NewSecret())
 		}, []string{"problem secrets_differ: systemctl restart", "problem probe_unauthorized: systemctl restart"}},
-		"other secrets, no probe": {func(d *doctor.Config) { d.Settings.Secrets = []string{config.NewSecret()} }, []string{"problem secrets_differ: systemctl restart"}},
-		"tiny bodies":             {func(d *doctor.Config) { d.Settings.MaxBody = 1 << 10 }, []string{"warning body_limit_small: unset INGRESS_MAX_BODY"}},
-		"admin on all": {func(d *doctor.Config) {
-			d.Settings.AdminListen = "0.0.0.0" + d.Settings.AdminListen[strings.LastIndexByte(d.Settings.AdminListen, ':'):]
-		}, []string{"warning admin_public: export INGRESS_ADMIN_LISTEN=127.0.0.1:9090"}},
-		"path":            {func(d *doctor.Config) { d.Settings.Path = "/other" }, []string{"problem no_webhooks: systemctl restart"}},
-		"clock far ahead": {func(d *doctor.Config) { d.Now = func() time.Time { return time.Now().Add(time.Hour) } }, []string{"problem clock: timedatectl set-ntp true"}},
-		"clock behind":    {func(d *doctor.Config) { d.Now = func() time.Time { return time.Now().Add(-time.Minute) } }, []string{"warning clock: timedatectl set-ntp true"}},
-		"body over max":   {func(d *doctor.Config) { d.Settings.MaxBody = 16 << 20 }, []string{"problem max_payload: follows INGRESS_MAX_BODY"}},
-		"store over disk": {func(d *doctor.Config) { d.Settings.MaxStore = 1 << 50 }, []string{"warning store_over_disk: unset INGRESS_MAX_STORE"}},
-		"store full":      {func(d *doctor.Config) { d.Settings.MaxStore = 1 }, []string{"problem store_full: export INGRESS_MAX_STORE=1024MiB"}},
+		"other secrets, no probe":      {func(d *doctor.Config) { d.Settings.Secrets = []string{config.NewSecret()} }, []string{"problem secrets_differ: systemctl restart"}},
+		"tiny bodies":                  {func(d *doctor.Config) { d.Settings.MaxBody = 1 << 10 }, []string{"warning body_limit_small: unset INGRESS_MAX_BODY"}},
+		"admin on all":                 {func(d *doctor.Config) { listenOnAll(d, "10.0.0.2", "203.0.113.1") }, []string{"warning admin_public: export INGRESS_ADMIN_LISTEN=127.0.0.1:9090"}},
+		"admin on all, in a container": {func(d *doctor.Config) { listenOnAll(d, "127.0.0.1", "172.17.0.2", "fe80::1", "fd00::2") }, nil},
+		"path":                         {func(d *doctor.Config) { d.Settings.Path = "/other" }, []string{"problem no_webhooks: systemctl restart"}},
+		"clock far ahead":              {func(d *doctor.Config) { d.Now = func() time.Time { return time.Now().Add(time.Hour) } }, []string{"problem clock: timedatectl set-ntp true"}},
+		"clock behind":                 {func(d *doctor.Config) { d.Now = func() time.Time { return time.Now().Add(-time.Minute) } }, []string{"warning clock: timedatectl set-ntp true"}},
+		"body over max":                {func(d *doctor.Config) { d.Settings.MaxBody = 16 << 20 }, []string{"problem max_payload: follows INGRESS_MAX_BODY"}},
+		"store over disk":              {func(d *doctor.Config) { d.Settings.MaxStore = 1 << 50 }, []string{"warning store_over_disk: unset INGRESS_MAX_STORE"}},
+		"store full":                   {func(d *doctor.Config) { d.Settings.MaxStore = 1 }, []string{"problem store_full: export INGRESS_MAX_STORE=1024MiB"}},
 		"store of the metrics": {func(d *doctor.Config) {
 			d.Settings.AdminListen = fakeAdmin(t, "# TYPE versive_ingress_store_max_bytes gauge\nversive_ingress_store_max_bytes 1e15\n")
 		}, []string{"warning store_over_disk: df -h"}},

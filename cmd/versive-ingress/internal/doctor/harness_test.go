@@ -109,6 +109,17 @@ func newDoctor(s config.Settings) *doctor.Config {
 	return &doctor.Config{Settings: s}
 }
 
+// listenOnAll has the admin listener on all interfaces of a machine with the addresses.
+func listenOnAll(d *doctor.Config, addresses ...string) {
+	d.Settings.AdminListen = "0.0.0.0" + d.Settings.AdminListen[strings.LastIndexByte(d.Settings.AdminListen, ':'):]
+	d.Addresses = func() (list []net.Addr, err error) {
+		for _, a := range addresses {
+			list = append(list, &net.IPNet{IP: net.ParseIP(a)})
+		}
+		return list, nil
+	}
+}
+
 // findings returns what a doctor finds, as level, id and remedy. It checks that
 // every finding is explained, and that nothing secret is printed.
 func findings(t *testing.T, d *doctor.Config) (list [][3]string) {
