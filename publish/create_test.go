@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -115,5 +116,30 @@ func TestAccountRequiresMaxBytes(t *testing.T) {
 	}
 	if size := dead.CachedInfo().Config.MaxBytes; size != cfg.MaxBytes {
 		t.Errorf("dead letters are limited to %d bytes, want %d", size, cfg.MaxBytes)
+	}
+}
+
+// A broker whose store has become smaller than the max_bytes of a stream does not update
+// the stream. The error names the setting.
+func TestStoreBelowMaxBytes(t *testing.T) {
+	t.Parallel()
+	cfg := embedded.Config{Dir: t.TempDir(), MaxStore: 2 << 30}
+	broker := embeddedtest.StartBroker(t, cfg)
+	stream := byHand(func(c *jetstream.StreamConfig) { c.MaxBytes, c.AllowDirect = 1<<30, false })
+	if _, err := embeddedtest.Connect(t, broker.URL()).CreateStream(t.Context(), stream); err != nil {
+		t.Fatal(err)
+	}
+	broker.Stop()
+	cfg.MaxStore = 1 << 29
+	small := config(embeddedtest.StartBroker(t, cfg).URL())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	small.Logger = slog.New(slog.NewTextHandler(onWrite(cancel), &slog.HandlerOptions{Level: slog.LevelWarn})) // that it waits
+	p, err := publish.Open(ctx, small)
+	if conflict, ok := errors.AsType[*publish.ConflictError](err); !ok || !strings.Contains(conflict.Problem, "INGRESS_MAX_STORE") {
+		if err == nil {
+			p.Close()
+		}
+		t.Fatalf("got %v, want a conflict", err)
 	}
 }

@@ -91,6 +91,10 @@ func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Str
 			"remedy", p.cfg.edit(want.Name, claimFlags(want.Metadata)))
 		return existing, nil
 	}
+	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == errCodeStorageExceeded { // though max_bytes stays
+		return nil, &ConflictError{want.Name, fmt.Sprintf("updating it: the max_bytes of all streams, of which it has %d, exceed the store of the broker; "+
+			"raise INGRESS_MAX_STORE, or max_file_store of an external server, above them; when the ingress runs, you can lower max_bytes", repaired.MaxBytes)}
+	}
 	return stream, conflict(want.Name, "updating it", err)
 }
 
