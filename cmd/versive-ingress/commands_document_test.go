@@ -44,9 +44,6 @@ func TestCommandsDocument(t *testing.T) {
 				continue // before the first command
 			}
 			shell := actual.Replace(line)
-			if strings.HasPrefix(line, "versive-ingress send") {
-				shell += " http://" + s.Listen + s.Path
-			}
 			if strings.HasPrefix(line, "versive-ingress doctor") { // the metrics of the streams are up to a second old
 				embeddedtest.Await(t, "the metrics have the last event", func() bool {
 					return newest(t, s, "versive_ingress_stream_last_event_timestamp_seconds", `{stream="VERSIVE"}`) > newest(t, s, "versive_ingress_last_unauthorized_timestamp_seconds", "")

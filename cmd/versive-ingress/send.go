@@ -24,8 +24,6 @@ var sample []byte
 // sampleInterview is the interview's id in it.
 const sampleInterview = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 
-const defaultURL = "http://127.0.0.1:8080/webhooks/versive"
-
 func sendCommand() *cobra.Command {
 	var (
 		secret, file, id, timestamp string
@@ -35,9 +33,9 @@ func sendCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "send [URL]",
 		Short: "Sign webhooks and post them",
-		Long: `Sign webhooks as Versive does and post them to URL
-(default: ` + defaultURL + `). Without flags, post
-the sample of Versive's documentation.
+		Long: `Sign webhooks as Versive does and post them to URL (default: the ingress of
+the settings on this machine). Without flags, post the sample of Versive's
+documentation.
 
 One line is printed for each answer: its status; the outcome with stream and
 sequence, or why the webhook was not accepted; and the svix-id.
@@ -50,7 +48,7 @@ EXIT STATUS
   versive-ingress send --secret whsec_… --file body.json --id msg_1 --duplicate`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			s, err := sender.New(append(args, defaultURL)[0], secret)
+			s, err := sender.New(append(args, "")[0], secret)
 			if err != nil {
 				return err
 			}

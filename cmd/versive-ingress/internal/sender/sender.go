@@ -30,21 +30,24 @@ type Sender struct {
 	webhook *svix.Webhook
 }
 
-// New returns a sender that signs with secret, or if that is "" with the first
-// secret of the settings.
+// New returns a sender to url, or if that is "" to the webhook listener of the settings,
+// that signs with secret, or if that is "" with the first secret of the settings.
 func New(url, secret string) (*Sender, error) {
-	if secret == "" {
-		settings, err := config.Read()
-		if err != nil {
+	var settings config.Settings
+	if url == "" || secret == "" {
+		var err error
+		if settings, err = config.Read(); err != nil {
 			return nil, err
 		}
+	}
+	if secret == "" {
 		secrets, err := settings.SigningSecrets()
 		if err != nil {
 			return nil, fmt.Errorf("no --secret, and %w", err)
 		}
 		secret = secrets[0]
 	}
-	s := &Sender{URL: url}
+	s := &Sender{URL: cmp.Or(url, settings.WebhookURL())}
 	return s, s.SignWith(config.NormalizeSecret(secret))
 }
 
