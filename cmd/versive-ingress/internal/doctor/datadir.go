@@ -37,6 +37,10 @@ func remedyFor(err error, other string) string {
 	return other
 }
 
+// onSystemd is the command in docs/operations.md that runs doctor as the unit runs serve.
+const onSystemd = `runuser -u versive-ingress -- env INGRESS_SECRETS_FILE=/etc/versive-ingress/secrets INGRESS_DATA_DIR=/var/lib/versive-ingress ` +
+	`sh -ac '. /etc/versive-ingress/environment; . /etc/versive-ingress/operator; exec versive-ingress "$@"' - doctor`
+
 // asOwner returns an error of a file of the ingress, which may be running, with a
 // remedy that does not take the file from it.
 func asOwner(err error, command string) error {

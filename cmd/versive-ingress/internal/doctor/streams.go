@@ -304,7 +304,7 @@ func (d *doctor) checkLosses(_ context.Context, r *Result) {
 		r.Seen = "unknown: no ingress has used INGRESS_DATA_DIR"
 	case err != nil:
 		err = asOwner(err, "doctor")
-		r.unanswered("the high-water marks in INGRESS_DATA_DIR", err, remedyFor(err, "sudo -u versive-ingress versive-ingress doctor  # as the user and with the INGRESS_DATA_DIR of the ingress"))
+		r.unanswered("the high-water marks in INGRESS_DATA_DIR", err, remedyFor(err, onSystemd+"  # or otherwise with the user and the settings of the ingress"))
 	}
 	for _, l := range losses {
 		lost(describe(l))

@@ -3,6 +3,7 @@ package doctor_test
 import (
 	"fmt"
 	"net/http"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -222,4 +223,24 @@ func TestRunOnIngress(t *testing.T) {
 	d := newDoctor(s)
 	d.Probe = true
 	requireFindings(t, d, "problem not_ready: versive-ingress health", "problem stream_discards_old: nats stream edit VERSIVE --discard new", "warning quarantine_not_empty: versive-ingress quarantine list", "problem probe_refused: versive-ingress health")
+}
+
+// The remedy for settings that are not those of the ingress is the documented command.
+func TestRemedyIsDocumented(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile("../../../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newSettings(t)
+	run(t, s)
+	d := newDoctor(s)
+	d.Settings.DataDir = "nowhere"
+	documented := strings.ReplaceAll(string(text), "\\\n  ", "")
+	for _, f := range findings(t, d) {
+		if command, _, _ := strings.Cut(f[2], "  # "); strings.Contains(command, "versive-ingress") && strings.Contains(documented, command+"\n") {
+			return
+		}
+	}
+	t.Error("no remedy is in docs/operations.md")
 }
