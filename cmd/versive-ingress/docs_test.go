@@ -54,6 +54,37 @@ func TestExamplesInDocs(t *testing.T) {
 	}
 }
 
+// TestRelease: an unpacked release has the files that the commands of
+// docs/operations.md name.
+func TestRelease(t *testing.T) {
+	t.Parallel()
+	root := filepath.Join("..", "..")
+	patterns := regexp.MustCompile(`(?m)^    files: \[(.*)\]$`).FindStringSubmatch(readText(t, filepath.Join(root, ".goreleaser.yaml")))[1]
+	packed := func(file string) bool {
+		for pattern := range strings.SplitSeq(strings.ReplaceAll(patterns, `"`, ""), ", ") {
+			dir, isTree := strings.CutSuffix(pattern, "**/*")
+			if match, _ := filepath.Match(pattern, file); match || isTree && strings.HasPrefix(file, dir) {
+				return true
+			}
+		}
+		return false
+	}
+	named := 0
+	for _, found := range block.FindAllStringSubmatch(readText(t, filepath.Join(root, "docs", "operations.md")), -1) {
+		for _, file := range regexp.MustCompile(`[\w-][\w./-]*\.\w+`).FindAllString(found[2], -1) {
+			if _, err := os.Stat(filepath.Join(root, file)); err != nil {
+				continue // not of the repository
+			}
+			if named++; !packed(file) {
+				t.Errorf("a release lacks %s", file)
+			}
+		}
+	}
+	if named == 0 {
+		t.Error("no command names a file")
+	}
+}
+
 func readText(t *testing.T, file string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)
