@@ -161,6 +161,14 @@ func findings(t *testing.T, d *doctor.Config) (list [][3]string) {
 // Each is a level, an id, and a part of the remedy.
 func requireFindings(t *testing.T, d *doctor.Config, want ...string) {
 	t.Helper()
+	if problem := compareFindings(t, d, want); problem != "" {
+		t.Error(problem)
+	}
+}
+
+// compareFindings returns how the findings differ from those that are wanted, or "".
+func compareFindings(t *testing.T, d *doctor.Config, want []string) (problem string) {
+	t.Helper()
 	var got []string
 	remedies := ""
 	for _, f := range findings(t, d) {
@@ -175,12 +183,13 @@ func requireFindings(t *testing.T, d *doctor.Config, want ...string) {
 		if !slices.ContainsFunc(strings.Split(remedies, "\n"), func(line string) bool {
 			return strings.HasPrefix(line, id+": ") && strings.Contains(line, remedy)
 		}) {
-			t.Errorf("no finding %s has %q in its remedy:\n%s", id, remedy, remedies)
+			problem += fmt.Sprintf("no finding %s has %q in its remedy:\n%s", id, remedy, remedies)
 		}
 	}
 	if diff := cmp.Diff(wanted, got); diff != "" {
-		t.Errorf("findings (-want +got):\n%s", diff)
+		problem += "findings (-want +got):\n" + diff
 	}
+	return problem
 }
 
 // byHand creates an event stream that somebody has made, and a good quarantine
