@@ -48,9 +48,10 @@ type Config struct {
 	// duplicate, that it knows may not be on its disk. Calls can be concurrent.
 	Durable func(duplicate bool) error
 	// Sync, if not nil, returns when all messages that the broker knows are on its disk.
-	// It is called before a duplicate is confirmed that may belong to a batch which the
-	// broker has stored in part, without an fsync and without an answer: JetStream does
-	// so when its store reaches its limit. Calls can be concurrent.
+	// It is called before a message is confirmed that may belong to, or follow, a batch
+	// which the broker has stored in part, without an fsync and without an answer:
+	// JetStream does so when its store or the account reaches its limit. Calls can be
+	// concurrent.
 	Sync func() error
 	// Ready, if not nil, is called every second. It returns an error if the broker
 	// cannot store messages, which it may not report by itself: those in flight fail

@@ -3,8 +3,10 @@ package publish_test
 import (
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -167,5 +169,85 @@ func TestResendAfterBatchAtLimit(t *testing.T) {
 		if m, err := stream.GetMsg(t.Context(), receipt.Sequence); err != nil || m.Header.Get(jetstream.MsgIDHeader) != id {
 			t.Errorf("%s was confirmed with %+v and is lost: %v", id, receipt, err)
 		}
+	}
+}
+
+// A batch with which the account reaches its limit is stored in part and without an fsync,
+// too, and can end in another block than it began in. A message that is stored in that
+// block afterwards is not confirmed before the rest of the batch is on the disk: a power
+// cut would leave a gap before it, which would be reported as a loss.
+func TestStoreAfterBatchAtLimit(t *testing.T) {
+	t.Parallel()
+	disk := faultdisk.New(t, faultdisk.Ext4)
+	store := embedded.Config{Dir: filepath.Join(disk.Dir, "data"), ConfigFile: filepath.Join(t.TempDir(), "nats.conf"), MaxStore: faultdisk.Size}
+	limit := func(size int) {
+		text := fmt.Sprintf("accounts { INGRESS { users: [{user: u, password: p}], jetstream: {max_file: %d} } }\nno_auth_user: u", size)
+		if err := os.WriteFile(store.ConfigFile, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(14 << 20)
+	broker := embeddedtest.StartBroker(t, store)
+	cfg := config("")
+	cfg.Mode, cfg.Options, cfg.Timeout = publish.ModeBatch, []nats.Option{nats.InProcessServer(broker)}, 3*time.Second
+	cfg.MayCreate, cfg.Durable, cfg.Sync, cfg.Ready = broker.MayCreate, broker.Durable, broker.Sync, broker.Ready
+	p := openPublisher(t, cfg)
+	js := embeddedtest.Connect(t, broker.URL())
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"other"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "other", make([]byte, 512<<10)); err != nil {
+		t.Fatal(err)
+	}
+
+	messages := events(t, 0, 390)
+	for i := range messages {
+		messages[i].Data = append(messages[i].Data, make([]byte, 50<<10)...)
+	}
+	for _, m := range messages[:140] { // most of a block of 8 MiB
+		if o := publishUntilStored(t, p, m); o.err != nil {
+			t.Fatal(o.err)
+		}
+	}
+	failed := 0
+	for _, o := range publishAll(t, p, messages[140:]) {
+		if o.err != nil {
+			failed++
+		}
+	}
+	stream, err := js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var absent []schema.Message
+	for _, m := range messages {
+		if _, err := stream.GetLastMsgForSubject(t.Context(), m.Subject("versive")); errors.Is(err, jetstream.ErrMsgNotFound) {
+			absent = append(absent, m)
+		}
+	}
+	if len(absent) == 0 || len(absent) == failed {
+		t.Fatalf("%d messages failed, %d are not stored, want a batch that is stored in part", failed, len(absent))
+	}
+	if err := js.DeleteStream(t.Context(), "OTHER"); err != nil {
+		t.Fatal(err)
+	}
+	o := publishUntilStored(t, p, absent[0])
+	if o.err != nil {
+		t.Fatal(o.err)
+	}
+	disk.Cut(nil)
+	p.Close()
+	broker.Stop()
+	disk.Remount()
+
+	limit(faultdisk.Size)
+	if stream, err = embeddedtest.Connect(t, embeddedtest.StartBroker(t, store).URL()).Stream(t.Context(), "VERSIVE"); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := stream.GetMsg(t.Context(), o.receipt.Sequence); err != nil || m.Header.Get(jetstream.MsgIDHeader) != absent[0].ID {
+		t.Errorf("%s was confirmed with %+v and is lost: %v", absent[0].ID, o.receipt, err)
+	}
+	if n := stream.CachedInfo().State.NumDeleted; n != 0 {
+		t.Errorf("%d messages before it are missing", n)
 	}
 }

@@ -209,7 +209,7 @@ func (p *Publisher) durable(duplicate bool) error {
 		return nil
 	}
 	err := p.cfg.Durable(duplicate)
-	if unanswered := p.unanswered.Load(); err == nil && duplicate && p.cfg.Sync != nil && unanswered != p.synced.Load() {
+	if unanswered := p.unanswered.Load(); err == nil && p.cfg.Sync != nil && unanswered != p.synced.Load() {
 		if err = p.cfg.Sync(); err == nil {
 			p.synced.Store(unanswered)
 		}
