@@ -14,6 +14,7 @@ import (
 // Error codes of JetStream that nats.go does not define.
 const (
 	errCodeDuplicateInFlight     jetstream.ErrorCode = 10158
+	errCodeAccountExceeded       jetstream.ErrorCode = 10002
 	errCodeInsufficientResource  jetstream.ErrorCode = 10023
 	errCodeStoreFailed           jetstream.ErrorCode = 10077 // full by bytes or messages, among others
 	errCodeStorageExceeded       jetstream.ErrorCode = 10047
@@ -48,7 +49,8 @@ type Error struct {
 //
 //   - "unreachable": there is no connection, or no broker answers for the stream;
 //   - "no_answer": the broker did not answer in time;
-//   - "full": the stream or the broker's store is at its limit, or its disk is full;
+//   - "full": the stream, the account or the broker's store is at its limit, or its
+//     disk is full;
 //   - "overloaded": too many messages are waiting; this one was not sent;
 //   - "refused": the message was rejected for another reason.
 func (e *Error) Reason() string { return e.reason }
@@ -71,7 +73,7 @@ func classify(err error) *Error {
 	reason := "refused"
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
 		switch api.ErrorCode {
-		case errCodeStoreFailed, errCodeInsufficientResource, errCodeStorageExceeded:
+		case errCodeStoreFailed, errCodeAccountExceeded, errCodeInsufficientResource, errCodeStorageExceeded:
 			reason = "full"
 		}
 		return &Error{reason, err}

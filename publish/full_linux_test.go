@@ -228,6 +228,11 @@ func TestStoreAfterBatchAtLimit(t *testing.T) {
 	if len(absent) == 0 || len(absent) == failed {
 		t.Fatalf("%d messages failed, %d are not stored, want a batch that is stored in part", failed, len(absent))
 	}
+	_, err = p.Publish(t.Context(), absent[0])
+	wantReason(t, err, "full")
+	if p.Ready() == nil {
+		t.Error("ready, and the account is full")
+	}
 	if err := js.DeleteStream(t.Context(), "OTHER"); err != nil {
 		t.Fatal(err)
 	}
