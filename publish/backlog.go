@@ -67,10 +67,11 @@ func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 
 // limitDeadLetters shortens the maximum age of dead letters, which contain whole
 // interviews, to that of the events. It may be longer because the consumer that
-// created the stream cannot update it, or because the events' age was set later.
+// created the stream cannot update it, or because the events' age was set later. A
+// stream that is forwarded must have none, as that of the events.
 func (p *Publisher) limitDeadLetters(ctx context.Context, config jetstream.StreamConfig) error {
 	before, limit := config.MaxAge, p.metrics.streams[schema.KindEvent].Load().Config.MaxAge
-	if limit == 0 || before > 0 && before <= limit {
+	if before == limit || !p.cfg.Forwarded && (limit == 0 || before > 0 && before <= limit) {
 		return nil
 	}
 	if err := schema.KindDead.CheckOwner(p.cfg.Stream, config.Metadata); err != nil {
@@ -80,6 +81,6 @@ func (p *Publisher) limitDeadLetters(ctx context.Context, config jetstream.Strea
 	if _, err := p.js.UpdateStream(ctx, config); err != nil {
 		return fmt.Errorf("setting its maximum age (%s): %w", p.cfg.edit(config.Name, fmt.Sprintf("--max-age %s", limit)), err)
 	}
-	p.cfg.Logger.Warn("shortened the maximum age of dead letters to that of events", "stream", config.Name, "from", before, "to", limit)
+	p.cfg.Logger.Warn("set the maximum age of dead letters to that of events", "stream", config.Name, "from", before, "to", limit)
 	return nil
 }

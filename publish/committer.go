@@ -47,6 +47,7 @@ type committer struct {
 	p        *Publisher
 	kind     schema.Kind
 	batching bool        // otherwise all are published alone; set before the first publish
+	ordered  bool        // a message is stored only after those before it; see Store
 	queue    chan *entry // in order of arrival; read by run and by the commit that runs
 
 	lastCommit atomic.Int64 // messages in the last commit, which predicts the next
@@ -176,8 +177,17 @@ func (c *committer) commit(entries []*entry) {
 	}
 }
 
-// publishEach publishes entries concurrently, each by itself.
+// publishEach publishes entries concurrently, each by itself. Where order matters, it
+// publishes one after the other, up to the first that fails.
 func (c *committer) publishEach(entries []*entry) {
+	if c.ordered {
+		for _, e := range entries {
+			if c.publishAlone(e); e.err != nil {
+				return
+			}
+		}
+		return
+	}
 	var wg sync.WaitGroup
 	for _, e := range entries {
 		wg.Go(func() { c.publishAlone(e) })

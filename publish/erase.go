@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -58,6 +60,80 @@ func (e Eraser) PutTombstone(ctx context.Context, kind schema.Kind, subject stri
 		return err
 	}
 	return e.putTombstone(ctx, stream, Copy{Kind: kind, Subject: subject})
+}
+
+// EraseSubject erases what is stored on a subject, which may be nothing, and leaves a
+// tombstone there: an erasure from another stream. With an event it erases its
+// quarantined webhook and its dead letters. It returns the copies that it has deleted,
+// even if it returns an error. A stream of dead letters need not exist.
+func (e Eraser) EraseSubject(ctx context.Context, kind schema.Kind, subject string) (erased []Copy, err error) {
+	if erased, err = e.eraseSubject(ctx, kind, subject); err != nil || kind != schema.KindEvent {
+		return erased, err
+	}
+	prefix, _, _ := strings.Cut(subject, ".")
+	id := subject[strings.LastIndexByte(subject, '.')+1:]
+	for kind, rest := range map[schema.Kind]string{schema.KindQuarantine: "." + id, schema.KindDead: ".*." + id} {
+		related, err := e.subjects(ctx, kind, kind.Prefix(prefix)+rest)
+		if err != nil {
+			return erased, err
+		}
+		for _, subject := range related {
+			more, err := e.eraseSubject(ctx, kind, subject)
+			if erased = append(erased, more...); err != nil {
+				return erased, err
+			}
+		}
+	}
+	return erased, nil
+}
+
+func (e Eraser) eraseSubject(ctx context.Context, kind schema.Kind, subject string) (erased []Copy, err error) {
+	stream, err := e.openErasable(ctx, kind)
+	if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	last, _, err := lastOn(ctx, stream, subject)
+	if err == nil {
+		err = e.putTombstone(ctx, stream, Copy{kind, subject, last})
+	}
+	if err != nil {
+		return nil, err
+	}
+	for msg, err := range onSubject(ctx, stream, subject) {
+		if err == nil && !schema.IsTombstone(msg.Header) {
+			c := Copy{kind, subject, msg.Sequence}
+			if err = overwrite(ctx, stream, c); err == nil {
+				erased = append(erased, c)
+			}
+		}
+		if err != nil {
+			return erased, err
+		}
+	}
+	return erased, nil
+}
+
+// subjects returns the subjects of a pattern on which there is something to erase.
+func (e Eraser) subjects(ctx context.Context, kind schema.Kind, pattern string) (list []string, err error) {
+	stream, err := e.open(ctx, kind)
+	if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for msg, err := range onSubject(ctx, stream, pattern) {
+		if err != nil {
+			return nil, err
+		}
+		if !schema.IsTombstone(msg.Header) && !slices.Contains(list, msg.Subject) {
+			list = append(list, msg.Subject)
+		}
+	}
+	return list, nil
 }
 
 // Delete overwrites and deletes the copy without a tombstone: a resend after the

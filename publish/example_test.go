@@ -51,6 +51,6 @@ func Example() {
 		fmt.Printf("%+v\n", receipt)
 	}
 	// Output:
-	// {Stream:VERSIVE Sequence:1 Duplicate:false}
-	// {Stream:VERSIVE Sequence:1 Duplicate:true}
+	// {Stream:VERSIVE Sequence:1 Duplicate:false Erased:false}
+	// {Stream:VERSIVE Sequence:1 Duplicate:true Erased:false}
 }

@@ -108,6 +108,9 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 	// be there for privacy.
 	longer := edit(fmt.Sprintf("--max-age %s", want.MaxAge))
 	switch {
+	case c.Forwarded && have.MaxAge > 0:
+		add(true, Repair, "max_age", fmt.Sprintf("discards messages after %s", have.MaxAge), "those that wait for the hub would be lost; the ingress removes what is older than INGRESS_MAX_AGE once the hub has it", longer)
+		repaired.MaxAge = 0
 	case want.MaxAge > 0 && have.MaxAge > 0 && have.MaxAge < want.MaxAge:
 		add(true, Repair, "max_age", fmt.Sprintf("keeps events for %s, not for %s", have.MaxAge, want.MaxAge), "events expire earlier than INGRESS_MAX_AGE", longer)
 		repaired.MaxAge = want.MaxAge

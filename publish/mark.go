@@ -37,7 +37,8 @@ type observation struct {
 	acked uint64                // highest sequence acknowledged before info was requested
 	// reused are acknowledged sequences that are lost and may have been reused.
 	reused schema.Sequences
-	quiet  bool // nothing is being stored, so info.State.LastSeq is durable
+	quiet  bool          // nothing is being stored, so info.State.LastSeq is durable
+	maxAge time.Duration // at which messages are removed; 0 is never
 }
 
 // needsDetails reports whether the list of deleted sequences is needed to find
@@ -80,7 +81,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 	}
 
 	var gone schema.Sequences
-	if state.FirstSeq > m.First && !m.aged(seen.info) {
+	if state.FirstSeq > m.First && !m.aged(seen) {
 		// A message whose write failed leaves a gap too, and was not acknowledged.
 		gone = schema.SequenceRange(max(m.First, 1), state.FirstSeq-1).Within(1, m.Last)
 	}
@@ -127,8 +128,8 @@ func (m *mark) start(seen observation) {
 }
 
 // aged reports whether the stream's first message has reached the maximum age.
-func (m *mark) aged(info *jetstream.StreamInfo) bool {
-	return info.Config.MaxAge > 0 && !brokerTime(info).Before(m.FirstTime.Add(info.Config.MaxAge))
+func (m *mark) aged(seen observation) bool {
+	return seen.maxAge > 0 && !brokerTime(seen.info).Before(m.FirstTime.Add(seen.maxAge))
 }
 
 // brokerTime returns the time of info by the broker's clock.

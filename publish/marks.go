@@ -136,6 +136,9 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	// or may have failed halfway.
 	seen.quiet = seen.info.State.LastSeq == p.marks.last[kind] && p.lastFailure.Load() == nil &&
 		(kind == schema.KindDead || p.committers[kind].hasSettled())
+	if seen.maxAge = seen.info.Config.MaxAge; p.cfg.Forwarded {
+		seen.maxAge = p.cfg.MaxAge
+	}
 	p.marks.compare(seen)
 	return nil
 }

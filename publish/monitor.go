@@ -194,7 +194,9 @@ func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 	}
 	info := stream.CachedInfo()
 	latest.Store(info)
-	if err := p.compareMark(ctx, kind, stream, acked); err != nil && ctx.Err() == nil {
+	if p.cfg.Unwatched {
+		// deletions by others are normal
+	} else if err := p.compareMark(ctx, kind, stream, acked); err != nil && ctx.Err() == nil {
 		p.cfg.Logger.Debug("high-water mark was not updated", "stream", name, "error", err)
 	}
 	if err := conflictIn(name, p.cfg.Inspect(kind, info.Config)); err != nil {

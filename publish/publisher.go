@@ -60,7 +60,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	if w := window(cfg.DedupeWindow, cfg.MaxAge); w < cfg.DedupeWindow {
+	if w := window(cfg.DedupeWindow, cfg.brokerAge()); w < cfg.DedupeWindow {
 		cfg.Logger.Warn("duplicate window is shortened to the maximum age of events", "window", w.String(), "wanted", cfg.DedupeWindow.String())
 	}
 	if cfg.Explain == nil {
@@ -107,14 +107,9 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.repeat(runCtx, checkInterval, checkInterval, slog.LevelError, "streams cannot be written", p.monitor)
-	p.repeat(runCtx, checkInterval, checkInterval, slog.LevelError, marksNotSaved, p.marks.sync)
-	p.repeat(runCtx, checkInterval, maxPause, slog.LevelWarn, "cannot determine whether deleted messages were erased", p.explainDeletions)
-	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
-		p.repeat(runCtx, checkInterval, maxPause, slog.LevelDebug, "backlog of "+kind.Stream(cfg.Stream)+" is not updated", func(ctx context.Context) error {
-			return p.updateBacklog(ctx, kind)
-		})
+	if !cfg.Unwatched {
+		p.watch(runCtx)
 	}
-	p.repeat(runCtx, consumersInterval, maxPause, slog.LevelDebug, "consumers cannot be listed", p.updateConsumers)
 	for _, c := range p.committers {
 		if c.batching {
 			p.stopped.Go(func() { c.run(runCtx) })
@@ -122,6 +117,22 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	}
 	return p, nil
 }
+
+// watch looks for losses, and counts backlogs and what consumers have to read, until ctx
+// ends.
+func (p *Publisher) watch(ctx context.Context) {
+	p.repeat(ctx, checkInterval, checkInterval, slog.LevelError, marksNotSaved, p.marks.sync)
+	p.repeat(ctx, checkInterval, maxPause, slog.LevelWarn, "cannot determine whether deleted messages were erased", p.explainDeletions)
+	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
+		p.repeat(ctx, checkInterval, maxPause, slog.LevelDebug, "backlog of "+kind.Stream(p.cfg.Stream)+" is not updated", func(ctx context.Context) error {
+			return p.updateBacklog(ctx, kind)
+		})
+	}
+	p.repeat(ctx, consumersInterval, maxPause, slog.LevelDebug, "consumers cannot be listed", p.updateConsumers)
+}
+
+// JetStream returns the publisher's connection, which belongs to the publisher.
+func (p *Publisher) JetStream() jetstream.JetStream { return p.js }
 
 // MaxMessage returns the size in bytes of the largest message, including headers,
 // that the broker and the streams accept.
@@ -189,7 +200,9 @@ func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 	for name, values := range m.Header {
 		header[name] = values
 	}
-	header[jetstream.MsgIDHeader] = []string{m.ID}
+	if m.ID != "" { // a dead letter has none
+		header[jetstream.MsgIDHeader] = []string{m.ID}
+	}
 	header[jetstream.ExpectedLastSubjSeqHeader] = []string{"0"}
 	// The span's headers, if there is one. Their names are in lower case, which
 	// propagation.HeaderCarrier would change.
@@ -236,7 +249,7 @@ func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg
 		// The broker reports that the subject has a message. Look it up to be sure.
 		first, err := stream.GetLastMsgForSubject(ctx, msg.Subject)
 		if err == nil {
-			return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true}, p.durable(true)
+			return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true, Erased: schema.IsTombstone(first.Header)}, p.durable(true)
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) { // else on a replica that lags
 			return schema.Receipt{}, fmt.Errorf("confirming a duplicate: %w", err)

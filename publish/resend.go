@@ -85,15 +85,34 @@ func (c *committer) resolveFromDedupeWindow(e *entry) bool {
 	return true
 }
 
-// resolveDuplicates finishes those entries of a rejected batch that the duplicate
-// window knows, and returns the others.
+// resolveFromSubject finishes e if the stream has a message on its subject.
+func (c *committer) resolveFromSubject(e *entry) bool {
+	first, err := c.p.streams[c.kind].GetLastMsgForSubject(e.ctx, e.msg.Subject)
+	if err == nil {
+		c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first.Sequence, Duplicate: true, Erased: schema.IsTombstone(first.Header)}, nil)
+	}
+	return err == nil
+}
+
+// resolveDuplicates finishes those entries of a rejected batch that the stream has, and
+// returns the others. The rejection shows where to ask for them: in the duplicate window,
+// which costs the broker least, or on their subjects.
 func (c *committer) resolveDuplicates(entries []*entry, rejection error) (rest []*entry) {
-	if api, ok := errors.AsType[*jetstream.APIError](rejection); !ok || api.ErrorCode != jetstreamext.JSErrCodeBatchPublishDuplicateMsgID {
+	var resolve func(*entry) bool
+	api, _ := errors.AsType[*jetstream.APIError](rejection)
+	switch {
+	case api == nil:
+		return entries
+	case api.ErrorCode == jetstreamext.JSErrCodeBatchPublishDuplicateMsgID:
+		resolve = c.resolveFromDedupeWindow
+	case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+		resolve = c.resolveFromSubject
+	default:
 		return entries
 	}
 	var wg sync.WaitGroup
 	for _, e := range entries {
-		wg.Go(func() { c.resolveFromDedupeWindow(e) })
+		wg.Go(func() { resolve(e) })
 	}
 	wg.Wait()
 	return slices.DeleteFunc(entries, (*entry).isDone)

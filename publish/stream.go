@@ -27,14 +27,23 @@ func (c Config) desired(kind schema.Kind) jetstream.StreamConfig {
 		Discard:     jetstream.DiscardNew, // a full stream rejects new messages instead of losing old ones
 		Replicas:    c.Replicas,
 		MaxBytes:    c.MaxBytes,
-		MaxAge:      c.MaxAge,
-		Duplicates:  window(c.DedupeWindow, c.MaxAge),
+		MaxAge:      c.brokerAge(),
+		Duplicates:  window(c.DedupeWindow, c.brokerAge()),
 		AllowDirect: true,
 
 		AllowAtomicPublish: true,
 
 		Metadata: kind.Metadata(c.Stream),
 	}
+}
+
+// brokerAge returns the age at which the broker removes messages. It would also remove
+// those that have not been forwarded.
+func (c Config) brokerAge() time.Duration {
+	if c.Forwarded {
+		return 0
+	}
+	return c.MaxAge
 }
 
 // claimTimeout bounds an update that only records the owner of a stream. Without

@@ -35,12 +35,7 @@ type Dead struct {
 // the sequence, because one consumer may give up on an event and then on its
 // tombstone.
 func DeadLetter(d Dead, header map[string][]string, data []byte) Message {
-	kept := make(map[string][]string, len(header)+4)
-	for name, values := range header {
-		if !strings.HasPrefix(name, "Nats-") { // commands to a broker, or its annotations
-			kept[name] = values
-		}
-	}
+	kept := withoutBroker(header)
 	kept[HeaderReason] = []string{encodeHeader(strings.ToValidUTF8(d.Reason[:min(len(d.Reason), maxDeadReason)], ""))}
 	kept[HeaderDeadSubject] = []string{d.Subject}
 	kept[HeaderDeadSequence] = []string{strconv.FormatUint(d.Sequence, 10)}

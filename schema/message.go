@@ -81,11 +81,33 @@ func (m Message) Subject(prefix string) string {
 	return m.Kind.Prefix(prefix) + "." + m.tokens
 }
 
+// Stored returns the message of a kind that a stream has stored under subject, without
+// the headers that a broker defines, so that it can be stored in another stream. It
+// refers to the memory of its arguments.
+func Stored(kind Kind, subject string, header map[string][]string, data []byte) Message {
+	m := Message{Kind: kind, ID: first(header, "Nats-Msg-Id"), Header: withoutBroker(header), Data: data}
+	_, m.tokens, _ = strings.Cut(subject, ".")
+	return m
+}
+
+// withoutBroker returns a copy of a header without what the broker defines: commands to
+// it, and its annotations.
+func withoutBroker(header map[string][]string) map[string][]string {
+	kept := make(map[string][]string, len(header)+4)
+	for name, values := range header {
+		if !strings.HasPrefix(name, "Nats-") {
+			kept[name] = values
+		}
+	}
+	return kept
+}
+
 // Receipt states where a message is stored.
 type Receipt struct {
 	Stream    string
 	Sequence  uint64
 	Duplicate bool // the message was stored before this call
+	Erased    bool // and is known to have been erased since: its subject has a tombstone
 }
 
 // MaxSvixIDLen is the longest svix-id, in bytes.

@@ -12,6 +12,15 @@ import (
 	"versive-ingress/schema"
 )
 
+// EnsureDeadLetters creates the dead-letter stream, as Consume does.
+func (s Source) EnsureDeadLetters(ctx context.Context) error {
+	events, err := s.open(ctx, schema.KindEvent)
+	if err != nil {
+		return err
+	}
+	return s.ensureDeadLetters(ctx, events.CachedInfo().Config)
+}
+
 // ensureDeadLetters creates the dead-letter stream if it does not exist, with the
 // replicas and the maximum age of the event stream. It does not change the age of
 // an existing one, for which a consumer may lack the permission; the ingress does.

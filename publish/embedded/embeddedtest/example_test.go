@@ -79,8 +79,8 @@ func Example() {
 	stream.Erase("msg_1")
 	embeddedtest.Await(t, "the erasure", func() bool { return r.String() == "map[msg_1:]" })
 	// Output:
-	// {Stream:VERSIVE Sequence:1 Duplicate:false}
-	// {Stream:VERSIVE Sequence:1 Duplicate:true}
+	// {Stream:VERSIVE Sequence:1 Duplicate:false Erased:false}
+	// {Stream:VERSIVE Sequence:1 Duplicate:true Erased:false}
 }
 
 // exampleTB stands for the *testing.T of a test, which an example does not have.

@@ -1,0 +1,139 @@
+package publish
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/schema"
+)
+
+const (
+	// MaxStoreLen bounds the messages of a Store.
+	MaxStoreLen = maxBatchLen
+	// minStoredBatch is the number of messages from which on Store uses a batch, whose two
+	// round trips are worth it sooner than an fsync.
+	minStoredBatch = 3
+)
+
+// Store stores messages of one kind that another stream has, up to [MaxStoreLen], each
+// once and in their order: a message is stored only after all before it. It returns the
+// receipts of the first messages, and an error unless that is all of them; storing the
+// same messages again is safe. It ends with ctx.
+//
+// The messages are committed in one atomic batch if the stream allows that.
+func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]schema.Receipt, error) {
+	kind := messages[0].Kind
+	if err := *p.ready.Load(); err != nil {
+		if _, ok := errors.AsType[*ConflictError](err); ok { // the stream may not keep what it acknowledges
+			return nil, &Error{"refused", err}
+		}
+	}
+	session := p.session.Load().ctx
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(session, func() { cancel(context.Cause(session)) })()
+
+	var receipts []schema.Receipt
+	if kind == schema.KindDead {
+		for _, m := range messages {
+			receipt, err := p.storeDead(ctx, m)
+			if err != nil {
+				return receipts, p.storeError(ctx, err)
+			}
+			receipts = append(receipts, receipt)
+		}
+		return receipts, nil
+	}
+
+	c := newCommitter(p, kind)
+	c.ordered = true
+	entries := make([]*entry, len(messages))
+	for i, m := range messages {
+		entries[i] = &entry{id: m.ID, ctx: ctx, msg: p.message(context.Background(), m), done: make(chan struct{})}
+	}
+	if len(entries) >= minStoredBatch && p.streams[kind].CachedInfo().Config.AllowAtomicPublish {
+		c.commitBatch(entries)
+	} else {
+		c.publishEach(entries)
+	}
+	for _, e := range entries {
+		if !e.isDone() { // not sent, because one before it has failed
+			return receipts, p.storeError(ctx, errNotSent)
+		}
+		if e.err != nil {
+			return receipts, p.storeError(ctx, e.err)
+		}
+		receipts = append(receipts, e.receipt)
+	}
+	return receipts, nil
+}
+
+var errNotSent = errors.New("not sent: a message before it was not stored")
+
+func (p *Publisher) storeError(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+		err = cause
+	}
+	return p.failed(err)
+}
+
+// storeDead stores a dead letter, of which a subject may have several: that of an event,
+// that of its tombstone, and those of other streams' consumers of the same name.
+func (p *Publisher) storeDead(ctx context.Context, m schema.Message) (schema.Receipt, error) {
+	name := m.Kind.Stream(p.cfg.Stream)
+	stream, err := p.js.Stream(ctx, name)
+	if err != nil {
+		return schema.Receipt{}, err
+	}
+	ReadFromLeader(stream)
+	msg := p.message(context.Background(), m)
+	for {
+		last := uint64(0)
+		for stored, err := range onSubject(ctx, stream, msg.Subject) {
+			switch {
+			case err != nil:
+				return schema.Receipt{}, err
+			case stored.Header.Get(schema.HeaderDeadSequence) == msg.Header.Get(schema.HeaderDeadSequence),
+				schema.IsSettled(stored.Header) && !schema.IsTombstone(m.Header): // that is a letter about an erasure, which is to be seen
+				return schema.Receipt{Stream: name, Sequence: stored.Sequence, Duplicate: true, Erased: schema.IsSettled(stored.Header)}, nil
+			}
+			last = stored.Sequence
+		}
+		msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(last, 10))
+		ack, err := p.js.PublishMsg(ctx, msg)
+		if isInFlight(err) { // another letter was stored in between
+			if err := sleep(ctx, tombstoneWait); err != nil {
+				return schema.Receipt{}, err
+			}
+			continue
+		}
+		if err == nil {
+			err = p.checkAck(name, ack.Stream, ack.Domain)
+		}
+		if err != nil {
+			return schema.Receipt{}, fmt.Errorf("storing a dead letter: %w", err)
+		}
+		return schema.Receipt{Stream: name, Sequence: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	}
+}
+
+// onSubject yields the messages that a stream has on a subject, which may have
+// wildcards.
+func onSubject(ctx context.Context, stream jetstream.Stream, subject string) func(func(*jetstream.RawStreamMsg, error) bool) {
+	return func(yield func(*jetstream.RawStreamMsg, error) bool) {
+		for next := uint64(1); ; {
+			msg, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(subject))
+			if errors.Is(err, jetstream.ErrMsgNotFound) {
+				return
+			}
+			if !yield(msg, err) || err != nil {
+				return
+			}
+			next = msg.Sequence + 1
+		}
+	}
+}
