@@ -32,13 +32,18 @@ type ConsumerState struct {
 	Oldest         time.Time
 }
 
+// ForwardConsumer is the name of the durable consumer whose position is what the hub of
+// an edge has confirmed. Nothing reads through it.
+const ForwardConsumer = "versive-ingress-forward"
+
 // ReadConsumers returns the states of the first durable consumers of a stream, at most
-// limit, by name. Ephemeral consumers belong to readers such as the tail command.
+// limit, by name, without ForwardConsumer. Ephemeral consumers belong to readers such as
+// the tail command.
 func ReadConsumers(ctx context.Context, stream jetstream.Stream, limit int) ([]ConsumerState, error) {
 	var states []ConsumerState
 	list := stream.ListConsumers(ctx)
 	for info := range list.Info() { // to its end: otherwise a goroutine of nats.go would stay
-		if info.Config.Durable != "" && len(states) < limit {
+		if info.Config.Durable != "" && info.Name != ForwardConsumer && len(states) < limit {
 			states = append(states, ConsumerState{ConsumerInfo: info})
 		}
 	}

@@ -89,7 +89,7 @@ func (c *committer) resolveFromDedupeWindow(e *entry) bool {
 func (c *committer) resolveFromSubject(e *entry) bool {
 	first, err := c.p.streams[c.kind].GetLastMsgForSubject(e.ctx, e.msg.Subject)
 	if err == nil {
-		c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first.Sequence, Duplicate: true, Erased: schema.IsTombstone(first.Header)}, nil)
+		c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first.Sequence, Duplicate: true, Erased: schema.IsTombstone(first.Header)}, c.p.durable(true))
 	}
 	return err == nil
 }

@@ -87,6 +87,7 @@ EXIT STATUS
 	flags.BoolVar(&asJSON, "json", false, "print the report as one JSON object")
 	flags.BoolVar(&c.Probe, "probe", false, "post a signed webhook, read it back, and discard it")
 	flags.StringVar(&c.ProbeURL, "url", "", "URL to which --probe posts, such as the public one (default: the listener of the ingress)")
+	flags.BoolVar(&c.Drained, "drained", false, "report a problem if messages wait for the hub, before an edge is taken away")
 	flags.DurationVar(&c.Silence, "silence", 0, "report if no event was stored for longer than this, such as 6h (default: never)")
 	flags.StringSliceVar(&c.Monitors, "monitor", nil, "monitoring port of an external NATS server, such as http://127.0.0.1:8222; may be repeated")
 	return cmd

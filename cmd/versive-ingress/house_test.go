@@ -42,13 +42,14 @@ var mayImport = map[string][]string{
 	rooms + "terminal":  {},
 	rooms + "config":    {"ingest", "publish", "publish/access", "schema"},
 	rooms + "broker":    {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
-	rooms + "server":    {rooms + "config", rooms + "broker", "ingest", "publish", "publish/embedded", "subscribe", "schema"},
+	rooms + "forward":   {rooms + "config", rooms + "broker", "publish", "publish/embedded", "subscribe", "schema"},
+	rooms + "server":    {rooms + "config", rooms + "broker", rooms + "forward", "ingest", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "sender":    {rooms + "config", "ingest"},
 	rooms + "replay":    {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "publish/access", "subscribe", "schema"},
 	rooms + "erasure":   {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "held":      {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "consumers": {rooms + "broker", rooms + "terminal", "publish", "subscribe"},
-	rooms + "doctor":    {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "ingest", "publish", "publish/access", "publish/embedded", "schema", "subscribe"},
+	rooms + "doctor":    {rooms + "config", rooms + "broker", rooms + "forward", rooms + "sender", rooms + "terminal", "ingest", "publish", "publish/access", "publish/embedded", "schema", "subscribe"},
 	"docs":              {"schema", "subscribe"}, // what other teams' programs need
 
 	testSupport:                {"schema", "publish", "publish/embedded"}, // nothing here may import it: it is for tests

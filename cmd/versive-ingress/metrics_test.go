@@ -25,6 +25,7 @@ var metricNames = []string{
 	"stream_lost_events_total", "stream_lost_events_acknowledged_total", "stream_recreated_total", "stream_recreated_acknowledged_total",
 	"store_bytes", "store_max_bytes", "quarantine_events", "dead_letter_events",
 	"consumer_pending_events", "consumer_ack_pending_events", "consumer_oldest_pending_seconds", "consumer_stalled_seconds",
+	"forward_connected", "forward_pending_events", "forward_oldest_pending_seconds", "forward_events_total",
 }
 
 // scrape returns the metrics in the format that accept asks for.
@@ -62,6 +63,7 @@ func createConsumer(t *testing.T, brokerURL string) {
 func TestMetricsLint(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
+	s.ForwardURL = "nats://127.0.0.1:1" // nothing listens there
 	sys := run(t, s)
 	sys.post(t, "msg_1", sample)
 	sys.post(t, "msg_2", []byte("{"))

@@ -96,6 +96,7 @@ func exposedNames(t *testing.T) map[string]bool {
 	s := newSettings(t)
 	var roots *x509.CertPool
 	s.TLSCert, s.TLSKey, roots = writeCertificate(t)
+	s.ForwardURL = "nats://127.0.0.1:1" // nothing listens there
 	sys := run(t, s)
 	createConsumer(t, sys.BrokerURL())
 	transport := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}

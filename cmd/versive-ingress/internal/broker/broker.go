@@ -76,7 +76,13 @@ func (c *Connection) Close() { c.NC.Close() }
 // Connect opens a connection to the broker of s, with the credentials of s and the
 // given options.
 func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn, error) {
-	credentials := NewCredentials(s)
+	return ConnectTo(Endpoint(s), name, options...)
+}
+
+// ConnectTo opens a connection to an endpoint, with its credentials and the given
+// options.
+func ConnectTo(e config.Endpoint, name string, options ...nats.Option) (*nats.Conn, error) {
+	credentials := NewCredentials(e)
 	if err := credentials.Load(); err != nil {
 		return nil, err
 	}
@@ -86,7 +92,7 @@ func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn
 		nats.Timeout(Timeout),
 		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // callers report what fails
 	}, options...)
-	nc, err := nats.Connect(URL(s), options...)
+	nc, err := nats.Connect(e.Address(), options...)
 	if err != nil {
 		return nil, credentials.Explain(err)
 	}
@@ -103,11 +109,18 @@ func URL(s config.Settings) string {
 	return "nats://" + address
 }
 
-// CLI returns the nats command with the flags that reach the broker of s. A password in
-// INGRESS_NATS_URL is left out.
-func CLI(s config.Settings) string {
-	command := fmt.Sprintf("nats --server '%s'", publish.Addresses(URL(s)))
-	for _, f := range [][2]string{{"creds", s.NATSCreds}, {"nkey", s.NATSNKey}, {"tlsca", s.NATSCA}, {"tlscert", s.NATSCert}, {"tlskey", s.NATSKey}} {
+// Endpoint returns the broker of s, embedded or not.
+func Endpoint(s config.Settings) config.Endpoint {
+	e := s.Broker()
+	e.Embedded = URL(s)
+	return e
+}
+
+// CLI returns the nats command with the flags that reach a broker. A password in its URL
+// is left out.
+func CLI(e config.Endpoint) string {
+	command := fmt.Sprintf("nats --server '%s'", publish.Addresses(e.Address()))
+	for _, f := range [][2]string{{"creds", e.Creds}, {"nkey", e.NKey}, {"tlsca", e.CA}, {"tlscert", e.Cert}, {"tlskey", e.Key}} {
 		if f[1] != "" {
 			command += fmt.Sprintf(" --%s '%s'", f[0], f[1])
 		}

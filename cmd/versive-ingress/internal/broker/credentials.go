@@ -16,7 +16,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 )
 
-// Credentials authenticate the ingress to the broker and the broker to the
+// Credentials authenticate the ingress to a broker and the broker to the
 // ingress. Their files may change: they are read again for every connection. If
 // they cannot be used, their earlier content is.
 //
@@ -24,7 +24,7 @@ import (
 // expired, and the next one presents the new ones. Credentials may be used by
 // several goroutines.
 type Credentials struct {
-	settings config.Settings
+	endpoint config.Endpoint
 	current  atomic.Pointer[identity]
 	wanted   atomic.Bool // the broker has requested a certificate, on the last connection with TLS
 }
@@ -38,37 +38,37 @@ type identity struct {
 	certificate tls.Certificate
 }
 
-// NewCredentials returns the credentials that s names. Nothing is read before Load
+// NewCredentials returns the credentials that e names. Nothing is read before Load
 // or Option.
-func NewCredentials(s config.Settings) *Credentials { return &Credentials{settings: s} }
+func NewCredentials(e config.Endpoint) *Credentials { return &Credentials{endpoint: e} }
 
 // Load reads the files. If it returns an error, their earlier content stays in use.
 func (c *Credentials) Load() error {
-	s, next := c.settings, &identity{}
-	if s.NATSCreds != "" {
-		if err := next.readUser(s.NATSCreds, true); err != nil {
-			return fmt.Errorf("INGRESS_NATS_CREDS: %w", err)
+	e, next := c.endpoint, &identity{}
+	if e.Creds != "" {
+		if err := next.readUser(e.Creds, true); err != nil {
+			return fmt.Errorf("%sCREDS: %w", e.Prefix, err)
 		}
 	}
-	if s.NATSNKey != "" {
-		if err := next.readUser(s.NATSNKey, false); err != nil {
-			return fmt.Errorf("INGRESS_NATS_NKEY: %w", err)
+	if e.NKey != "" {
+		if err := next.readUser(e.NKey, false); err != nil {
+			return fmt.Errorf("%sNKEY: %w", e.Prefix, err)
 		}
 	}
-	if s.NATSCA != "" {
-		text, err := config.ReadFile(s.NATSCA)
+	if e.CA != "" {
+		text, err := config.ReadFile(e.CA)
 		if err != nil {
-			return fmt.Errorf("INGRESS_NATS_CA: %w", err)
+			return fmt.Errorf("%sCA: %w", e.Prefix, err)
 		}
 		next.roots = x509.NewCertPool()
 		if !next.roots.AppendCertsFromPEM(text) {
-			return fmt.Errorf("INGRESS_NATS_CA: %s has no certificate in PEM", s.NATSCA)
+			return fmt.Errorf("%sCA: %s has no certificate in PEM", e.Prefix, e.CA)
 		}
 	}
-	if s.NATSCert != "" {
+	if e.Cert != "" {
 		var err error
-		if next.certificate, err = config.ReadKeyPair(s.NATSCert, s.NATSKey); err != nil {
-			return fmt.Errorf("INGRESS_NATS_CERT and INGRESS_NATS_KEY: %w", err)
+		if next.certificate, err = config.ReadKeyPair(e.Cert, e.Key); err != nil {
+			return fmt.Errorf("%[1]sCERT and %[1]sKEY: %[2]w", e.Prefix, err)
 		}
 	}
 	c.current.Store(next)
@@ -116,18 +116,18 @@ func (c *Credentials) Option(o *nats.Options) error {
 		_ = c.Load() // reported where the files are watched
 		return c.current.Load()
 	}
-	s := c.settings
-	if s.NATSCreds != "" {
+	e := c.endpoint
+	if e.Creds != "" {
 		o.UserJWT = func() (string, error) { return read().jwt, nil }
 		o.SignatureCB = func(nonce []byte) ([]byte, error) { return c.current.Load().user.Sign(nonce) }
 	}
-	if s.NATSNKey != "" {
+	if e.NKey != "" {
 		presentNKey(o, c.current.Load(), read)
 	}
-	if s.NATSCA != "" || s.NATSCert != "" {
+	if e.CA != "" || e.Cert != "" {
 		o.Secure = true
 	}
-	if o.Secure || !strings.Contains(s.NATSURL, "ws://") { // to which a TLSConfig would add TLS
+	if o.Secure || !strings.Contains(e.URL, "ws://") { // to which a TLSConfig would add TLS
 		c.useTLS(o, read)
 	}
 	return nil

@@ -32,12 +32,14 @@ func (f *Failure) Unwrap() error { return f.err }
 // credentials, or could not be established.
 func (c *Credentials) Explain(err error) error {
 	f := c.explain(err)
+	f.Remedy = strings.ReplaceAll(f.Remedy, "INGRESS_NATS_", c.endpoint.Prefix)
 	f.err = err
 	return f
 }
 
 func (c *Credentials) explain(err error) *Failure {
-	s, address := c.settings, publish.Addresses(URL(c.settings))
+	e, address := c.endpoint, publish.Addresses(c.endpoint.Address())
+	the := "the " + e.Name + " at " + address
 	cause, isNetwork := errors.AsType[*net.OpError](err)
 	detail, alert, timeout := err, false, false
 	if isNetwork {
@@ -52,63 +54,63 @@ func (c *Credentials) explain(err error) *Failure {
 	switch {
 	case publish.IsAuthError(err):
 		found := "rejects the user of the settings: " + detail.Error()
-		if s.NATSCreds == "" && s.NATSNKey == "" && !strings.Contains(s.NATSURL, "@") {
+		if e.Creds == "" && e.NKey == "" && !strings.Contains(e.URL, "@") {
 			found = "requires a user, and the settings have none"
 		} else if err := c.Load(); err != nil { // such as a JWT that has expired since
 			found = "rejects the user of the settings: " + err.Error()
 		}
 		return &Failure{
-			"broker_refuses", fmt.Sprintf("the broker at %s %s", address, found),
+			e.Name + "_refuses", the + " " + found,
 			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY", true, nil,
 		}
 	case errors.Is(err, nats.ErrNkeysNotSupported):
 		return &Failure{
-			"broker_without_users", fmt.Sprintf("the broker at %s has no users with NKeys", address),
+			e.Name + "_without_users", the + " has no users with NKeys",
 			"unset INGRESS_NATS_NKEY  # or configure users in the broker", true, nil,
 		}
 	case isOtherName:
 		return &Failure{
-			"broker_name", fmt.Sprintf("the certificate of the broker at %s is for another name: %v", address, untrusted.Err),
+			e.Name + "_name", fmt.Sprintf("the certificate of %s is for another name: %v", the, untrusted.Err),
 			"export INGRESS_NATS_URL=tls://NAME:4222  # a name of the certificate; or have it issued for the one in use", true, nil,
 		}
 	case isUntrusted:
 		return &Failure{
-			"broker_untrusted", fmt.Sprintf("the certificate of the broker at %s is not valid here: %v", address, untrusted.Err),
+			e.Name + "_untrusted", fmt.Sprintf("the certificate of %s is not valid here: %v", the, untrusted.Err),
 			"export INGRESS_NATS_CA=/path/to/ca.pem  # the authority that issued it", true, nil,
 		}
 	case errors.Is(err, nats.ErrSecureConnWanted), isPlain:
 		return &Failure{
-			"broker_without_tls", fmt.Sprintf("the broker at %s has no TLS, and the settings require it", address),
+			e.Name + "_without_tls", the + " has no TLS, and the settings require it",
 			"unset INGRESS_NATS_CA INGRESS_NATS_CERT INGRESS_NATS_KEY  # and tls:// in INGRESS_NATS_URL; or configure tls in the broker", true, nil,
 		}
 	case c.wanted.Load() && (isTLS && !timeout || alert):
 		found := "requires a client certificate, and the settings have none"
-		if s.NATSCert != "" {
-			found = "rejects the client certificate of INGRESS_NATS_CERT"
+		if e.Cert != "" {
+			found = "rejects the client certificate of " + e.Prefix + "CERT"
 		}
 		return &Failure{
-			"broker_wants_certificate", fmt.Sprintf("the broker at %s %s: %v", address, found, detail),
+			e.Name + "_wants_certificate", fmt.Sprintf("%s %s: %v", the, found, detail),
 			"export INGRESS_NATS_CERT=/path/to/cert.pem INGRESS_NATS_KEY=/path/to/key.pem  # issued by an authority that the broker knows", true, nil,
 		}
 	case alert, isTLS && !isNetwork && !errors.Is(err, io.EOF):
 		return &Failure{
-			"broker_tls", fmt.Sprintf("the broker at %s and this process do not agree on TLS: %v", address, detail),
+			e.Name + "_tls", fmt.Sprintf("%s and this process do not agree on TLS: %v", the, detail),
 			`tls { min_version: "1.2" }  # in the broker's configuration: older versions are not accepted`, true, nil,
 		}
 	case isUnresolved:
 		return &Failure{
-			"broker_unresolved", fmt.Sprintf("the name of the broker at %s cannot be resolved: %v", address, unresolved),
+			e.Name + "_unresolved", fmt.Sprintf("the name of %s cannot be resolved: %v", the, unresolved),
 			fmt.Sprintf("getent hosts '%s'  # if there is none, correct INGRESS_NATS_URL", unresolved.Name), false, nil,
 		}
 	case errors.Is(err, nats.ErrNoInfoReceived), errors.Is(err, io.EOF), isNetwork && cause.Op == "read":
 		return &Failure{
-			"broker_silent", fmt.Sprintf("something listens at %s and does not answer as a NATS server: %v", address, detail),
+			e.Name + "_silent", fmt.Sprintf("something listens at %s and does not answer as a NATS server: %v", address, detail),
 			"export INGRESS_NATS_URL=nats://HOST:4222  # the port of the broker for clients; or restart a broker that hangs", false, nil,
 		}
 	}
 	remedy := "versive-ingress serve  # the embedded broker runs in it; INGRESS_NATS_URL names an external one"
-	if s.NATSURL != "" {
-		remedy = CLI(s) + " server check connection  # is INGRESS_NATS_URL right, and the server up?"
+	if e.URL != "" {
+		remedy = CLI(e) + " server check connection  # is INGRESS_NATS_URL right, and the server up?"
 	}
-	return &Failure{"broker_unreachable", fmt.Sprintf("no broker at %s accepts the connection: %v", address, detail), remedy, false, nil}
+	return &Failure{e.Name + "_unreachable", fmt.Sprintf("no %s at %s accepts the connection: %v", e.Name, address, detail), remedy, false, nil}
 }

@@ -74,7 +74,10 @@ func (s *Settings) CheckValues() error {
 	case s.LogFormat != "" && s.LogFormat != "text" && s.LogFormat != "json":
 		return wrong("INGRESS_LOG_FORMAT", s.LogFormat, "text or json")
 	}
-	return s.CheckBroker()
+	if err := s.CheckBroker(); err != nil {
+		return err
+	}
+	return s.checkHub()
 }
 
 func wrong(name string, value any, want string) error {
@@ -94,10 +97,8 @@ func (s *Settings) CheckBroker() error {
 		noUsers   = "requires INGRESS_NATS_URL or INGRESS_NATS_CONFIG: an embedded broker without a configuration file has no users"
 	)
 	plain := s.NATSURL == "" && s.NATSConfig == ""
-	for i, address := range strings.Split(s.NATSURL, ",") {
-		if s.NATSURL != "" && !isBrokerURL(strings.TrimSpace(address)) { // not quoted: it may hold a password
-			return fmt.Errorf("INGRESS_NATS_URL: address %d is not a URL such as nats://host:4222", i+1)
-		}
+	if err := s.Broker().check(); err != nil {
+		return err
 	}
 	switch {
 	case !streamName.MatchString(s.Stream):
@@ -110,26 +111,19 @@ func (s *Settings) CheckBroker() error {
 		return wrong("INGRESS_SUBJECT", s.Subject, "a token that does not end in -quarantine or -dead: an ingress gives such tokens to its other streams")
 	case s.NATSListen != "" && !isAddress(s.NATSListen):
 		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "host:port, the port a number")
-	case (s.NATSCert == "") != (s.NATSKey == ""):
-		return errors.New("INGRESS_NATS_CERT and INGRESS_NATS_KEY: set both, or neither")
-	case s.NATSCreds != "" && s.NATSNKey != "":
-		return errors.New("INGRESS_NATS_CREDS and INGRESS_NATS_NKEY: set one of them; a connection has one identity")
 	case s.NATSURL != "" && s.NATSConfig != "":
 		return conflict("INGRESS_NATS_CONFIG", s.NATSConfig, elsewhere)
 	case s.NATSURL != "" && s.NATSListen != "":
 		return conflict("INGRESS_NATS_LISTEN", s.NATSListen, elsewhere)
 	case s.NATSURL != "" && s.MaxStore != 0:
 		return conflict("INGRESS_MAX_STORE", s.MaxStore, elsewhere)
-	case plain && s.NATSCreds != "":
-		return conflict("INGRESS_NATS_CREDS", s.NATSCreds, noUsers)
-	case plain && s.NATSNKey != "":
-		return conflict("INGRESS_NATS_NKEY", s.NATSNKey, noUsers)
-	case plain && s.NATSCA != "":
-		return conflict("INGRESS_NATS_CA", s.NATSCA, noUsers)
-	case plain && s.NATSCert != "":
-		return conflict("INGRESS_NATS_CERT", s.NATSCert, noUsers)
 	case plain && s.NATSListen != "" && !isLoopback(s.NATSListen):
 		return wrong("INGRESS_NATS_LISTEN", s.NATSListen, "a loopback address such as 127.0.0.1:4222, or users in INGRESS_NATS_CONFIG: anyone on the network could read interviews and write events")
+	}
+	for _, f := range s.Broker().files() {
+		if plain && f.file != "" {
+			return conflict(f.name, f.file, noUsers)
+		}
 	}
 	return nil
 }
@@ -137,16 +131,8 @@ func (s *Settings) CheckBroker() error {
 // CheckFiles refuses files that cannot be read. For some of them the ingress
 // would otherwise wait indefinitely, as it does for a broker.
 func (s *Settings) CheckFiles() error {
-	for _, f := range [...]struct{ name, file string }{
-		{"INGRESS_TLS_CERT", s.TLSCert},
-		{"INGRESS_TLS_KEY", s.TLSKey},
-		{"INGRESS_NATS_CREDS", s.NATSCreds},
-		{"INGRESS_NATS_NKEY", s.NATSNKey},
-		{"INGRESS_NATS_CA", s.NATSCA},
-		{"INGRESS_NATS_CERT", s.NATSCert},
-		{"INGRESS_NATS_KEY", s.NATSKey},
-		{"INGRESS_NATS_CONFIG", s.NATSConfig},
-	} {
+	own := []namedFile{{"INGRESS_TLS_CERT", s.TLSCert}, {"INGRESS_TLS_KEY", s.TLSKey}}
+	for _, f := range slices.Concat(own, s.Broker().files(), s.Hub().files(), []namedFile{{"INGRESS_NATS_CONFIG", s.NATSConfig}}) {
 		if f.file == "" {
 			continue
 		}

@@ -70,5 +70,11 @@ func (s *Settings) AdminURL() (string, error) {
 
 // Streams returns how the ingress wants its streams to be.
 func (s *Settings) Streams() publish.Config {
-	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.Replicas, MaxBytes: int64(s.StreamMaxBytes), MaxAge: s.MaxAge, DedupeWindow: s.DedupeWindow}
+	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.Replicas, MaxBytes: int64(s.StreamMaxBytes), MaxAge: s.MaxAge, DedupeWindow: s.DedupeWindow, Forwarded: s.ForwardURL != ""}
+}
+
+// HubStreams returns how the ingress wants the streams of the hub to be. They have the
+// names and subjects of its own; their age is the hub's to decide.
+func (s *Settings) HubStreams() publish.Config {
+	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.ForwardReplicas, MaxBytes: int64(s.StreamMaxBytes), DedupeWindow: s.DedupeWindow, Unwatched: true}
 }

@@ -106,6 +106,35 @@ type Settings struct {
 	// Private key of `INGRESS_NATS_CERT`, a PEM file.
 	NATSKey string `env:"INGRESS_NATS_KEY" desc:"private key of INGRESS_NATS_CERT, a PEM file"`
 
+	// ## Forwarding to a hub
+
+	// Addresses of the NATS servers of a hub with JetStream, separated by commas, as in `INGRESS_NATS_URL`. With it, the
+	// ingress is [an edge](edge.md): its embedded broker stores events whatever the connection to the hub does, and each
+	// event is forwarded to the hub's streams of the same names, in order and exactly once. Quarantined webhooks, dead
+	// letters and erasures are forwarded as well, and erasures at the hub come down. The ingress starts, is ready and
+	// accepts webhooks while the hub is away. It excludes `INGRESS_NATS_URL`.
+	ForwardURL string `env:"INGRESS_FORWARD_URL" desc:"addresses of the hub's NATS servers, to which events are forwarded, comma separated"`
+
+	// Credentials file of the ingress's user at the hub, like `INGRESS_NATS_CREDS`.
+	ForwardCreds string `env:"INGRESS_FORWARD_CREDS" desc:"credentials file of the NATS user at the hub (JWT and seed)"`
+
+	// Seed file of the ingress's user at the hub, like `INGRESS_NATS_NKEY`. [deploy/nats/hub.conf](../deploy/nats/hub.conf)
+	// has a user with the permissions that an edge needs.
+	ForwardNKey string `env:"INGRESS_FORWARD_NKEY" desc:"NKey seed file of the NATS user at the hub"`
+
+	// Certificates of the authorities by which the hub's certificate is verified, a PEM file, like `INGRESS_NATS_CA`.
+	ForwardCA string `env:"INGRESS_FORWARD_CA" desc:"CA certificates that verify the hub, a PEM file"`
+
+	// Client certificate that is presented to the hub, a PEM file. `INGRESS_FORWARD_KEY` must be set too.
+	ForwardCert string `env:"INGRESS_FORWARD_CERT" desc:"client certificate for the hub, a PEM file"`
+
+	// Private key of `INGRESS_FORWARD_CERT`, a PEM file.
+	ForwardKey string `env:"INGRESS_FORWARD_KEY" desc:"private key of INGRESS_FORWARD_CERT, a PEM file"`
+
+	// Replicas of the hub's streams, from 1 to 5; 3 at a hub that is a cluster of three servers. The streams are created
+	// if they do not exist. The replicas of existing ones are only raised.
+	ForwardReplicas int `env:"INGRESS_FORWARD_REPLICAS" default:"1" desc:"replicas of the hub's streams; 3 at a cluster"`
+
 	// ## Embedded broker
 
 	// These settings have no meaning with `INGRESS_NATS_URL`. The ingress does not start if one of them, except for
@@ -168,7 +197,8 @@ type Settings struct {
 	// days, or 0. The age of an existing stream is only raised; to shorten it, use
 	// `nats stream edit VERSIVE --max-age 720h`. Dead letters never outlive events. An age below `INGRESS_DEDUPE_WINDOW`
 	// shortens that window, and a warning is logged. An event that has expired is stored again if it is resent; Versive
-	// can resend for 90 days.
+	// can resend for 90 days. With `INGRESS_FORWARD_URL`, it is the ingress that removes what is older, and only what the
+	// hub has confirmed: the streams of the edge have no maximum age. That of the hub's streams is set at the hub.
 	MaxAge time.Duration `env:"INGRESS_MAX_AGE" default:"0" shown:"0, unlimited" desc:"how long events are kept"`
 
 	// JetStream's duplicate window: for how long the broker remembers the id of a message, and until it restarts also that

@@ -91,6 +91,12 @@ func TestSettingsRefused(t *testing.T) {
 		"CA, no broker":      {settings{"INGRESS_NATS_CA": "a"}, []string{`INGRESS_NATS_CA="a"`, "INGRESS_NATS_URL", "INGRESS_NATS_CONFIG"}},
 		"CERT, no broker":    {settings{"INGRESS_NATS_CERT": "c", "INGRESS_NATS_KEY": "k"}, []string{`INGRESS_NATS_CERT="c"`, "INGRESS_NATS_URL", "INGRESS_NATS_CONFIG"}},
 		"public NATS_LISTEN": {settings{"INGRESS_NATS_LISTEN": "0.0.0.0:4222"}, []string{`INGRESS_NATS_LISTEN="0.0.0.0:4222"`, "127.0.0.1", "INGRESS_NATS_CONFIG"}},
+		"FORWARD_URL":        {settings{"INGRESS_FORWARD_URL": "nats://ok,nats://u:" + password + "%@b:4222"}, []string{"INGRESS_FORWARD_URL", "address 2", "nats://host:4222"}},
+		"FORWARD, external":  {settings{"INGRESS_FORWARD_URL": "nats://a:" + password + "@b", "INGRESS_NATS_URL": "nats://c"}, []string{"INGRESS_FORWARD_URL", "INGRESS_NATS_URL"}},
+		"FORWARD_CERT alone": {settings{"INGRESS_FORWARD_URL": "a", "INGRESS_FORWARD_CERT": "c"}, []string{"INGRESS_FORWARD_CERT", "INGRESS_FORWARD_KEY", "both"}},
+		"FORWARD, two users": {settings{"INGRESS_FORWARD_URL": "a", "INGRESS_FORWARD_CREDS": "c", "INGRESS_FORWARD_NKEY": "n"}, []string{"INGRESS_FORWARD_CREDS", "INGRESS_FORWARD_NKEY", "one of them"}},
+		"FORWARD, no hub":    {settings{"INGRESS_FORWARD_CA": "a"}, []string{`INGRESS_FORWARD_CA="a"`, "INGRESS_FORWARD_URL"}},
+		"FORWARD_REPLICAS":   {settings{"INGRESS_FORWARD_URL": "a", "INGRESS_FORWARD_REPLICAS": "6"}, []string{`INGRESS_FORWARD_REPLICAS="6"`, "1 to 5"}},
 
 		"secret for file": {settings{"INGRESS_SECRETS_FILE": "whsec_" + password}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
 		"quoted for file": {settings{"INGRESS_SECRETS_FILE": "\"v1,whsec_" + password + "\""}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
@@ -99,6 +105,7 @@ func TestSettingsRefused(t *testing.T) {
 		"no NATS_CREDS":   {settings{"INGRESS_NATS_URL": "a", "INGRESS_NATS_CREDS": "/nowhere/creds"}, []string{"INGRESS_NATS_CREDS", "/nowhere/creds"}},
 		"no NATS_NKEY":    {settings{"INGRESS_NATS_URL": "a", "INGRESS_NATS_NKEY": "/nowhere/nkey"}, []string{"INGRESS_NATS_NKEY", "/nowhere/nkey"}},
 		"no NATS_CA":      {settings{"INGRESS_NATS_URL": "a", "INGRESS_NATS_CA": "/nowhere/ca"}, []string{"INGRESS_NATS_CA", "/nowhere/ca"}},
+		"no FORWARD_NKEY": {settings{"INGRESS_FORWARD_URL": "a", "INGRESS_FORWARD_NKEY": "/nowhere/nkey"}, []string{"INGRESS_FORWARD_NKEY", "/nowhere/nkey"}},
 		"no NATS_CONFIG":  {settings{"INGRESS_NATS_CONFIG": "/nowhere/nats.conf"}, []string{"INGRESS_NATS_CONFIG", "/nowhere/nats.conf"}},
 	} {
 		t.Run(name, func(t *testing.T) {

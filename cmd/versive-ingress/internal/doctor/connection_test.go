@@ -203,7 +203,7 @@ func TestExpiredCredentials(t *testing.T) {
 	s := newSettings(t)
 	s.NATSURL, s.NATSListen = "nats://127.0.0.1:1", ""
 	s.NATSCreds = writeFile(t, "user.creds", newCredentials(t, time.Now().Add(-time.Minute)))
-	if err := broker.NewCredentials(s).Explain(nats.ErrAuthorization); !errors.Is(err, nats.ErrAuthorization) || !strings.Contains(err.Error(), "INGRESS_NATS_CREDS: "+s.NATSCreds+": the JWT has expired") {
+	if err := broker.NewCredentials(broker.Endpoint(s)).Explain(nats.ErrAuthorization); !errors.Is(err, nats.ErrAuthorization) || !strings.Contains(err.Error(), "INGRESS_NATS_CREDS: "+s.NATSCreds+": the JWT has expired") {
 		t.Errorf("got %v", err)
 	}
 }

@@ -29,6 +29,7 @@ type Config struct {
 	ProbeURL string   // where to post it; "" is the webhook listener of Settings
 	Monitors []string // URLs of the monitoring ports of an external broker's servers
 
+	Drained bool          // report messages that wait for the hub
 	Silence time.Duration // longest time without a new event; 0 is unlimited
 
 	Now       func() time.Time           // nil is time.Now
@@ -72,6 +73,7 @@ var checks = []struct {
 	{"secrets", "", (*doctor).checkSecrets},
 	{"broker", "", (*doctor).checkBroker},
 	{"store", "broker", (*doctor).checkStore},
+	{"hub", "broker", (*doctor).checkHub},
 	{"losses", "", (*doctor).checkLosses},
 	{"events", "broker", (*doctor).checkEvents},
 	{"clock", "stream", (*doctor).checkClock},
@@ -99,7 +101,12 @@ func Run(ctx context.Context, c Config) Report {
 	}()
 	var report Report
 	for i, c := range checks {
-		r := Result{Check: c.name, Status: OK}
+		r, endpoint := Result{Check: c.name, Status: OK}, broker.Endpoint(d.Settings)
+		if c.name == "hub" {
+			if endpoint = d.Settings.Hub(); endpoint.URL == "" && !d.Drained {
+				continue // this is not an edge
+			}
+		}
 		switch {
 		case i > 0 && d.SettingsErr != nil:
 			r.skip("not checked: the settings cannot be read")
@@ -114,7 +121,7 @@ func Run(ctx context.Context, c Config) Report {
 			if denied := d.denied.Swap(nil); denied != nil {
 				r.explain(*denied)
 			}
-			d.addFlags(r.Findings)
+			addFlags(r.Findings, endpoint)
 		}
 		report.Status = max(report.Status, r.Status)
 		report.Checks = append(report.Checks, r)
@@ -138,12 +145,12 @@ func (d *doctor) deny(_ *nats.Conn, _ *nats.Subscription, err error) {
 	}
 }
 
-// addFlags makes remedies for the nats command reach the broker of the settings.
-func (d *doctor) addFlags(findings []Finding) {
+// addFlags makes remedies for the nats command reach a broker.
+func addFlags(findings []Finding, e config.Endpoint) {
 	for i := range findings {
 		if command, ok := strings.CutPrefix(findings[i].Remedy, "nats "); ok && !strings.HasPrefix(command, "--server") {
-			findings[i].Remedy = broker.CLI(d.Settings) + " " + command
-			if d.Settings.NATSCreds+d.Settings.NATSNKey != "" && strings.HasPrefix(command, "stream edit ") {
+			findings[i].Remedy = broker.CLI(e) + " " + command
+			if e.Creds+e.NKey != "" && strings.HasPrefix(command, "stream edit ") {
 				findings[i].Remedy += "  # with the key of a user that may edit it, such as that of the ingress"
 			}
 		}

@@ -157,7 +157,7 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConfig) {
 	s := d.Settings
 	want := s.Streams()
-	want.CLI = broker.CLI(s)
+	want.CLI = broker.CLI(broker.Endpoint(s))
 	for _, drift := range want.Inspect(kind, c) {
 		level, id := Warning, "stream_"+drift.Name
 		switch {

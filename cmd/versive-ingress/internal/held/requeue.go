@@ -45,7 +45,7 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 }
 
 func (c *Chosen) delete(ctx context.Context, k Kept) error {
-	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: broker.CLI(c.Settings)}
+	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: broker.CLI(broker.Endpoint(c.Settings))}
 	return eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
 }
 
@@ -67,7 +67,7 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 	}
 	return publish.Open(ctx, publish.Config{
 		URL:         broker.URL(c.Settings),
-		Options:     []nats.Option{broker.NewCredentials(c.Settings).Option},
+		Options:     []nats.Option{broker.NewCredentials(broker.Endpoint(c.Settings)).Option},
 		Stream:      c.Settings.Stream,
 		Subject:     c.Settings.Subject,
 		Timeout:     c.Settings.PublishTimeout,

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/nats-io/nats.go"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
@@ -55,7 +57,7 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 	cfg := s.settings.Streams()
 	cfg.URL = s.settings.NATSURL
 	cfg.Options = []nats.Option{s.credentials.Option}
-	cfg.Explain, cfg.CLI = s.credentials.Explain, broker.CLI(s.settings)
+	cfg.Explain, cfg.CLI = s.credentials.Explain, broker.CLI(broker.Endpoint(s.settings))
 	cfg.Timeout = s.settings.PublishTimeout
 	cfg.Mode = publish.Mode(s.settings.PublishMode)
 	cfg.Logger, cfg.Metrics = s.log, s.metrics
@@ -70,6 +72,54 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 	}
 	s.publisher, err = publish.Open(ctx, cfg)
 	return err
+}
+
+// startForwarding starts to forward what is stored to the hub, if there is one, whether
+// or not it can be reached.
+func (s *Server) startForwarding(ctx context.Context) error {
+	if s.settings.ForwardURL == "" {
+		return nil
+	}
+	edge, err := broker.Open(context.WithoutCancel(s.background), s.settings, "forward", nats.InProcessServer(s.broker)) // it saves its positions at the end
+	if err != nil {
+		return err
+	}
+	s.forwarder, err = forward.New(ctx, forward.Config{Settings: s.settings, Edge: edge, Credentials: s.hubCredentials, Logger: s.log, Metrics: s.metrics})
+	if err != nil {
+		edge.Close()
+		return err
+	}
+	s.tasks.Go(func() {
+		defer edge.Close()
+		s.forwarder.Run(s.background)
+	})
+	return nil
+}
+
+// edgePublisher explains why a store that forwards is full.
+type edgePublisher struct{ *Server }
+
+// Publish implements [ingest.Publisher].
+func (p edgePublisher) Publish(ctx context.Context, m schema.Message) (schema.Receipt, error) {
+	receipt, err := p.publisher.Publish(ctx, m)
+	if e, ok := errors.AsType[*publish.Error](err); ok && p.forwarder != nil && e.Reason() == "full" {
+		err = waitingError{e, p.forwarder.Pending()}
+	}
+	return receipt, err
+}
+
+type waitingError struct {
+	error   *publish.Error
+	pending uint64
+}
+
+// Reason returns that of the publisher.
+func (e waitingError) Reason() string { return e.error.Reason() }
+
+func (e waitingError) Unwrap() error { return e.error }
+
+func (e waitingError) Error() string {
+	return fmt.Sprintf("%v; %d messages wait for the hub, without which they are not removed", e.error, e.pending)
 }
 
 // maxBody returns the largest body in bytes whose event the broker accepts.

@@ -24,7 +24,7 @@ func (s *Server) openHandler(context.Context) error {
 		Tolerance:   s.settings.Tolerance,
 		MaxBody:     maxBody,
 		MaxInflight: int64(s.settings.MaxInflight),
-		Publisher:   s.publisher,
+		Publisher:   edgePublisher{s},
 		Verified:    trustConn,
 		Logger:      s.log,
 		Metrics:     s.metrics,

@@ -56,7 +56,8 @@ func (s *Server) sources() []*source {
 	}
 	add("secrets", s.reloadSecrets, s.settings.SecretsFile)
 	add("tls", s.loadCertificate, s.settings.TLSCert, s.settings.TLSKey)
-	add("nats", s.credentials.Load, s.settings.NATSCreds, s.settings.NATSNKey, s.settings.NATSCA, s.settings.NATSCert, s.settings.NATSKey)
+	add("nats", s.credentials.Load, s.settings.Broker().Files()...)
+	add("forward", s.hubCredentials.Load, s.settings.Hub().Files()...)
 	return list
 }
 

@@ -3,19 +3,21 @@
 //
 // They start from the outside in (Start), so that senders and probes get an answer
 // (503) while the broker recovers its streams: the admin listener, tracing, the
-// webhook listener, the embedded broker, the publisher, the handler, which accepts
-// webhooks, and then the tasks in the background: the scrub and the reloader.
+// webhook listener, the embedded broker, the publisher, the forwarder to a hub, the
+// handler, which accepts webhooks, and then the tasks in the background: the scrub and
+// the reloader.
 //
 // A graceful shutdown (Wait, and then Stop) loses nothing by this order:
 //
 //  1. /readyz fails, and webhooks are still accepted for INGRESS_DRAIN_DELAY
 //  2. new webhooks get 503, and those in progress finish, within INGRESS_SHUTDOWN_TIMEOUT
-//  3. the scrub and the reloader end
+//  3. the forwarder, the scrub and the reloader end
 //  4. the publisher closes its connection, and the embedded broker flushes its store
 //  5. the last spans are exported, and the admin listener closes
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -33,6 +35,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -64,12 +67,13 @@ type Server struct {
 	admin, webhook *http.Server
 	failed         chan error // of the two, while they run; capacity 2
 
-	tracing     *sdktrace.TracerProvider        // nil if nothing is traced
-	certificate atomic.Pointer[tls.Certificate] // nil without TLS
-	credentials *broker.Credentials
-	broker      *embedded.Broker // nil with INGRESS_NATS_URL
-	publisher   *publish.Publisher
-	handler     atomic.Pointer[ingest.Handler] // nil until webhooks are accepted
+	tracing                     *sdktrace.TracerProvider        // nil if nothing is traced
+	certificate                 atomic.Pointer[tls.Certificate] // nil without TLS
+	credentials, hubCredentials *broker.Credentials
+	broker                      *embedded.Broker // nil with INGRESS_NATS_URL
+	publisher                   *publish.Publisher
+	forwarder                   *forward.Forwarder             // nil without INGRESS_FORWARD_URL
+	handler                     atomic.Pointer[ingest.Handler] // nil until webhooks are accepted
 
 	background     context.Context // of the tasks
 	stopBackground context.CancelFunc
@@ -102,14 +106,15 @@ func Run(ctx context.Context, cfg Config) error {
 // stops what is running and returns an error; later, ctx has no effect.
 func Start(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{
-		cfg:         cfg,
-		settings:    cfg.Settings,
-		log:         cfg.Logger,
-		failed:      make(chan error, 2),
-		credentials: broker.NewCredentials(cfg.Settings),
-		hangup:      make(chan os.Signal, 1),
+		cfg:            cfg,
+		settings:       cfg.Settings,
+		log:            cfg.Logger,
+		failed:         make(chan error, 2),
+		credentials:    broker.NewCredentials(broker.Endpoint(cfg.Settings)),
+		hubCredentials: broker.NewCredentials(cfg.Settings.Hub()),
+		hangup:         make(chan os.Signal, 1),
 	}
-	if err := s.credentials.Load(); err != nil { // a publisher would wait for a broker that accepts them
+	if err := cmp.Or(s.credentials.Load(), s.hubCredentials.Load()); err != nil { // a publisher would wait for a broker that accepts them
 		return nil, err
 	}
 	s.metrics = s.newRegistry()
@@ -122,6 +127,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.listenWebhook,
 		s.startBroker,
 		s.openPublisher,
+		s.startForwarding,
 		s.openHandler,
 		s.startScrub,
 		s.startReloader,
