@@ -71,7 +71,8 @@ type Forwarder struct {
 
 // New returns a Forwarder whose positions are those of the last run. It corrects a
 // position after the end of its stream, which has lost its last messages, so nothing may
-// be stored in between. Run forwards.
+// be stored in between. It waits for a cluster of edges that has no leader yet; its error
+// is that of ctx. Run forwards.
 func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 	f := &Forwarder{
 		cfg:    cfg,
@@ -80,9 +81,9 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 	}
 	f.metrics = newMetrics(f)
 	for kind := range f.streams {
-		f.streams[kind] = &stream{Forwarder: f, kind: schema.Kind(kind)}
-		if err := f.streams[kind].look(ctx); err != nil {
-			return nil, fmt.Errorf("forwarding: %w", err)
+		s := &stream{Forwarder: f, kind: schema.Kind(kind)}
+		if f.streams[kind] = s; !s.first(ctx) {
+			return nil, fmt.Errorf("forwarding: %w", context.Cause(ctx))
 		}
 	}
 	cfg.Metrics.MustRegister(f.metrics)

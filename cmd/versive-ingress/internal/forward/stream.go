@@ -63,6 +63,24 @@ func (s *stream) watch(ctx context.Context) {
 	}
 }
 
+// first looks at the stream until that succeeds, and reports whether it has before ctx
+// ended.
+func (s *stream) first(ctx context.Context) bool {
+	for logged := ""; ctx.Err() == nil; sleep(ctx, interval/4) {
+		look, cancel := context.WithTimeout(ctx, 10*interval)
+		err := s.look(look)
+		cancel()
+		if err == nil {
+			return true
+		}
+		if err.Error() != logged && ctx.Err() == nil {
+			logged = err.Error()
+			s.log.Warn("forwarding cannot begin; retrying", "stream", s.name(), "error", err)
+		}
+	}
+	return false
+}
+
 func (s *stream) tick(ctx context.Context) error {
 	tick, cancel := context.WithTimeout(ctx, 10*interval)
 	defer cancel()
