@@ -6,10 +6,10 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 export VERSION COMMIT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint run fuzz soak chaos image bench manifests snapshot up down vuln ci
+.PHONY: help build test lint run fuzz soak chaos chaos-forward image bench manifests snapshot up down vuln ci
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
 
 build: ## the binary, ./versive-ingress
 	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)' ./cmd/versive-ingress
@@ -41,6 +41,10 @@ SEED   ?= 1
 FAULTS ?=
 chaos: ## 20 seeds of every fault under load, for hours; as root, or with FAULTS=; SEEDS=, SEED= the first
 	go test -run 'TestChaos$$' -v -timeout 12h ./cmd/versive-ingress -chaos.seeds $(SEEDS) -chaos.seed $(SEED) -chaos.faults '$(FAULTS)'
+
+EVENTS ?= 100000
+chaos-forward: ## two edges and a hub under faults, 20 seeds of 100,000 events, for hours; SEEDS=, SEED=, EVENTS=
+	go test -run 'TestChaosForward$$' -v -timeout 24h ./cmd/versive-ingress -forward.seeds $(SEEDS) -forward.seed $(SEED) -forward.events $(EVENTS)
 
 image: ## the container image, versive-ingress
 	docker build --tag versive-ingress --build-arg VERSION --build-arg COMMIT .
