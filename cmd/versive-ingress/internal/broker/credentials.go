@@ -24,9 +24,9 @@ import (
 // expired, and the next one presents the new ones. Credentials may be used by
 // several goroutines.
 type Credentials struct {
-	endpoint config.Endpoint
-	current  atomic.Pointer[identity]
-	wanted   atomic.Bool // the broker has requested a certificate, on the last connection with TLS
+	endpoint  config.Endpoint
+	current   atomic.Pointer[identity]
+	requested atomic.Bool // whether the broker requested a certificate in the last handshake
 }
 
 // An identity is the content of the files. Fields that are not configured are empty.
@@ -133,19 +133,19 @@ func (c *Credentials) Option(o *nats.Options) error {
 	return nil
 }
 
-// useTLS configures TLS, for brokers that have it, and records in c.wanted whether the
+// useTLS configures TLS, for brokers that have it, and records in c.requested whether the
 // broker requests a certificate. With TLS 1.3 the broker verifies it after the client
 // has finished the handshake, and the alert may be lost with the connection.
 func (c *Credentials) useTLS(o *nats.Options, read func() *identity) {
 	o.ReconnectJitterTLS = o.ReconnectJitter       // nats.go takes a TLSConfig for TLS
 	o.RootCAsCB = func() (*x509.CertPool, error) { // called before each handshake
-		c.wanted.Store(false)
+		c.requested.Store(false)
 		return read().roots, nil
 	}
 	o.TLSConfig = &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		GetClientCertificate: func(request *tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			c.wanted.Store(true)
+			c.requested.Store(true)
 			certificate := read().certificate
 			if request.SupportsCertificate(&certificate) != nil {
 				return &tls.Certificate{}, nil // the broker may not require one

@@ -16,10 +16,10 @@ import (
 
 // A Failure is why a connection to the broker was not established.
 type Failure struct {
-	ID     string // for programs; stable
-	Found  string // what happened, and at which address
-	Remedy string // a command or setting to paste
-	Lasts  bool   // waiting does not help
+	ID        string // for programs; stable
+	Found     string // what happened, and at which address
+	Remedy    string // a command or setting to paste
+	Permanent bool   // waiting does not help
 
 	err error
 }
@@ -31,15 +31,8 @@ func (f *Failure) Unwrap() error { return f.err }
 // Explain returns the [*Failure] for the error of a connection that presents the
 // credentials, or could not be established.
 func (c *Credentials) Explain(err error) error {
-	f := c.explain(err)
-	f.Remedy = strings.ReplaceAll(f.Remedy, "INGRESS_NATS_", c.endpoint.Prefix)
-	f.err = err
-	return f
-}
-
-func (c *Credentials) explain(err error) *Failure {
 	e, address := c.endpoint, publish.Addresses(c.endpoint.Address())
-	the := "the " + e.Name + " at " + address
+	server := "the " + e.Name + " at " + address
 	cause, isNetwork := errors.AsType[*net.OpError](err)
 	detail, alert, timeout := err, false, false
 	if isNetwork {
@@ -51,66 +44,53 @@ func (c *Credentials) explain(err error) *Failure {
 	_, isPlain := errors.AsType[tls.RecordHeaderError](err)
 	unresolved, isUnresolved := errors.AsType[*net.DNSError](err)
 	isTLS := errors.Is(err, nats.ErrTLS)
+
+	f := &Failure{Permanent: true, err: err}
 	switch {
 	case publish.IsAuthError(err):
-		found := "rejects the user of the settings: " + detail.Error()
+		found := " rejects the user of the settings: " + detail.Error()
 		if e.Creds == "" && e.NKey == "" && !strings.Contains(e.URL, "@") {
-			found = "requires a user, and the settings have none"
+			found = " requires a user, and the settings have none"
 		} else if err := c.Load(); err != nil { // such as a JWT that has expired since
-			found = "rejects the user of the settings: " + err.Error()
+			found = " rejects the user of the settings: " + err.Error()
 		}
-		return &Failure{
-			e.Name + "_refuses", the + " " + found,
-			"export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY", true, nil,
-		}
+		f.ID, f.Found = "refuses", server+found
+		f.Remedy = "export INGRESS_NATS_CREDS=/path/to/user.creds  # or INGRESS_NATS_NKEY"
 	case errors.Is(err, nats.ErrNkeysNotSupported):
-		return &Failure{
-			e.Name + "_without_users", the + " has no users with NKeys",
-			"unset INGRESS_NATS_NKEY  # or configure users in the broker", true, nil,
-		}
+		f.ID, f.Found = "without_users", server+" has no users with NKeys"
+		f.Remedy = "unset INGRESS_NATS_NKEY  # or configure users in the broker"
 	case isOtherName:
-		return &Failure{
-			e.Name + "_name", fmt.Sprintf("the certificate of %s is for another name: %v", the, untrusted.Err),
-			"export INGRESS_NATS_URL=tls://NAME:4222  # a name of the certificate; or have it issued for the one in use", true, nil,
-		}
+		f.ID, f.Found = "name", fmt.Sprintf("the certificate of %s is for another name: %v", server, untrusted.Err)
+		f.Remedy = "export INGRESS_NATS_URL=tls://NAME:4222  # a name of the certificate; or have it issued for the one in use"
 	case isUntrusted:
-		return &Failure{
-			e.Name + "_untrusted", fmt.Sprintf("the certificate of %s is not valid here: %v", the, untrusted.Err),
-			"export INGRESS_NATS_CA=/path/to/ca.pem  # the authority that issued it", true, nil,
-		}
+		f.ID, f.Found = "untrusted", fmt.Sprintf("the certificate of %s is not valid here: %v", server, untrusted.Err)
+		f.Remedy = "export INGRESS_NATS_CA=/path/to/ca.pem  # the authority that issued it"
 	case errors.Is(err, nats.ErrSecureConnWanted), isPlain:
-		return &Failure{
-			e.Name + "_without_tls", the + " has no TLS, and the settings require it",
-			"unset INGRESS_NATS_CA INGRESS_NATS_CERT INGRESS_NATS_KEY  # and tls:// in INGRESS_NATS_URL; or configure tls in the broker", true, nil,
-		}
-	case c.wanted.Load() && (isTLS && !timeout || alert):
+		f.ID, f.Found = "without_tls", server+" has no TLS, and the settings require it"
+		f.Remedy = "unset INGRESS_NATS_CA INGRESS_NATS_CERT INGRESS_NATS_KEY  # and tls:// in INGRESS_NATS_URL; or configure tls in the broker"
+	case c.requested.Load() && (isTLS && !timeout || alert):
 		found := "requires a client certificate, and the settings have none"
 		if e.Cert != "" {
 			found = "rejects the client certificate of " + e.Prefix + "CERT"
 		}
-		return &Failure{
-			e.Name + "_wants_certificate", fmt.Sprintf("%s %s: %v", the, found, detail),
-			"export INGRESS_NATS_CERT=/path/to/cert.pem INGRESS_NATS_KEY=/path/to/key.pem  # issued by an authority that the broker knows", true, nil,
-		}
+		f.ID, f.Found = "wants_certificate", fmt.Sprintf("%s %s: %v", server, found, detail)
+		f.Remedy = "export INGRESS_NATS_CERT=/path/to/cert.pem INGRESS_NATS_KEY=/path/to/key.pem  # issued by an authority that the broker knows"
 	case alert, isTLS && !isNetwork && !errors.Is(err, io.EOF):
-		return &Failure{
-			e.Name + "_tls", fmt.Sprintf("%s and this process do not agree on TLS: %v", the, detail),
-			`tls { min_version: "1.2" }  # in the broker's configuration: older versions are not accepted`, true, nil,
-		}
+		f.ID, f.Found = "tls", fmt.Sprintf("%s and this process do not agree on TLS: %v", server, detail)
+		f.Remedy = `tls { min_version: "1.2" }  # in the broker's configuration: older versions are not accepted`
 	case isUnresolved:
-		return &Failure{
-			e.Name + "_unresolved", fmt.Sprintf("the name of %s cannot be resolved: %v", the, unresolved),
-			fmt.Sprintf("getent hosts '%s'  # if there is none, correct INGRESS_NATS_URL", unresolved.Name), false, nil,
-		}
+		f.ID, f.Found, f.Permanent = "unresolved", fmt.Sprintf("the name of %s cannot be resolved: %v", server, unresolved), false
+		f.Remedy = fmt.Sprintf("getent hosts '%s'  # if there is none, correct INGRESS_NATS_URL", unresolved.Name)
 	case errors.Is(err, nats.ErrNoInfoReceived), errors.Is(err, io.EOF), isNetwork && cause.Op == "read":
-		return &Failure{
-			e.Name + "_silent", fmt.Sprintf("something listens at %s and does not answer as a NATS server: %v", address, detail),
-			"export INGRESS_NATS_URL=nats://HOST:4222  # the port of the broker for clients; or restart a broker that hangs", false, nil,
+		f.ID, f.Found, f.Permanent = "silent", fmt.Sprintf("something listens at %s and does not answer as a NATS server: %v", address, detail), false
+		f.Remedy = "export INGRESS_NATS_URL=nats://HOST:4222  # the port of the broker for clients; or restart a broker that hangs"
+	default:
+		f.ID, f.Found, f.Permanent = "unreachable", fmt.Sprintf("no %s at %s accepts the connection: %v", e.Name, address, detail), false
+		f.Remedy = "versive-ingress serve  # the embedded broker runs in it; INGRESS_NATS_URL names an external one"
+		if e.URL != "" {
+			f.Remedy = CLI(e) + " server check connection  # is INGRESS_NATS_URL right, and the server up?"
 		}
 	}
-	remedy := "versive-ingress serve  # the embedded broker runs in it; INGRESS_NATS_URL names an external one"
-	if e.URL != "" {
-		remedy = CLI(e) + " server check connection  # is INGRESS_NATS_URL right, and the server up?"
-	}
-	return &Failure{e.Name + "_unreachable", fmt.Sprintf("no %s at %s accepts the connection: %v", e.Name, address, detail), remedy, false, nil}
+	f.ID, f.Remedy = e.Name+"_"+f.ID, strings.ReplaceAll(f.Remedy, "INGRESS_NATS_", e.Prefix)
+	return f
 }

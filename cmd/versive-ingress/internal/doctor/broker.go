@@ -31,7 +31,7 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor", nats.ErrorHandler(d.deny)) // later checks use it
 	if failure, ok := errors.AsType[*broker.Failure](err); ok {
 		level := Unknown
-		if failure.Lasts {
+		if failure.Permanent {
 			level = Problem
 		}
 		r.add(level, failure.ID, failure.Found, "nothing can be stored", failure.Remedy)

@@ -26,7 +26,7 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 	nc, err := broker.ConnectTo(d.Settings.Hub(), "doctor", nats.ErrorHandler(d.deny))
 	if f, ok := errors.AsType[*broker.Failure](err); ok {
 		level := Warning // events are stored here and wait for it
-		if f.Lasts {
+		if f.Permanent {
 			level = Problem
 		}
 		r.add(level, f.ID, f.Found, "events wait here for the hub; once the store is full, webhooks are answered 503", f.Remedy)
