@@ -25,7 +25,7 @@ import (
 
 func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	if err := cmp.Or(d.Settings.CheckBroker(), d.Settings.CheckFiles()); err != nil {
-		r.unanswered("the broker", err, remedyFor(err, "versive-ingress serve --help"))
+		r.unanswered("the broker", err, "versive-ingress serve --help")
 		return
 	}
 	conn, err := broker.Open(context.WithoutCancel(ctx), d.Settings, "doctor", nats.ErrorHandler(d.deny)) // later checks use it
@@ -38,7 +38,7 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 		return
 	}
 	if err != nil {
-		r.add(Problem, "credentials_unusable", err.Error(), "serve does not start with them", remedyFor(err, "versive-ingress serve --help"))
+		r.fails("credentials_unusable", err, "serve does not start with them", "versive-ingress serve --help")
 		return
 	}
 	d.broker = conn
@@ -50,16 +50,16 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 		r.add(Problem, "no_jetstream", "the broker has no JetStream for this account", "events cannot be stored",
 			`jetstream { store_dir: /data, sync_interval: always }  # in the server's configuration; with accounts, "jetstream: enabled" in this one`)
 		return
-	case err != nil && nc.ConnectedClusterName() != "":
-		r.unanswered("JetStream", err, "sudo systemctl start nats-server  # on the other servers: most servers of the cluster must run; then: nats account info")
-		return
 	case err != nil:
-		r.unanswered("JetStream", err, "nats account info")
+		remedy := "nats account info"
+		if nc.ConnectedClusterName() != "" {
+			remedy = "sudo systemctl start nats-server  # on the other servers: most servers of the cluster must run; then: nats account info"
+		}
+		r.unanswered("JetStream", err, remedy)
 		return
-	case d.account.API.Level < 2: // the first with atomic batches
-		r.add(Warning, "broker_version", "the broker is nats-server "+nc.ConnectedServerVersion(),
-			"before 2.12 there are no atomic batches: every event needs its own commit", "nats-server --version  # upgrade it to 2.12 or later")
 	}
+	r.when(d.account.API.Level < 2, Warning, "broker_version", "the broker is nats-server "+nc.ConnectedServerVersion(),
+		"before 2.12 there are no atomic batches: every event needs its own commit", "nats-server --version  # upgrade it to 2.12 or later")
 	d.checkPayload(r, nc.MaxPayload())
 	d.checkSync(ctx, r)
 }
@@ -131,14 +131,11 @@ func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 	r.Seen += ", sync_interval: " + interval
 	r.limit("broker_full", "JetStream of the broker", "bytes", server.Store, limit,
 		fmt.Sprintf("max_file_store: %d  # in the server's configuration, below the size of its disk", 2*limit))
-	if d.broker.NC.ConnectedClusterName() == "" && server.ID != d.broker.NC.ConnectedServerId() {
-		r.add(Unknown, "monitor_of_another", "the monitoring port at "+redacted(address)+" is not that of the broker", "the fsync policy of the broker is unknown",
-			"versive-ingress doctor --monitor http://127.0.0.1:8222  # the monitoring port of the server in INGRESS_NATS_URL")
-	}
-	if interval != "always" && d.Settings.Replicas == 1 {
-		r.add(Problem, "sync_lazy", fmt.Sprintf("the broker syncs its disk every %s, and there is one replica", interval),
-			"a power loss loses events that were answered 2xx", "jetstream { sync_interval: always }  # in the server's configuration, then restart it")
-	}
+	r.when(d.broker.NC.ConnectedClusterName() == "" && server.ID != d.broker.NC.ConnectedServerId(), Unknown, "monitor_of_another",
+		"the monitoring port at "+redacted(address)+" is not that of the broker", "the fsync policy of the broker is unknown",
+		"versive-ingress doctor --monitor http://127.0.0.1:8222  # the monitoring port of the server in INGRESS_NATS_URL")
+	r.when(interval != "always" && d.Settings.Replicas == 1, Problem, "sync_lazy", fmt.Sprintf("the broker syncs its disk every %s, and there is one replica", interval),
+		"a power loss loses events that were answered 2xx", "jetstream { sync_interval: always }  # in the server's configuration, then restart it")
 }
 
 const (
@@ -159,8 +156,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	dir := d.Settings.DataDir
 	free, stored, err := embedded.Disk(dir)
 	if err != nil {
-		err = asOwner(access.Explain(err, dir), "doctor")
-		r.unanswered("the disk of "+dir, err, remedyFor(err, "df -h "+dir))
+		r.unanswered("the disk of "+dir, asOwner(access.Explain(err, dir), "doctor"), "df -h "+dir)
 		return
 	}
 	d.checkFileSystem(r)

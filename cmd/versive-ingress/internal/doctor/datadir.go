@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"strings"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -26,7 +24,7 @@ func (d *doctor) checkAccess(r *Result) {
 		err = syscall.ENOTDIR
 	}
 	err = access.Explain(&fs.PathError{Op: "INGRESS_DATA_DIR", Path: dir, Err: err}, dir)
-	r.add(Problem, "data_dir", err.Error(), "serve does not start as this user", remedyFor(err, "ls -ld "+dir))
+	r.fails("data_dir", err, "serve does not start as this user", "ls -ld "+dir)
 }
 
 // remedyFor returns the remedy for an error of a file, and another for other errors.
@@ -50,31 +48,15 @@ func asOwner(err error, command string) error {
 	return err
 }
 
+const tmpfs, ramfs = 0x01021994, 0x858458f6 // types of file systems, of Linux
+
 // checkFileSystem checks that the data directory outlives the machine's next start,
 // and that files can be created in it.
 func (d *doctor) checkFileSystem(r *Result) {
 	var s unix.Statfs_t
-	if err := unix.Statfs(d.Settings.DataDir, &s); err == nil && s.Files > 0 && s.Ffree < 100 {
-		r.add(Problem, "inodes_low", fmt.Sprintf("the file system of %s has %d inodes left", d.Settings.DataDir, s.Ffree), "the broker stops when it cannot create a file",
-			fmt.Sprintf("df -i '%s'  # then remove files of other programs, or give the store a file system of its own", d.Settings.DataDir))
-	}
-	if kind := fileSystem(d.Settings.DataDir); kind == "tmpfs" || kind == "ramfs" {
-		r.add(Problem, "data_volatile", fmt.Sprintf("INGRESS_DATA_DIR=%s is in memory (%s)", d.Settings.DataDir, kind),
-			"a restart of the machine or the container loses events that were answered 2xx", "export INGRESS_DATA_DIR=/var/lib/versive-ingress  # on a disk; and restart")
-	}
-}
-
-// fileSystem returns the type of the file system that has a directory, or "" where
-// there is no /proc.
-func fileSystem(dir string) (kind string) {
-	dir, _ = filepath.Abs(dir)
-	dir, _ = filepath.EvalSymlinks(dir) // "" if it does not exist
-	mounts, _ := os.ReadFile("/proc/self/mounts")
-	longest := 0
-	for line := range strings.Lines(string(mounts)) {
-		if f := strings.Fields(line); len(f[1]) >= longest && strings.HasPrefix(dir+"/", strings.TrimSuffix(f[1], "/")+"/") {
-			longest, kind = len(f[1]), f[2]
-		}
-	}
-	return kind
+	err := unix.Statfs(d.Settings.DataDir, &s)
+	r.when(err == nil && s.Files > 0 && s.Ffree < 100, Problem, "inodes_low", fmt.Sprintf("the file system of %s has %d inodes left", d.Settings.DataDir, s.Ffree),
+		"the broker stops when it cannot create a file", fmt.Sprintf("df -i '%s'  # then remove files of other programs, or give the store a file system of its own", d.Settings.DataDir))
+	r.when(err == nil && (uint32(s.Type) == tmpfs || uint32(s.Type) == ramfs), Problem, "data_volatile", fmt.Sprintf("INGRESS_DATA_DIR=%s is in memory", d.Settings.DataDir),
+		"a restart of the machine or the container loses events that were answered 2xx", "export INGRESS_DATA_DIR=/var/lib/versive-ingress  # on a disk; and restart")
 }

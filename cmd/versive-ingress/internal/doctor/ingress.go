@@ -48,7 +48,7 @@ func (d *doctor) checkSettings(_ context.Context, r *Result) {
 		if name := settingName.FindString(err.Error()); name != "" {
 			remedy = fmt.Sprintf("unset %s  # or correct it: %s", name, remedy)
 		}
-		r.add(Problem, "settings", err.Error(), "serve does not start with it", remedyFor(err, remedy))
+		r.fails("settings", err, "serve does not start with it", remedy)
 	case s.MaxAge > 0 && s.MaxAge < senderSchedule:
 		r.add(Problem, "age_short", fmt.Sprintf("INGRESS_MAX_AGE is %s", s.MaxAge), retried, "export INGRESS_MAX_AGE=48h  # or longer; and restart")
 	case s.MaxBody > 0 && s.MaxBody < smallBody:
@@ -117,8 +117,8 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	}
 	d.checkOutput(r, ready)
 	r.Seen = "at " + webhooks
-	for _, s := range d.metrics.series("versive_ingress_build_info") {
-		r.Seen = fmt.Sprintf("version %s at %s", s.Metric["version"], webhooks)
+	for _, version := range d.metrics.labels("versive_ingress_build_info", "version") {
+		r.Seen = fmt.Sprintf("version %s at %s", version, webhooks)
 	}
 }
 
@@ -131,23 +131,18 @@ func IsIngress(r *http.Response, text string) bool {
 
 // checkOutput checks what the ingress writes: its streams and its log.
 func (d *doctor) checkOutput(r *Result, ready bool) {
-	var streams []string
-	for _, s := range d.metrics.series("versive_ingress_stream_messages") {
-		streams = append(streams, string(s.Metric["stream"]))
-	}
-	if len(streams) > 0 && !slices.Contains(streams, d.Settings.Stream) {
-		r.add(Problem, "stream_differs", fmt.Sprintf("the ingress has the streams %s, and these settings have %s", strings.Join(streams, ", "), d.Settings.Stream),
-			"consumers of that stream do not receive the events", restart+"  # if these settings are right")
-	}
-	if n := d.metrics.sum("versive_ingress_log_lines_dropped_total"); n > 0 {
-		r.add(Warning, "log_dropped", fmt.Sprintf("the ingress has dropped %.0f lines of its log since its start", n), "what reads its standard error is too slow, or has ended", restart+"  # after you have repaired the reader, such as journald")
-	}
+	streams := d.metrics.labels("versive_ingress_stream_messages", "stream")
+	r.when(len(streams) > 0 && !slices.Contains(streams, d.Settings.Stream), Problem, "stream_differs",
+		fmt.Sprintf("the ingress has the streams %s, and these settings have %s", strings.Join(streams, ", "), d.Settings.Stream),
+		"consumers of that stream do not receive the events", restart+"  # if these settings are right")
+	dropped := d.metrics.sum("versive_ingress_log_lines_dropped_total")
+	r.when(dropped > 0, Warning, "log_dropped", fmt.Sprintf("the ingress has dropped %.0f lines of its log since its start", dropped),
+		"what reads its standard error is too slow, or has ended", restart+"  # after you have repaired the reader, such as journald")
 	for _, s := range d.metrics.series("versive_ingress_stream_last_failure_timestamp_seconds") {
-		if s.Value > 0 && ready { // otherwise not_ready has the reason
-			r.add(Unknown, "not_stored", fmt.Sprintf("the last message for stream %s could not be stored, %s ago", s.Metric["stream"], terminal.Age(d.Now().Sub(time.Unix(int64(s.Value), 0)))),
-				"the webhook was answered 503; its next attempt shows whether that persists, and the sender gives up after 27 h 35 m",
-				"journalctl --unit versive-ingress --grep unavailable  # the reason; without systemd, see the ingress's log")
-		}
+		r.when(s.Value > 0 && ready, // otherwise not_ready has the reason
+			Unknown, "not_stored", fmt.Sprintf("the last message for stream %s could not be stored, %s ago", s.Metric["stream"], terminal.Age(d.since(s.Value))),
+			"the webhook was answered 503; its next attempt shows whether that persists, and the sender gives up after 27 h 35 m",
+			"journalctl --unit versive-ingress --grep unavailable  # the reason; without systemd, see the ingress's log")
 	}
 }
 
@@ -159,8 +154,8 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 	}
 	pair, err := config.ReadKeyPair(file, key)
 	if err != nil {
-		r.add(Problem, "certificate_unusable", fmt.Sprintf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %v", err), "serve does not start with them",
-			remedyFor(err, fmt.Sprintf("openssl x509 -noout -pubkey -in %s; openssl pkey -pubout -in %s  # both must print the same key", file, key)))
+		r.fails("certificate_unusable", fmt.Errorf("INGRESS_TLS_CERT and INGRESS_TLS_KEY: %w", err), "serve does not start with them",
+			fmt.Sprintf("openssl x509 -noout -pubkey -in %s; openssl pkey -pubout -in %s  # both must print the same key", file, key))
 		return
 	}
 	leaf, now := pair.Leaf, d.Now()
@@ -190,9 +185,7 @@ func (d *doctor) checkCertificate(_ context.Context, r *Result) {
 	case left < leaf.NotAfter.Sub(leaf.NotBefore)/5:
 		r.add(Warning, "certificate_expires", fmt.Sprintf("the certificate expires in %s", terminal.Age(left)), "its renewal is overdue", renew)
 	}
-	if d.served != nil && !d.served.Equal(leaf) {
-		r.add(Warning, "certificate_stale", "the ingress does not serve the certificate in INGRESS_TLS_CERT", "the sender may get an old one", restart)
-	}
+	r.when(d.served != nil && !d.served.Equal(leaf), Warning, "certificate_stale", "the ingress does not serve the certificate in INGRESS_TLS_CERT", "the sender may get an old one", restart)
 }
 
 const setSecret = "export INGRESS_SECRETS=whsec_…  # from the endpoint's page"
@@ -208,14 +201,13 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 			remedy = fmt.Sprintf("sudoedit %s  # it has one secret per line, from the endpoint's page", file)
 		}
 		r.Seen = "invalid"
-		r.add(Problem, "secret_invalid", err.Error(), "serve does not start without valid secrets", remedyFor(err, remedy))
+		r.fails("secret_invalid", err, "serve does not start without valid secrets", remedy)
 	}
 	for i, secret := range secrets {
 		secrets[i] = strings.TrimPrefix(secret, "whsec_") // the prefix is optional
-		if first := slices.Index(secrets, secrets[i]); first < i {
-			r.add(Warning, "secret_duplicate", fmt.Sprintf("secrets %d and %d of %d are the same", first+1, i+1, len(secrets)),
-				"one of them may have been meant to be another, such as the new one of a rotation", setSecret)
-		}
+		first := slices.Index(secrets, secrets[i])
+		r.when(first < i, Warning, "secret_duplicate", fmt.Sprintf("secrets %d and %d of %d are the same", first+1, i+1, len(secrets)),
+			"one of them may have been meant to be another, such as the new one of a rotation", setSecret)
 	}
 	d.checkRunningSecrets(r)
 	d.checkUse(r)
@@ -223,20 +215,17 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 
 // checkRunningSecrets reports that the ingress has other secrets than the settings.
 func (d *doctor) checkRunningSecrets(r *Result) {
-	var running, set []string
-	for _, s := range d.metrics.series("versive_ingress_secret_verified_total") {
-		running = append(running, string(s.Metric["fingerprint"]))
-	}
+	running := d.metrics.labels("versive_ingress_secret_verified_total", "fingerprint")
+	var set []string
 	for _, secret := range d.secrets {
 		set = append(set, ingest.Fingerprint(secret))
 	}
-	slices.Sort(running)
 	slices.Sort(set)
-	running, set = slices.Compact(running), slices.Compact(set)
-	if d.sameSecrets = slices.Equal(running, set); !d.sameSecrets && len(running) > 0 && len(set) > 0 {
-		r.add(Problem, "secrets_differ", fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
-			"it rejects what is signed with the others", restart+"  # if these settings are right")
-	}
+	set = slices.Compact(set)
+	d.sameSecrets = slices.Equal(running, set)
+	r.when(!d.sameSecrets && len(running) > 0 && len(set) > 0, Problem, "secrets_differ",
+		fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
+		"it rejects what is signed with the others", restart+"  # if these settings are right")
 }
 
 // rotation is how long the sender also signs with the old secret after a rotation.
@@ -246,46 +235,31 @@ const rotation = 24 * time.Hour
 // while another has, and webhooks that were rejected since the last event was stored.
 // A probe stores no event.
 func (d *doctor) checkUse(r *Result) {
-	idle := func(last float64) time.Duration { return d.Now().Sub(time.Unix(int64(last), 0)) }
-	since := d.metrics.sum("process_start_time_seconds") // since when the secrets are in use; 0 if unknown
-	for _, s := range d.metrics.series("versive_ingress_config_last_reload_success_timestamp_seconds") {
-		if s.Metric["source"] == "secrets" {
-			since = float64(s.Value)
-		}
-	}
-	secrets, newest := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds"), 0.0
+	// since when the secrets are in use; 0 if unknown
+	since := cmp.Or(d.metrics.where("source", "secrets").sum("versive_ingress_config_last_reload_success_timestamp_seconds"), d.metrics.sum("process_start_time_seconds"))
+	secrets := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds")
+	inUse := slices.ContainsFunc(secrets, func(s *model.Sample) bool { return d.since(s.Value) < rotation })
 	for _, s := range secrets {
-		newest = max(newest, float64(s.Value))
-	}
-	for _, s := range secrets {
-		secret, last := fmt.Sprintf("secret %s (%s)", s.Metric["position"], s.Metric["fingerprint"]), float64(s.Value)
-		if last == 0 {
-			r.Seen += fmt.Sprintf("; %s has verified nothing", secret)
-			last = since
-		} else {
-			r.Seen += fmt.Sprintf("; %s verified a webhook %s ago", secret, terminal.Age(idle(last)))
+		secret, verified := fmt.Sprintf("secret %s (%s)", s.Metric["position"], s.Metric["fingerprint"]), "has verified nothing"
+		if s.Value > 0 {
+			verified = fmt.Sprintf("verified a webhook %s ago", terminal.Age(d.since(s.Value)))
 		}
-		if last > 0 && idle(last) >= rotation && idle(newest) < rotation {
-			r.add(Warning, "secret_unused", fmt.Sprintf("%s has verified nothing for %s, while another has", secret, terminal.Age(idle(last))),
-				"if it was replaced, the sender no longer signs with it, but anyone who has it can forge events",
-				fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # if it was replaced: docs/operations.md#rotate-secrets-certificates-and-credentials", secret))
-		}
+		r.Seen += fmt.Sprintf("; %s %s", secret, verified)
+		last := cmp.Or(s.Value, since)
+		r.when(last > 0 && d.since(last) >= rotation && inUse, Warning, "secret_unused", fmt.Sprintf("%s has verified nothing for %s, while another has", secret, terminal.Age(d.since(last))),
+			"if it was replaced, the sender no longer signs with it, but anyone who has it can forge events",
+			fmt.Sprintf("remove %s from INGRESS_SECRETS or INGRESS_SECRETS_FILE  # if it was replaced: docs/operations.md#rotate-secrets-certificates-and-credentials", secret))
 	}
-	stored := 0.0
-	for _, s := range d.metrics.series("versive_ingress_stream_last_event_timestamp_seconds") {
-		if string(s.Metric["stream"]) == d.Settings.Stream {
-			stored = float64(s.Value)
-		}
-	}
+	stored := d.metrics.where("stream", d.Settings.Stream).sum("versive_ingress_stream_last_event_timestamp_seconds")
 	for _, s := range d.metrics.series("versive_ingress_last_unauthorized_timestamp_seconds") {
-		last := float64(s.Value)
+		last := s.Value
 		switch reason := string(s.Metric["reason"]); {
 		case last <= stored: // what is rejected beside accepted webhooks is forged
 		case reason == "signature":
-			r.add(Warning, "secret_wrong", fmt.Sprintf("no event was stored since a webhook was rejected by its signature, %s ago", terminal.Age(idle(last))),
+			r.add(Warning, "secret_wrong", fmt.Sprintf("no event was stored since a webhook was rejected by its signature, %s ago", terminal.Age(d.since(last))),
 				"if it is the sender's, the secret is that of another endpoint", setSecret)
 		case strings.HasPrefix(reason, "timestamp_too_"):
-			r.add(Warning, "timestamps_refused", fmt.Sprintf("no event was stored since a webhook was rejected as %s, %s ago", reason, terminal.Age(idle(last))),
+			r.add(Warning, "timestamps_refused", fmt.Sprintf("no event was stored since a webhook was rejected as %s, %s ago", reason, terminal.Age(d.since(last))),
 				fmt.Sprintf("if it is the sender's, this machine's clock is wrong by more than INGRESS_TOLERANCE (%s)", d.Settings.Tolerance), syncClock)
 		}
 	}
@@ -320,6 +294,11 @@ func redacted(address string) string {
 	return u.Redacted() // "" if it cannot be parsed
 }
 
+// since returns how long ago a time is, in seconds of Unix time.
+func (d *doctor) since(seconds model.SampleValue) time.Duration {
+	return d.Now().Sub(time.Unix(int64(seconds), 0))
+}
+
 // metrics are the samples of the ingress.
 type metrics model.Vector
 
@@ -331,18 +310,30 @@ func parseMetrics(text string) metrics {
 	return metrics(samples)
 }
 
-func (m metrics) series(name string) (samples metrics) {
+func (m metrics) series(name string) metrics { return m.where(model.MetricNameLabel, name) }
+
+// where returns the samples that have a label with a value.
+func (m metrics) where(label model.LabelName, value string) (samples metrics) {
 	for _, s := range m {
-		if string(s.Metric[model.MetricNameLabel]) == name {
+		if string(s.Metric[label]) == value {
 			samples = append(samples, s)
 		}
 	}
 	return samples
 }
 
-func (m metrics) sum(name string) (sum float64) {
+// labels returns the values of a label of a metric, in ascending order.
+func (m metrics) labels(name string, label model.LabelName) (values []string) {
 	for _, s := range m.series(name) {
-		sum += float64(s.Value)
+		values = append(values, string(s.Metric[label]))
+	}
+	slices.Sort(values)
+	return slices.Compact(values)
+}
+
+func (m metrics) sum(name string) (sum model.SampleValue) {
+	for _, s := range m.series(name) {
+		sum += s.Value
 	}
 	return sum
 }

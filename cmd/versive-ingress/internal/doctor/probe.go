@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/prometheus/common/model"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
@@ -44,7 +43,7 @@ func (d *doctor) checkProbe(ctx context.Context, r *Result) {
 		s.HTTP = localClient
 	}
 	large := append(bytes.Clone(probeBody), bytes.Repeat([]byte(" "), int(min(d.Settings.BodyLimit(), config.BodyRoom(d.broker.NC.MaxPayload())))-len(probeBody))...)
-	r.Seen = fmt.Sprintf("at %s", redacted(s.URL))
+	r.Seen = "at " + redacted(s.URL)
 	d.post(ctx, r, &s, "msg_doctor_"+rand.Text(), probeBody, append(slices.Clone(d.secrets), d.secrets[0]))
 	if len(r.Findings) == 0 {
 		d.post(ctx, r, &s, "msg_doctor_"+rand.Text(), large, d.secrets[:1])
@@ -115,15 +114,11 @@ func (d *doctor) withoutProxy(remedy string) string {
 // read, or "".
 func (d *doctor) rejectedNow(ctx context.Context) string {
 	const name = "versive_ingress_last_unauthorized_timestamp_seconds"
-	before := make(map[model.LabelValue]model.SampleValue)
-	for _, s := range d.metrics.series(name) {
-		before[s.Metric["reason"]] = s.Value
-	}
 	admin, _ := d.Settings.AdminURL()
 	_, text, _ := get(ctx, admin+"/metrics")
 	for _, s := range parseMetrics(text).series(name) {
-		if reason := s.Metric["reason"]; s.Value > before[reason] {
-			return string(reason)
+		if reason := string(s.Metric["reason"]); s.Value > d.metrics.where("reason", reason).sum(name) {
+			return reason
 		}
 	}
 	return ""

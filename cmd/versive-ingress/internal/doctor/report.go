@@ -52,11 +52,23 @@ func (r *Result) add(level Level, id, found, why, remedy string) {
 	r.Status = max(r.Status, level)
 }
 
+// when adds a finding if a condition applies.
+func (r *Result) when(applies bool, level Level, id, found, why, remedy string) {
+	if applies {
+		r.add(level, id, found, why, remedy)
+	}
+}
+
+// fails adds the finding that err keeps serve from starting.
+func (r *Result) fails(id string, err error, why, remedy string) {
+	r.add(Problem, id, err.Error(), why, remedyFor(err, remedy))
+}
+
 func (r *Result) skip(why string) { r.Status, r.Seen = Skipped, why }
 
 // unanswered adds the finding that something could not be read.
 func (r *Result) unanswered(what string, err error, remedy string) {
-	r.add(Unknown, "unanswered", fmt.Sprintf("%s: %v", what, err), "what cannot be read cannot be checked", remedy)
+	r.add(Unknown, "unanswered", fmt.Sprintf("%s: %v", what, err), "what cannot be read cannot be checked", remedyFor(err, remedy))
 }
 
 // explain replaces the errors of a check that ended because the broker denied a request.

@@ -59,46 +59,44 @@ func (d *doctor) checkForeign(ctx context.Context, r *Result) {
 			foreign = append(foreign, subject)
 		}
 	}
-	r.foreign(schema.KindEvent, d.Settings, foreign)
+	d.addForeign(r, schema.KindEvent, foreign)
 }
 
-// foreign reports the subjects of messages in a stream that no ingress has published.
-func (r *Result) foreign(kind schema.Kind, s config.Settings, subjects []string) {
+// addForeign reports the subjects of messages in a stream that no ingress has published.
+func (d *doctor) addForeign(r *Result, kind schema.Kind, subjects []string) {
 	if len(subjects) > 0 {
-		name := kind.Stream(s.Stream)
+		name := kind.Stream(d.Settings.Stream)
 		r.add(Warning, "foreign_messages", fmt.Sprintf("stream %s has messages on %s that no ingress has published", name, terminal.Plural(len(subjects), "subject", "subjects")),
 			"their signatures were not verified; consumers dead-letter them, and commands skip them or end at them",
-			fmt.Sprintf("nats stream view %s --subject '%s'  # then: nats stream rmm, which counts as a loss until it is acknowledged; and deny others to publish to %s.>", name, slices.Min(subjects), kind.Prefix(s.Subject)))
+			fmt.Sprintf("nats stream view %s --subject '%s'  # then: nats stream rmm, which counts as a loss until it is acknowledged; and deny others to publish to %s.>", name, slices.Min(subjects), kind.Prefix(d.Settings.Subject)))
 	}
 }
 
 func (d *doctor) checkQuarantine(ctx context.Context, r *Result) {
-	d.checkBacklog(ctx, r, schema.KindQuarantine, func(n int, oldest string) {
-		r.add(Warning, "quarantine_not_empty", fmt.Sprintf("%s authentic but not understood, the oldest for %s", terminal.Plural(n, "webhook is", "webhooks are"), oldest),
-			"they were answered 202, and consumers do not receive them", "versive-ingress quarantine list")
-	})
+	n, oldest := d.checkBacklog(ctx, r, schema.KindQuarantine)
+	r.when(n > 0, Warning, "quarantine_not_empty", fmt.Sprintf("%s authentic but not understood, the oldest for %s", terminal.Plural(n, "webhook is", "webhooks are"), terminal.Age(oldest)),
+		"they were answered 202, and consumers do not receive them", "versive-ingress quarantine list")
 }
 
 func (d *doctor) checkDeadLetters(ctx context.Context, r *Result) {
-	d.checkBacklog(ctx, r, schema.KindDead, func(n int, oldest string) {
-		r.add(Warning, "dead_letters", fmt.Sprintf("consumers have dead-lettered %s, the oldest %s ago", terminal.Plural(n, "message", "messages"), oldest),
-			"a downstream service lacks an event, or has not erased an interview",
-			fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.Settings.Stream), schema.HeaderReason))
-	})
+	n, oldest := d.checkBacklog(ctx, r, schema.KindDead)
+	r.when(n > 0, Warning, "dead_letters", fmt.Sprintf("consumers have dead-lettered %s, the oldest %s ago", terminal.Plural(n, "message", "messages"), terminal.Age(oldest)),
+		"a downstream service lacks an event, or has not erased an interview",
+		fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.Settings.Stream), schema.HeaderReason))
 }
 
-// checkBacklog checks a stream whose messages wait for an operator. If there are any,
-// it calls report with their number and the age of the oldest.
-func (d *doctor) checkBacklog(ctx context.Context, r *Result, kind schema.Kind, report func(n int, oldest string)) {
+// checkBacklog checks a stream whose messages wait for an operator. It returns their
+// number, and the age of the oldest.
+func (d *doctor) checkBacklog(ctx context.Context, r *Result, kind schema.Kind) (n int, oldest time.Duration) {
 	if d.checkStream(ctx, r, kind) == nil {
-		return
+		return 0, 0
 	}
-	n, oldest, name := 0, time.Duration(0), kind.Stream(d.Settings.Stream)
+	name := kind.Stream(d.Settings.Stream)
 	var foreign []string
 	for m, err := range d.broker.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
 		if err != nil {
 			r.unanswered("stream "+name, err, "nats stream info "+name)
-			return
+			return 0, 0
 		}
 		switch {
 		case m.Header.Get(schema.HeaderReason) != "":
@@ -108,11 +106,9 @@ func (d *doctor) checkBacklog(ctx context.Context, r *Result, kind schema.Kind, 
 			foreign = append(foreign, m.Subject)
 		}
 	}
-	r.foreign(kind, d.Settings, foreign)
+	d.addForeign(r, kind, foreign)
 	r.Seen = fmt.Sprintf("%d in %s", n, name)
-	if n > 0 {
-		report(n, terminal.Age(oldest))
-	}
+	return n, oldest
 }
 
 // checkStream checks the stream of a kind of message against the promise. It returns
@@ -144,10 +140,8 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 		return stream
 	}
 	for _, peer := range info.Cluster.Replicas { // under load all of them lag a little
-		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
-			r.add(Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", name, peer.Name),
-				"events are on fewer disks than INGRESS_REPLICAS requires", fmt.Sprintf("nats stream info %s  # after you have started that server, or replaced it", name))
-		}
+		r.when(peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000, Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", name, peer.Name),
+			"events are on fewer disks than INGRESS_REPLICAS requires", fmt.Sprintf("nats stream info %s  # after you have started that server, or replaced it", name))
 	}
 	return stream
 }
@@ -156,9 +150,7 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 // the sender's schedule, the largest body and the broker.
 func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConfig) {
 	s := d.Settings
-	want := s.Streams()
-	want.CLI = broker.CLI(broker.Endpoint(s))
-	for _, drift := range want.Inspect(kind, c) {
+	for _, drift := range s.Streams().Inspect(kind, c) {
 		level, id := Warning, "stream_"+drift.Name
 		switch {
 		case kind == schema.KindDead && drift.Action != publish.Reject && (drift.Name != "max_age" || drift.Action != publish.Tolerate):
@@ -172,10 +164,8 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 		}
 		r.add(level, id, fmt.Sprintf("stream %s %s", c.Name, drift.Problem), drift.Why, drift.Remedy)
 	}
-	if d.external() && d.broker.NC.ConnectedClusterName() != "" && c.Replicas == 1 && s.Replicas == 1 {
-		r.add(Warning, "one_replica", fmt.Sprintf("stream %s has one replica on a cluster", c.Name),
-			"its events are lost with that server's disk, and unavailable while the server is", "export INGRESS_REPLICAS=3  # and restart")
-	}
+	r.when(d.external() && d.broker.NC.ConnectedClusterName() != "" && c.Replicas == 1 && s.Replicas == 1, Warning, "one_replica", fmt.Sprintf("stream %s has one replica on a cluster", c.Name),
+		"its events are lost with that server's disk, and unavailable while the server is", "export INGRESS_REPLICAS=3  # and restart")
 	if room := max(config.BodyRoom(int64(c.MaxMsgSize)), 0); c.MaxMsgSize > 0 && room < s.BodyLimit() {
 		level := Warning
 		if room < smallBody {
@@ -222,17 +212,13 @@ func (d *doctor) checkConsumers(ctx context.Context, r *Result) {
 
 func (d *doctor) checkConsumer(r *Result, c publish.ConsumerState) {
 	limit, name := c.Config.MaxAckPending, c.Stream+" "+c.Name
-	warn := func(id, found, why, remedy string) {
-		r.add(Warning, id, fmt.Sprintf("consumer %s %s", c.Name, found), why, remedy)
+	warn := func(applies bool, id, found, why, remedy string) {
+		r.when(applies, Warning, id, fmt.Sprintf("consumer %s %s", c.Name, found), why, remedy)
 	}
-	if c.Config.AckPolicy == jetstream.AckNonePolicy {
-		warn("consumer_no_ack", "does not acknowledge events", "it loses what is delivered when it crashes",
-			fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # read with that one, and then: nats consumer rm %s", name, c.Name, name))
-	}
-	if c.Config.MaxDeliver > 0 {
-		warn("consumer_gives_up", fmt.Sprintf("has max_deliver %d", c.Config.MaxDeliver), "it loses an event that was delivered that often",
-			fmt.Sprintf("nats consumer edit %s --max-deliver=-1", name))
-	}
+	warn(c.Config.AckPolicy == jetstream.AckNonePolicy, "consumer_no_ack", "does not acknowledge events", "it loses what is delivered when it crashes",
+		fmt.Sprintf("nats consumer copy %s %s_2 --ack explicit  # read with that one, and then: nats consumer rm %s", name, c.Name, name))
+	warn(c.Config.MaxDeliver > 0, "consumer_gives_up", fmt.Sprintf("has max_deliver %d", c.Config.MaxDeliver), "it loses an event that was delivered that often",
+		fmt.Sprintf("nats consumer edit %s --max-deliver=-1", name))
 	flags, wrong := "", []string(nil)
 	for _, filter := range c.Filters() {
 		correct := d.correct(filter)
@@ -240,23 +226,21 @@ func (d *doctor) checkConsumer(r *Result, c publish.ConsumerState) {
 			wrong = append(wrong, filter)
 		}
 	}
-	if len(wrong) > 0 {
-		warn("consumer_filter", fmt.Sprintf("filters on %q, which matches no event", wrong), "it receives no events",
-			fmt.Sprintf("nats consumer edit %s%s", name, flags))
-	}
+	warn(len(wrong) > 0, "consumer_filter", fmt.Sprintf("filters on %q, which matches no event", wrong), "it receives no events",
+		fmt.Sprintf("nats consumer edit %s%s", name, flags))
 	stalled := terminal.Age(c.Stalled())
 	switch {
 	case c.Paused:
-		warn("consumer_paused", fmt.Sprintf("is paused for another %s", terminal.Age(c.PauseRemaining)), "it receives no events", "nats consumer resume "+name)
+		warn(true, "consumer_paused", fmt.Sprintf("is paused for another %s", terminal.Age(c.PauseRemaining)), "it receives no events", "nats consumer resume "+name)
 	case limit > 0 && c.NumAckPending >= limit && c.Stalled() >= d.Idle:
-		warn("consumer_stuck", fmt.Sprintf("reached max_ack_pending (%d) and has acknowledged nothing for %s", limit, stalled),
+		warn(true, "consumer_stuck", fmt.Sprintf("reached max_ack_pending (%d) and has acknowledged nothing for %s", limit, stalled),
 			"it receives no more events until it acknowledges some",
 			fmt.Sprintf("nats consumer edit %s --max-pending %d  # if it handles that many concurrently; otherwise find out why it does not acknowledge", name, 2*limit))
 	case c.NumWaiting == 0 && !c.PushBound && c.Stalled() >= d.Idle && c.TimeStamp.Sub(c.LastActivity()) >= d.Idle:
-		warn("consumer_idle", fmt.Sprintf("has %d unacknowledged, no active client for %s", c.Unacknowledged(), stalled),
+		warn(true, "consumer_idle", fmt.Sprintf("has %d unacknowledged, no active client for %s", c.Unacknowledged(), stalled),
 			"the program that should read them is not running", fmt.Sprintf("versive-ingress consumers delete %s  # if it is no longer needed; otherwise start its program", c.Name))
 	case c.Lag() >= d.Lag:
-		warn("consumer_behind", fmt.Sprintf("lags: %d unacknowledged, the oldest stored %s ago", c.Unacknowledged(), terminal.Age(c.Lag())),
+		warn(true, "consumer_behind", fmt.Sprintf("lags: %d unacknowledged, the oldest stored %s ago", c.Unacknowledged(), terminal.Age(c.Lag())),
 			"it reads more slowly than events arrive, or fails on one of them", "versive-ingress consumers  # then raise its Concurrency, run more instances, or see its log")
 	}
 }
@@ -303,8 +287,7 @@ func (d *doctor) checkLosses(_ context.Context, r *Result) {
 	case errors.Is(err, fs.ErrNotExist) && !d.running:
 		r.Seen = "unknown: no ingress has used INGRESS_DATA_DIR"
 	case err != nil:
-		err = asOwner(err, "doctor")
-		r.unanswered("the high-water marks in INGRESS_DATA_DIR", err, remedyFor(err, onSystemd+"  # or otherwise with the user and the settings of the ingress"))
+		r.unanswered("the high-water marks in INGRESS_DATA_DIR", asOwner(err, "doctor"), onSystemd+"  # or otherwise with the user and the settings of the ingress")
 	}
 	for _, l := range losses {
 		lost(describe(l))
