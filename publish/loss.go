@@ -121,7 +121,7 @@ func Acknowledge(dir string, losses []Loss, unreadable map[string]schema.Sequenc
 	if err != nil {
 		return err
 	}
-	return writeFile(filepath.Join(dir, acknowledgedFile), text)
+	return access.Explain(access.Replace(filepath.Join(dir, acknowledgedFile), append(text, '\n')), dir)
 }
 
 func readJSON(file string, v any) error {
@@ -133,25 +133,4 @@ func readJSON(file string, v any) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	return nil
-}
-
-// writeFile durably and atomically replaces the content of a file.
-func writeFile(file string, text []byte) error {
-	next := file + ".tmp"
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return access.Explain(err, filepath.Dir(file))
-	}
-	_, err = f.Write(append(text, '\n'))
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(next, file); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/publish/access"
 	"versive-ingress/schema"
 )
 
@@ -22,8 +23,8 @@ import (
 // stays until an operator acknowledges it.
 //
 //	ack              notices that a new message has the sequence of an older one
-//	check            compares the state of each stream with its mark: a message that is
-//	                 missing is lost, except that of the event stream, which is a suspect
+//	check            compares the state of each stream with its mark: messages that are
+//	                 missing are lost; those missing from the event stream are suspects
 //	explainDeletions finds the tombstone of a suspect, or else the message is lost
 //	the scrubber     reports messages that cannot be read; see ReportUnreadable
 //
@@ -263,7 +264,7 @@ func (m *marks) sync(context.Context) error {
 	text, err2 := json.MarshalIndent(m.content, "", "  ")
 	m.mu.Unlock()
 	if err2 == nil && !bytes.Equal(text, m.written) {
-		if err2 = writeFile(filepath.Join(m.dir, marksFile), text); err2 == nil {
+		if err2 = access.Explain(access.Replace(filepath.Join(m.dir, marksFile), append(text, '\n')), m.dir); err2 == nil {
 			m.written = text
 		}
 	}

@@ -1,4 +1,5 @@
-// Package access explains why a file or directory cannot be read or written.
+// Package access replaces files durably, and explains why a file or directory cannot be
+// read or written.
 //
 // Its part of the promise: an operator who reads the error can repair the cause
 // without a search, before the sender gives up.
@@ -38,8 +39,8 @@ func Explain(err error, root string) error {
 	if root != "" {
 		root, _ = filepath.Abs(root)
 	}
-	info, missing := os.Stat(path)
-	for statErr := missing; statErr != nil; info, statErr = os.Stat(path) { // the nearest directory that can be examined
+	info, statErr := os.Stat(path)
+	for failed := statErr; failed != nil; info, failed = os.Stat(path) { // the nearest directory that can be examined
 		if path == filepath.Dir(path) {
 			return err
 		}
@@ -61,11 +62,11 @@ func Explain(err error, root string) error {
 		d.Remedy = fmt.Sprintf(`sudo mount -o remount,rw "$(findmnt -n -o TARGET --target %s)"`, Quote(path))
 	case errors.Is(err, syscall.EPERM):
 		d.Remedy = "sudo chattr -i -a " + Quote(path)
-	case missing != nil && !inside && errors.Is(missing, fs.ErrPermission):
+	case statErr != nil && !inside && errors.Is(statErr, fs.ErrPermission):
 		d.Remedy = "sudo chmod o+x " + Quote(path)
-	case missing != nil && !inside && root != "":
+	case statErr != nil && !inside && root != "":
 		d.Remedy = fmt.Sprintf("sudo install -d -m 700 -o %d -g %d %s", uid, gid, Quote(root))
-	case missing != nil && !inside:
+	case statErr != nil && !inside:
 		d.Remedy = `ls -ld "$HOME"  # choose a directory that this user can write`
 	case d.UID != uid:
 		d.Remedy = fmt.Sprintf("sudo chown %s%d:%d %s", scope, uid, gid, Quote(target))

@@ -91,31 +91,6 @@ func makeDir(dir string) error {
 	return syncRenames(dir)
 }
 
-// writeFile durably and atomically replaces the content of a file. An existing
-// file keeps its mode and, if this process may set it, its owner.
-func writeFile(path string, data []byte) error {
-	tmp := path + ".tmp" // see removeLeftovers
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if info, err := os.Stat(path); err == nil {
-		_ = f.Chmod(info.Mode())
-		owner := info.Sys().(*syscall.Stat_t)
-		_ = f.Chown(int(owner.Uid), int(owner.Gid))
-	}
-	_, err = f.Write(data)
-	err = cmp.Or(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		os.Remove(tmp)
-		return err
-	}
-	return syncDir(filepath.Dir(path))
-}
-
 // overwriteFile durably writes data over the content of a file in place. That needs
 // no free space unless the file system copies on write, but a power cut during the
 // write can damage a sector.
@@ -127,12 +102,4 @@ func overwriteFile(path string, data []byte) error {
 	_ = f.Sync() // consumes the error of an earlier write, if any
 	_, err = f.WriteAt(data, 0)
 	return cmp.Or(err, f.Sync(), f.Close())
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return cmp.Or(f.Sync(), f.Close())
 }

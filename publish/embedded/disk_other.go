@@ -2,11 +2,15 @@
 
 package embedded
 
-import "golang.org/x/sys/unix"
+import (
+	"golang.org/x/sys/unix"
+
+	"versive-ingress/publish/access"
+)
 
 // syncRenames makes renames, replacements and removals of files in a directory
 // durable.
-func syncRenames(dir string) error { return syncDir(dir) }
+func syncRenames(dir string) error { return access.SyncDir(dir) }
 
 // freeBytes returns the free space, for unprivileged processes, of dir's file
 // system.

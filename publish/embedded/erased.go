@@ -17,6 +17,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"versive-ingress/publish/access"
 )
 
 // A secure delete is not durable: to overwrite a message, the server writes its block
@@ -196,7 +198,7 @@ func (e Erased) Schedule(dir string) error {
 	}
 	_ = file.Chmod(0o644)                                                // readable by the broker's user, even if root has a strict umask
 	_, err = file.Write(slices.Concat([]byte("\n"), line, []byte("\n"))) // the previous line may be truncated
-	return errors.Join(err, file.Sync(), file.Close(), syncDir(dir))
+	return errors.Join(err, file.Sync(), file.Close(), access.SyncDir(dir))
 }
 
 // overwriteScheduled overwrites the scheduled messages. No server may be running on
@@ -218,7 +220,7 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 			failed = e.find(blocks, func(path string, block []byte, stale []record) error {
 				overwritten += len(stale)
 				overwrite(block, stale, blockDigest(e.Stream, blockIndex(path)))
-				return writeFile(path, block)
+				return access.Replace(path, block)
 			})
 		}
 		// The stream may have been deleted, encrypted or compressed since.
@@ -227,7 +229,7 @@ func overwriteScheduled(dir string, log *slog.Logger) {
 		}
 	}
 	if err == nil {
-		err = errors.Join(os.Remove(path), syncDir(dir))
+		err = errors.Join(os.Remove(path), access.SyncDir(dir))
 	}
 	if err != nil {
 		log.Error("erased messages could not be overwritten; the next start will retry", "file", path, "error", err)

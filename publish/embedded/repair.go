@@ -14,6 +14,8 @@ import (
 	"syscall"
 
 	"github.com/nats-io/nats-server/v2/server"
+
+	"versive-ingress/publish/access"
 )
 
 // A server that was killed, or a disk that failed, can leave
@@ -52,7 +54,7 @@ func findRepairs(store string) (repairs []repair, err error) {
 			}
 			removed[a.dir] = true
 			repairs = append(repairs, repair{"removing the remains of an interrupted creation or deletion", a.dir, func() error {
-				return errors.Join(os.RemoveAll(a.dir), syncDir(filepath.Dir(a.dir)))
+				return errors.Join(os.RemoveAll(a.dir), access.SyncDir(filepath.Dir(a.dir)))
 			}})
 			continue
 		}
@@ -70,7 +72,7 @@ func findRepairs(store string) (repairs []repair, err error) {
 			}
 		}
 		repairs = append(repairs, repair{"writing the checksum of a configuration whose update was interrupted", sumFile, func() error {
-			return writeFile(sumFile, []byte(sum))
+			return access.Replace(sumFile, []byte(sum))
 		}})
 	}
 	return repairs, nil
@@ -122,7 +124,7 @@ func (a asset) storedBlock() string {
 func removeLeftovers(store string) error {
 	return walk(store, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && !d.IsDir() && (strings.HasSuffix(path, ".tmp") || strings.HasSuffix(path, ".new")) {
-			err = errors.Join(os.Remove(path), syncDir(filepath.Dir(path)))
+			err = errors.Join(os.Remove(path), access.SyncDir(filepath.Dir(path)))
 		}
 		return err
 	})
@@ -173,7 +175,7 @@ func rewriteFile(path string) (size int64, err error) {
 	// io.Copy would not do, because it may clone the extents of the file.
 	data, err := os.ReadFile(path)
 	if err == nil {
-		err = writeFile(path, data)
+		err = access.Replace(path, data)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
 		err = overwriteFile(path, data)

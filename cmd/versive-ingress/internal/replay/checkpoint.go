@@ -111,22 +111,13 @@ func (c *checkpoint) resume(file string) error {
 	return nil
 }
 
-// write replaces the file as a whole: after a crash too, it holds the old checkpoint
-// or the new one.
+// write durably replaces the file by c.
 func (c *checkpoint) write(file string) error {
 	text, err := json.Marshal(c, jsontext.WithIndent("  "))
 	if err != nil {
 		return err
 	}
-	next := file + ".tmp"
-	f, err := os.OpenFile(next, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err == nil {
-		_, err = f.Write(append(text, '\n'))
-		if err = errors.Join(err, f.Sync(), f.Close()); err == nil {
-			err = os.Rename(next, file)
-		}
-	}
-	if err != nil {
+	if err := access.Replace(file, append(text, '\n')); err != nil {
 		return fmt.Errorf("--checkpoint: %w", access.Explain(err, ""))
 	}
 	return nil

@@ -13,9 +13,8 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// An ingress ends without a store that hangs, which stays locked for as long as it may
-// still be written. Here the file of the high-water marks hangs, because a pipe takes its
-// place.
+// An ingress ends although its store hangs; the store stays locked for as long as it may
+// still be written. Here a pipe takes the place of the file of the high-water marks.
 func TestStopWithHangingStore(t *testing.T) {
 	t.Parallel()
 	s := newSettings(t)
@@ -49,7 +48,7 @@ func TestStopWithHangingStore(t *testing.T) {
 	}
 	defer reader.Close()
 	embeddedtest.Await(t, "the store is free", func() bool { return start() == nil })
-	if err := os.Remove(pipe); err != nil { // stopping it again would hang
+	if err := os.RemoveAll(pipe); err != nil { // stopping it again would hang
 		t.Error(err)
 	}
 }
