@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"strings"
 	"time"
@@ -53,24 +52,15 @@ func health(ctx context.Context, s config.Settings, path string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address+path, nil)
-	if err != nil {
-		return err
-	}
-	response, err := new(http.Transport).RoundTrip(request) // without a proxy, and redirects are not followed
+	response, text, err := doctor.Get(ctx, address+path)
 	if err != nil {
 		return fmt.Errorf("no ingress answers at %s: %w", address, err)
 	}
-	defer response.Body.Close()
-	text, err := io.ReadAll(io.LimitReader(response.Body, 1<<10))
-	if err != nil {
-		return fmt.Errorf("reading the answer of %s: %w", address, err)
-	}
 	switch {
-	case !doctor.IsIngress(response, string(text)):
+	case !doctor.IsIngress(response, text):
 		return fmt.Errorf("the program at %s is not versive-ingress, or this is not its admin listener", address)
 	case response.StatusCode != http.StatusOK:
-		return errors.New("not ready: " + strings.TrimSpace(string(text)))
+		return errors.New("not ready: " + strings.TrimSpace(text))
 	}
 	return nil
 }

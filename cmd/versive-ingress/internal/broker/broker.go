@@ -70,6 +70,11 @@ func Open(ctx context.Context, s config.Settings, name string, options ...nats.O
 	return &Connection{s, nc, js, subscribe.Source{JetStream: js, Stream: s.Stream, Subject: s.Subject}}, nil
 }
 
+// Eraser returns what erases messages of the streams.
+func (c *Connection) Eraser() publish.Eraser {
+	return publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: CLI(Endpoint(c.Settings))}
+}
+
 // Close closes the connection.
 func (c *Connection) Close() { c.NC.Close() }
 

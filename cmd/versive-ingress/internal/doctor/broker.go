@@ -113,7 +113,7 @@ func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
 			SyncInterval int64 `json:"sync_interval"` // in nanoseconds
 		} `json:"config"`
 	}
-	response, text, err := get(ctx, strings.TrimSuffix(address, "/")+"/jsz")
+	response, text, err := Get(ctx, strings.TrimSuffix(address, "/")+"/jsz")
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = errors.New(response.Status)
 	}
@@ -177,7 +177,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 			room = "unset INGRESS_MAX_STORE  # and restart: the default leaves a fifth of the disk free"
 		}
 		r.add(Warning, "store_over_disk", fmt.Sprintf("the store may grow by %s, and %s", terminal.Bytes(limit-stored), left),
-			"on a full disk the broker stops until there is space; a full store rejects events and goes on", room)
+			"on a full disk the broker stops until there is space; a full store only rejects new events", room)
 	case limit == 0 && free < lowDisk:
 		r.add(Warning, "disk_low", left, "a full store rejects webhooks until there is space", room)
 	}

@@ -71,7 +71,7 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	if err != nil {
 		return // checkSettings reports it
 	}
-	response, text, err := get(ctx, admin+"/readyz")
+	response, text, err := Get(ctx, admin+"/readyz")
 	ready := err == nil && response.StatusCode == http.StatusOK
 	switch {
 	case errors.Is(err, syscall.ECONNREFUSED):
@@ -89,24 +89,19 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	}
 	d.running = true
 	d.checkAccess(r)
-	if !ready {
-		r.add(Problem, "not_ready", "the ingress is not ready: "+strings.TrimSpace(text), "it answers webhooks 503, and the sender gives up after 27 h 35 m",
-			"versive-ingress health  # once the findings below are resolved; if it still fails, see the ingress's log")
-	}
-	if _, text, err = get(ctx, admin+"/metrics"); err == nil {
-		d.metrics = parseMetrics(text)
-	}
+	r.when(!ready, Problem, "not_ready", "the ingress is not ready: "+strings.TrimSpace(text), "it answers webhooks 503, and the sender gives up after 27 h 35 m",
+		"versive-ingress health  # once the findings below are resolved; if it still fails, see the ingress's log")
+	d.metrics = d.readMetrics(ctx)
 
 	webhooks := d.Settings.WebhookURL()
-	response, _, err = get(ctx, webhooks)
+	response, _, err = Get(ctx, webhooks)
 	starting := err == nil && response.StatusCode == http.StatusServiceUnavailable && !ready
 	if err == nil && (response.StatusCode != http.StatusMethodNotAllowed || response.Header.Get("Content-Type") != "application/problem+json") && !starting {
 		err = fmt.Errorf("a GET is answered %s, not as by an ingress", response.Status)
 	}
-	if err != nil {
-		r.add(Problem, "no_webhooks", fmt.Sprintf("there is no webhook endpoint at %s: %v", webhooks, err),
-			"the running ingress has other settings (INGRESS_LISTEN, INGRESS_PATH, INGRESS_TLS_CERT)", restart)
-	} else if response.TLS != nil {
+	r.when(err != nil, Problem, "no_webhooks", fmt.Sprintf("there is no webhook endpoint at %s: %v", webhooks, err),
+		"the running ingress has other settings (INGRESS_LISTEN, INGRESS_PATH, INGRESS_TLS_CERT)", restart)
+	if err == nil && response.TLS != nil {
 		d.served = response.TLS.PeerCertificates[0]
 	}
 	addresses, _ := d.Addresses()
@@ -235,7 +230,7 @@ const rotation = 24 * time.Hour
 // while another has, and webhooks that were rejected since the last event was stored.
 // A probe stores no event.
 func (d *doctor) checkUse(r *Result) {
-	// since when the secrets are in use; 0 if unknown
+	// The secrets are in use since then; 0 if that is unknown.
 	since := cmp.Or(d.metrics.where("source", "secrets").sum("versive_ingress_config_last_reload_success_timestamp_seconds"), d.metrics.sum("process_start_time_seconds"))
 	secrets := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds")
 	inUse := slices.ContainsFunc(secrets, func(s *model.Sample) bool { return d.since(s.Value) < rotation })
@@ -273,8 +268,9 @@ var localClient = &http.Client{
 	Transport:     &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true, ExpectContinueTimeout: time.Second},
 }
 
-// get returns the response to a GET, and the first MiB of its body.
-func get(ctx context.Context, address string) (*http.Response, string, error) {
+// Get returns the response to a GET from a listener of this machine, and the first MiB of
+// its body. It uses no proxy, follows no redirect, and does not verify the certificate.
+func Get(ctx context.Context, address string) (*http.Response, string, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
 	if err != nil {
 		return nil, "", err
@@ -302,8 +298,10 @@ func (d *doctor) since(seconds model.SampleValue) time.Duration {
 // metrics are the samples of the ingress.
 type metrics model.Vector
 
-// parseMetrics returns the samples that can be parsed.
-func parseMetrics(text string) metrics {
+// readMetrics returns the samples that can be read and parsed.
+func (d *doctor) readMetrics(ctx context.Context) metrics {
+	admin, _ := d.Settings.AdminURL()
+	_, text, _ := Get(ctx, admin+"/metrics")
 	parser := expfmt.NewTextParser(model.UTF8Validation)
 	families, _ := parser.TextToMetricFamilies(strings.NewReader(text))
 	samples, _ := expfmt.ExtractSamples(&expfmt.DecodeOptions{}, slices.Collect(maps.Values(families))...)

@@ -114,9 +114,7 @@ func (d *doctor) withoutProxy(remedy string) string {
 // read, or "".
 func (d *doctor) rejectedNow(ctx context.Context) string {
 	const name = "versive_ingress_last_unauthorized_timestamp_seconds"
-	admin, _ := d.Settings.AdminURL()
-	_, text, _ := get(ctx, admin+"/metrics")
-	for _, s := range parseMetrics(text).series(name) {
+	for _, s := range d.readMetrics(ctx).series(name) {
 		if reason := string(s.Metric["reason"]); s.Value > d.metrics.where("reason", reason).sum(name) {
 			return reason
 		}
@@ -136,13 +134,12 @@ func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []
 		publish.ReadFromLeader(stream)
 		msg, err = stream.GetLastMsgForSubject(ctx, subject)
 	}
-	if errors.Is(err, jetstream.ErrMsgNotFound) && !accepted {
-		return
-	}
 	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound) && !accepted:
+		return
 	case errors.Is(err, jetstream.ErrMsgNotFound), errors.Is(err, jetstream.ErrStreamNotFound):
 		r.add(Problem, "probe_lost", "the probe is not in stream "+name,
-			"the ingress stores elsewhere than these settings say, a proxy answers from its cache, or what is acknowledged is lost", d.withoutProxy("nats stream ls  # does the ingress have another INGRESS_STREAM?"))
+			"the ingress does not store in the stream of these settings, a proxy answers from its cache, or what is acknowledged is lost", d.withoutProxy("nats stream ls  # does the ingress have another INGRESS_STREAM?"))
 		return
 	case err != nil:
 		r.unanswered("the probe in stream "+name, err, "nats stream info "+name)
@@ -154,8 +151,7 @@ func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []
 		r.add(Problem, "probe_not_once", fmt.Sprintf("the probe is in stream %s %d times, or was changed", name, info.State.Subjects[subject]),
 			"duplicates are stored, or bodies are changed", "nats stream info "+name)
 	}
-	eraser := publish.Eraser{JetStream: d.broker.JetStream, Stream: d.Settings.Stream}
-	if err := eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: subject, Sequence: msg.Sequence}); err != nil {
+	if err := d.broker.Eraser().Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: subject, Sequence: msg.Sequence}); err != nil {
 		r.add(Warning, "probe_left", fmt.Sprintf("the probe could not be discarded: %v", err), "it stays in the quarantine", "versive-ingress quarantine discard "+id)
 	}
 }

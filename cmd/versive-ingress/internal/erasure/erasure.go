@@ -39,7 +39,7 @@ type Erasure struct {
 // New returns the erasure of an interview or of a study: one of the ids is
 // "".
 func New(c *broker.Connection, interview, study string) *Erasure {
-	return &Erasure{conn: c, interview: interview, study: study, eraser: publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: broker.CLI(broker.Endpoint(c.Settings))}}
+	return &Erasure{conn: c, interview: interview, study: study, eraser: c.Eraser()}
 }
 
 // Settle calls the function Settle for what this erasure and earlier ones have

@@ -45,8 +45,7 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 }
 
 func (c *Chosen) delete(ctx context.Context, k Kept) error {
-	eraser := publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: broker.CLI(broker.Endpoint(c.Settings))}
-	return eraser.Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
+	return c.Eraser().Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
 }
 
 // OpenPublisher opens a publisher for the requeued events. It leaves the streams as
