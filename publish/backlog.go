@@ -81,6 +81,6 @@ func (p *Publisher) limitDeadLetters(ctx context.Context, config jetstream.Strea
 	if _, err := p.js.UpdateStream(ctx, config); err != nil {
 		return fmt.Errorf("setting its maximum age (%s): %w", p.cfg.edit(config.Name, fmt.Sprintf("--max-age %s", limit)), err)
 	}
-	p.cfg.Logger.Warn("set the maximum age of dead letters to that of events", "stream", config.Name, "from", before, "to", limit)
+	p.cfg.Logger.Warn("set the maximum age of dead letters to that of events", "stream", config.Name, "from", before.String(), "to", limit.String())
 	return nil
 }

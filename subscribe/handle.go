@@ -59,7 +59,7 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 		d.giveUp(ctx, msg, m, err, pause, log)
 		return
 	}
-	log.Warn("handler failed; the event is redelivered", "error", err, "after", pause)
+	log.Warn("handler failed; the event is redelivered", "error", err, "after", pause.String())
 	_ = msg.NakWithDelay(pause) // if the nak is lost, the event is redelivered after AckWait
 }
 
@@ -68,7 +68,7 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 func (d *dispatcher) giveUp(ctx context.Context, msg jetstream.Msg, m Message, reason error, pause time.Duration, log *slog.Logger) {
 	log = log.With("error", reason)
 	if err := d.deadLetter(ctx, m, reason); err != nil {
-		log.Error("event cannot be dead-lettered; it is redelivered", "why", err, "after", pause)
+		log.Error("event cannot be dead-lettered; it is redelivered", "why", err, "after", pause.String())
 		_ = msg.NakWithDelay(pause)
 		return
 	}

@@ -219,7 +219,7 @@ func (s *Server) Stop() {
 	select {
 	case <-stopped:
 	case <-time.After(storeTimeout): // the broker still has the lock of its store, until the process ends
-		s.log.Error("the store does not stop, as on a disk that hangs; ending without it: what was answered 2xx is on the disk", "waited", storeTimeout)
+		s.log.Error("the store does not stop, as on a disk that hangs; ending without it: what was answered 2xx is on the disk", "waited", storeTimeout.String())
 	}
 	s.stopTracing()
 	s.admin.Close()
