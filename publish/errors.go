@@ -31,7 +31,7 @@ var (
 	errOverloaded   = errors.New("too many messages wait to be stored")
 )
 
-// An unwritableError is an error of Config.Ready or Config.Durable.
+// An unwritableError is an error of Config.Ready, Config.Durable or Config.Sync.
 type unwritableError struct{ err error }
 
 func (e *unwritableError) Error() string { return "the broker cannot store messages: " + e.err.Error() }

@@ -31,15 +31,15 @@ type Publisher struct {
 	session  atomic.Pointer[session]
 	notReady atomic.Bool // what Config.Ready last reported; set by monitor
 
-	// unanswered counts batches whose callers have got an error, although they may be
-	// stored; synced is the count for which Config.Sync has succeeded.
+	// unanswered counts how often callers have got an error although a batch with their
+	// message may be stored; synced is the count at the last Config.Sync that succeeded.
 	unanswered, synced atomic.Uint64
 
 	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
 	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
 	lastFailure  atomic.Pointer[failure]
 	lastStored   [2]atomic.Int64 // by Kind, when a message was last stored, in milliseconds of Unix time
-	lastFailed   [2]atomic.Int64 // the same of the last message if it could not be stored; 0 if it could
+	lastFailed   [2]atomic.Int64 // by Kind, the same for the last message that could not be stored; 0 if a later one was
 	marks        *marks
 	metrics      *metrics
 	dialError    atomic.Pointer[error] // to why the broker could not be dialled again; nil while there is a connection

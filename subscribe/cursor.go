@@ -18,7 +18,7 @@ import (
 //     one, which begins at next.
 //   - Fetching: a request is outstanding, or its batch is being read.
 //   - Caught up: the consumer has nothing pending, or has delivered nothing for
-//     the time of patience. A bounded range then asks the stream whether it is at
+//     its stall timeout. A bounded range then asks the stream whether it is at
 //     its end; one that follows continues to wait.
 //
 // The goroutine that ranges owns all fields. If the process ends without close,
@@ -28,9 +28,9 @@ type cursor struct {
 	source Source
 	sel    Selection
 
-	next     uint64        // the sequence of the next message, or a lower one
-	created  time.Time     // of the stream; zero until it was first seen
-	patience time.Duration // how long to wait for a message: stallCheck until one was lost
+	next         uint64        // the sequence of the next message, or a lower one
+	created      time.Time     // of the stream; zero until it was first seen
+	stallTimeout time.Duration // how long to wait for a message: stallCheck until one was lost
 
 	stream    jetstream.Stream
 	consumer  jetstream.Consumer // nil while there is none
@@ -83,7 +83,7 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 	}
 	c.empty, more = true, true
 	lost := false // a message before the last one
-	err = c.source.pull(ctx, c.consumer, n, c.patience, func(msg jetstream.Msg) bool {
+	err = c.source.pull(ctx, c.consumer, n, c.stallTimeout, func(msg jetstream.Msg) bool {
 		m := newMessage(msg)
 		c.received++
 		if lost = m.delivery != c.received; lost || ctx.Err() != nil {
@@ -112,7 +112,7 @@ func (c *cursor) fetch(ctx context.Context, message func(Message) bool, caughtUp
 	// The connection, the consumer or a message is lost. A message may be too large
 	// to arrive in that time: from now on, wait until shortly before the request
 	// expires.
-	c.patience = jetstream.DefaultExpires - time.Second
+	c.stallTimeout = jetstream.DefaultExpires - time.Second
 	c.close()
 	return true, nil
 }

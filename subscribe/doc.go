@@ -7,8 +7,8 @@
 // The package's part of the promise (see package ingest): an event that is in
 // the stream reaches the handler. It counts as handled only when the handler has
 // returned nil and the broker has confirmed the acknowledgement; if anything
-// fails before that, it is redelivered. An event that the handler fails on for
-// good is kept in the dead-letter stream, never dropped.
+// fails before that, it is redelivered. An event for which the handler
+// fails permanently is kept in the dead-letter stream, never dropped.
 //
 // So an event is delivered at least once, and again after a crash between the
 // handler's work and the acknowledgement. To process it exactly once, commit

@@ -239,7 +239,7 @@ func (s *system) storeLarge(t testing.TB, size int) {
 }
 
 // slowLink returns the address of a proxy that forwards so many bytes a second
-// from the broker. What a busy machine delays by up to a second is made up for.
+// from the broker. It makes up for delays of a busy machine of up to a second.
 func slowLink(t testing.TB, url string, rate int64) string {
 	t.Helper()
 	return proxy(t, url, func(client io.Writer, broker io.Reader) {

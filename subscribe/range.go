@@ -40,7 +40,7 @@ type Selection struct {
 // of the selection that it cannot return. One that follows passes over them.
 func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, error] {
 	return func(yield func(Message, error) bool) {
-		c := cursor{source: s, sel: sel, next: max(sel.First, 1), patience: stallCheck}
+		c := cursor{source: s, sel: sel, next: max(sel.First, 1), stallTimeout: stallCheck}
 		defer c.close()
 		read := c.readBounded
 		if sel.Follow {

@@ -117,14 +117,15 @@ type withoutDeadline struct{ context.Context }
 func (withoutDeadline) Deadline() (time.Time, bool) { return time.Time{}, false }
 
 // pull requests up to n messages from a consumer, or fewer if that is the limit of a
-// request, or one if the consumer has replicas, and calls handle for each, until that returns false. The request ends
-// after 30 s, when no message has arrived for the time of patience, with ctx, or
-// with the connection: a broker that was restarted has forgotten it.
+// request, or one if the consumer has replicas, and calls handle for each, until that
+// returns false. The request ends after 30 s, when no message has arrived for
+// stallTimeout, when ctx ends, or with the connection: a broker that was restarted has
+// forgotten it.
 //
 // If n is above 1, it ends before the first message with which it would exceed
 // fetchBytes. A message that is larger by itself arrives only if it is requested
 // alone, so the caller must request one message after it has got none.
-func (s Source) pull(ctx context.Context, consumer jetstream.Consumer, n int, patience time.Duration, handle func(jetstream.Msg) bool) error {
+func (s Source) pull(ctx context.Context, consumer jetstream.Consumer, n int, stallTimeout time.Duration, handle func(jetstream.Msg) bool) error {
 	request, cancel := context.WithCancel(ctx)
 	defer cancel()
 	nc := s.JetStream.Conn()
@@ -155,14 +156,14 @@ func (s Source) pull(ctx context.Context, consumer jetstream.Consumer, n int, pa
 	if err != nil {
 		return err
 	}
-	stalled := time.AfterFunc(patience, cancel)
+	stalled := time.AfterFunc(stallTimeout, cancel)
 	defer stalled.Stop()
 	for msg := range batch.Messages() {
 		stalled.Stop()
 		if !handle(msg) {
 			return nil
 		}
-		stalled.Reset(patience)
+		stalled.Reset(stallTimeout)
 	}
 	return batch.Error()
 }

@@ -143,7 +143,7 @@ func TestBrokerWithTLS(t *testing.T) {
 }
 
 // writeCertificate writes a certificate for 127.0.0.1 and its key, and returns
-// their files and who trusts it.
+// their files and roots that trust it.
 func writeCertificate(t *testing.T) (certFile, keyFile string, roots *x509.CertPool) {
 	t.Helper()
 	return writeCertificateUntil(t, time.Now().Add(time.Hour))

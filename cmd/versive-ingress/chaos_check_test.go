@@ -26,10 +26,10 @@ type place struct {
 
 // check holds the history against both streams, read as a whole:
 //
-//   - what was answered 2xx is stored, once, where the answer said;
+//   - what was answered 2xx is stored, once, where the answer claims;
 //   - what is authentic was accepted in the end, for the faults are over;
 //   - nothing else is stored, and nothing twice;
-//   - every answer came within the sender's patience, and was one of those
+//   - every answer came within the sender's timeout, and was one of those
 //     that the contract has for it.
 func (r *round) check(js jetstream.JetStream, stream string) {
 	r.Helper()
@@ -185,7 +185,7 @@ type damage struct {
 	consumersLost int // durable consumers that are gone, or went back
 	unread        int // events that a durable consumer was never given
 	erasedBack    int // erasures whose content came back
-	down          int // rounds that ended with an ingress that does not take webhooks, and says why
+	down          int // rounds that ended with an ingress that does not accept webhooks, and logs why
 }
 
 func (d *damage) add(e damage) {

@@ -113,10 +113,10 @@ func (c *roundConsumers) check(d *diskRound) {
 	})
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	told := make(map[string]bool)
+	reported := make(map[string]bool)
 	for _, a := range d.storm.history {
-		if a.kind == understood && a.answer.Accepted() && !c.seen[a.id] && !told[a.id] {
-			told[a.id] = true
+		if a.kind == understood && a.answer.Accepted() && !c.seen[a.id] && !reported[a.id] {
+			reported[a.id] = true
 			d.storm.unread++
 			d.Errorf("%s was answered %v, and durable consumer %s was never given it", a.id, a.answer, readingConsumer)
 		}

@@ -77,7 +77,7 @@ func (d *diskRound) execute(args ...string) *process {
 		d.Fatal(err)
 	}
 	go func() {
-		_ = p.Wait() // ProcessState says it all
+		_ = p.Wait() // ProcessState has the outcome
 		close(p.ended)
 	}()
 	d.Cleanup(func() {
@@ -197,7 +197,7 @@ func cutPower(r *round) {
 }
 
 // fillDisk takes the space of the disk under load. While there is none, the ingress
-// may end, by itself or not. It takes webhooks when there is space again.
+// may end, by itself or not. It accepts webhooks when there is space again.
 func fillDisk(r *round) {
 	d := r.onDisk(&storm{senders: 24})
 	d.times(6, func() {

@@ -146,8 +146,7 @@ func (r *round) finish(f fault, seed uint64) counts {
 	return c
 }
 
-// launch starts the ingress as a process. What it had to say is shown when the
-// round has failed.
+// launch starts the ingress as a process. Its log is shown if the round fails.
 func (r *round) launch(s config.Settings) *exec.Cmd {
 	r.Helper()
 	cmd, log := launch(r, "versive-ingress", s)

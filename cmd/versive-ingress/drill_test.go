@@ -54,8 +54,8 @@ func startBarrage(t testing.TB, senders int, secret string, post func(secret str
 	return b
 }
 
-// phase lets the senders post for the length of a phase, and then some. Afterwards none
-// of them waits for an answer from before the phase.
+// phase lets the senders post for the length of a phase, and until each has eight more
+// answers, so that none of them waits for an answer from before the phase.
 func (b *barrage) phase(t testing.TB) {
 	t.Helper()
 	time.Sleep(*drill)

@@ -62,8 +62,8 @@ func printedSpans(t *testing.T, lines string) []consoleSpan {
 
 // The whole path, seen by all telemetry there is: two ingresses that trace and
 // log everything, a consumer that does, and the commands. A webhook is one
-// trace from the request to the consumer's handler. And what was said in an
-// interview is nowhere in it, nor the secret.
+// trace from the request to the consumer's handler. The content of an interview is
+// nowhere in it, nor the secret.
 func TestTelemetry(t *testing.T) {
 	t.Setenv("OTEL_TRACES_EXPORTER", "console")
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "20")
@@ -187,16 +187,16 @@ func TestTelemetry(t *testing.T) {
 		t.Fatal(err)
 	}
 	forbidden := []string{marker, strings.ToUpper(marker), base64.StdEncoding.EncodeToString([]byte(marker)), strings.TrimPrefix(s.Secrets[0], "whsec_"), "whsec_"}
-	for place, told := range map[string]string{
+	for place, text := range map[string]string{
 		"log and traces": printed.String(), "log and traces without a broker": printedAway.String(), "metrics": metrics,
 		"consumer's log": consumed.String(), "consumer's traces": string(consumerSpans), "commands": commands.String(),
 	} {
-		if told == "" {
-			t.Errorf("%s: nothing was told", place)
+		if text == "" {
+			t.Errorf("%s: there is no output", place)
 		}
-		for line := range strings.Lines(told) {
+		for line := range strings.Lines(text) {
 			if i := slices.IndexFunc(forbidden, func(f string) bool { return strings.Contains(line, f) }); i >= 0 {
-				t.Errorf("%s: %q is told by: %s", place, forbidden[i], line)
+				t.Errorf("%s: %q is in: %s", place, forbidden[i], line)
 			}
 		}
 	}

@@ -16,14 +16,15 @@ import (
 // After a failed write a server never writes to that stream again. So the broker is
 //
 //	sound   its server runs and has no failed write; it may be at its limit
-//	broken  a write has failed: new messages get no answer, reads are still served
+//	broken  a write has failed: new messages get no answer, reads are still served; or it
+//	        is not ready for connections
 //	down    no server runs, because a check of the store or the start has failed
 //
 // The goroutine of heal turns broken and down into sound by a restart, as soon as the
-// disk has space and the pause since the last restart is over. It restarts a server at an
-// outdated limit, and one beside which a Sync has failed, in the same way. It alone
-// replaces Broker.server and Broker.down, with mu held; mu is held for nothing else. What
-// others call on the old server meanwhile fails.
+// disk has space and the pause since the last restart is over. It restarts a server with an
+// outdated limit, or whose messages Sync could not sync, in the same way. It alone replaces
+// Broker.server and Broker.down, with mu held; mu is held only to read and replace these.
+// What others call on the old server meanwhile fails.
 
 const (
 	// healInterval is how often the server's health is checked.
@@ -163,7 +164,7 @@ func (b *Broker) heal(ctx context.Context) {
 func (b *Broker) restart(ctx context.Context, s *server.Server) error {
 	options, err := b.cfg.options()
 	if err != nil {
-		return err // the configuration file has changed; s goes on, and can still serve reads
+		return err // the configuration file has changed; s is still running
 	}
 	if options.Port == server.RANDOM_PORT {
 		options.Port = b.port

@@ -50,7 +50,7 @@ func TestMeasuredLimitIsStable(t *testing.T) {
 
 // A broker that was started on an almost full disk accepts events when the disk has
 // space, although its limit was measured before. If its configuration file cannot be
-// read then, the broker goes on with the limit that it has.
+// read then, the broker continues with the limit that it has.
 func TestMeasuredLimitFollowsDisk(t *testing.T) {
 	t.Parallel()
 	disk := faultdisk.New(t, faultdisk.Ext4)

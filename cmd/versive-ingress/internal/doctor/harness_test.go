@@ -148,7 +148,7 @@ func findings(t *testing.T, d *doctor.Config) (list [][3]string) {
 	}
 	for _, secret := range append(d.Settings.Secrets, "pa55word") {
 		if key := strings.TrimPrefix(secret, "whsec_"); key != "" && strings.Contains(out.String(), key) {
-			t.Errorf("the report tells %q:\n%s", key, out.String())
+			t.Errorf("the report contains %q:\n%s", key, out.String())
 		}
 	}
 	if t.Failed() {
@@ -285,7 +285,7 @@ func startServer(t *testing.T, change func(*natsserver.Options)) *natsserver.Ser
 	return s
 }
 
-// startOlder puts itself before a broker and has it say that it is an old one.
+// startOlder starts a proxy that makes a broker report an old version.
 func startOlder(t *testing.T, broker string) (address string) {
 	t.Helper()
 	return relay(t, broker, func(line []byte) []byte {

@@ -42,7 +42,7 @@ func (s *Server) newRegistry() *prometheus.Registry {
 	factory := promauto.With(registry)
 	factory.NewGauge(prometheus.GaugeOpts{
 		Name:        "versive_ingress_build_info",
-		Help:        "Always 1; the labels say what is running.",
+		Help:        "Always 1; the labels describe what is running.",
 		ConstLabels: prometheus.Labels{"version": s.cfg.Version, "commit": s.cfg.Commit, "goversion": runtime.Version()},
 	}).Set(1)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{

@@ -67,7 +67,7 @@ func (s *Server) unsetHarmful() {
 			_, err = config.ReadFile(value)
 		}
 		if err != nil {
-			s.log.Warn(name+" cannot be used; OpenTelemetry goes on without it", "error", err)
+			s.log.Warn(name+" cannot be used; OpenTelemetry ignores it", "error", err)
 			os.Unsetenv(name)
 		}
 	}
