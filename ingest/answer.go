@@ -81,7 +81,6 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result *result,
 	endSpan(ctx, result)
 }
 
-// log writes a request's log line.
 func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
 	attrs := make([]slog.Attr, 0, 10)
 	if r.id != "" {

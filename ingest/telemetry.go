@@ -45,7 +45,6 @@ func (h *Handler) measure(ctx context.Context, stage string, run func(context.Co
 	return run(ctx)
 }
 
-// fail marks a span as failed.
 func fail(span trace.Span, reason string) {
 	span.SetAttributes(semconv.ErrorTypeKey.String(reason))
 	span.SetStatus(codes.Error, "")

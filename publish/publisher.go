@@ -194,7 +194,6 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 	return receipt, nil
 }
 
-// message returns the NATS message for m.
 func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 	header := make(nats.Header, len(m.Header)+5) // leaves space for three headers of a batch
 	for name, values := range m.Header {

@@ -35,7 +35,6 @@ func main() {
 // unchecked is the error of doctor if something could not be checked.
 type unchecked struct{ error }
 
-// exitCode returns the exit status for an error.
 func exitCode(err error) int {
 	if _, ok := errors.AsType[unchecked](err); ok {
 		return 2

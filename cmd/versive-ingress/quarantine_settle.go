@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -30,16 +31,9 @@ EXIT STATUS
   versive-ingress quarantine requeue msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			which.IDs = args
-			c, err := held.Open(cmd.Context(), which)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			if len(c.List) == 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to requeue")
-				return nil
-			}
-			return c.Requeue(cmd.Context(), cmd.OutOrStdout(), dryRun)
+			return settle(cmd, which, func(ctx context.Context, c *held.Chosen) error {
+				return c.Requeue(ctx, cmd.OutOrStdout(), dryRun)
+			})
 		},
 	}
 	addChoice(cmd, &which)
@@ -69,28 +63,34 @@ EXIT STATUS
   versive-ingress quarantine discard --all --reason malformed --yes`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			which.IDs = args
-			ctx := cmd.Context()
-			c, err := held.Open(ctx, which)
-			if err != nil {
-				return err
-			}
-			defer c.Close()
-			if len(c.List) == 0 {
-				fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to discard")
-				return nil
-			}
-			if err := c.PrintTable(cmd.OutOrStdout()); err != nil {
-				return err
-			}
-			if !yes {
-				if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s permanently?", terminal.Plural(len(c.List), "webhook", "webhooks"))); err != nil {
+			return settle(cmd, which, func(ctx context.Context, c *held.Chosen) error {
+				if err := c.PrintTable(cmd.OutOrStdout()); err != nil {
 					return err
 				}
-			}
-			return c.Discard(ctx, cmd.ErrOrStderr())
+				if !yes {
+					if err := terminal.Confirm(ctx, cmd.InOrStdin(), cmd.ErrOrStderr(), fmt.Sprintf("Delete %s permanently?", terminal.Plural(len(c.List), "webhook", "webhooks"))); err != nil {
+						return err
+					}
+				}
+				return c.Discard(ctx, cmd.ErrOrStderr())
+			})
 		},
 	}
 	addChoice(cmd, &which)
 	cmd.Flags().BoolVar(&yes, "yes", false, "do not ask for confirmation")
 	return cmd
+}
+
+// settle calls do with the webhooks of a choice, unless there are none.
+func settle(cmd *cobra.Command, which held.Choice, do func(context.Context, *held.Chosen) error) error {
+	c, err := held.Open(cmd.Context(), which)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	if len(c.List) == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to "+cmd.Name())
+		return nil
+	}
+	return do(cmd.Context(), c)
 }

@@ -21,7 +21,6 @@ import (
 //	<account>/streams/<stream>/obs/<consumer>/meta.inf, meta.sum  a consumer; its position is in o.dat
 //	<system account>/_js_/<group>/msgs/N.blk                      a Raft log of a cluster; the group _meta_ lists its streams
 
-// storeDir returns where the server keeps its store.
 func (c Config) storeDir() string { return filepath.Join(c.Dir, server.JetStreamStoreDir) }
 
 // An asset is a stream or a consumer in the store.
@@ -50,7 +49,6 @@ func assets(store string) (all []asset) {
 	return all
 }
 
-// streams returns the streams in the store.
 func streams(store string) []asset {
 	return slices.DeleteFunc(assets(store), func(a asset) bool { return a.consumer != "" })
 }
@@ -62,10 +60,8 @@ func (a asset) String() string {
 	return fmt.Sprintf("consumer %s of stream %s", a.consumer, a.stream)
 }
 
-// file returns the path of a file of the asset.
 func (a asset) file(name string) string { return filepath.Join(a.dir, name) }
 
-// isEncrypted reports whether the configuration is encrypted.
 func (a asset) isEncrypted() bool { return exists(a.file(server.JetStreamMetaFileKey)) }
 
 // walk is filepath.WalkDir, except that it ignores a missing dir and files that a

@@ -3,15 +3,15 @@ package doctor
 import (
 	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
-	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -64,7 +64,6 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	d.checkSync(ctx, r)
 }
 
-// checkPayload checks that the event of the largest body fits a message.
 func (d *doctor) checkPayload(r *Result, payload int64) {
 	room, body := max(config.BodyRoom(payload), 0), d.Settings.BodyLimit()
 	if room >= body {
@@ -104,34 +103,26 @@ func (d *doctor) checkSync(ctx context.Context, r *Result) {
 }
 
 func (d *doctor) checkMonitor(ctx context.Context, r *Result, address string) {
-	var server struct {
-		ID     string `json:"server_id"`
-		Store  uint64 `json:"storage"`
-		Config struct {
-			MaxStore     int64 `json:"max_storage"`
-			SyncAlways   bool  `json:"sync_always"`
-			SyncInterval int64 `json:"sync_interval"` // in nanoseconds
-		} `json:"config"`
-	}
+	var info server.JSInfo
 	response, text, err := Get(ctx, strings.TrimSuffix(address, "/")+"/jsz")
 	if err == nil && response.StatusCode != http.StatusOK {
 		err = errors.New(response.Status)
 	}
 	if err == nil {
-		err = json.Unmarshal([]byte(text), &server)
+		err = json.Unmarshal([]byte(text), &info)
 	}
 	if err != nil {
 		r.unanswered("the monitoring port at "+redacted(address), err, fmt.Sprintf("curl -s %s/jsz", redacted(address)))
 		return
 	}
-	limit, interval := server.Config.MaxStore, "always"
-	if !server.Config.SyncAlways {
-		interval = time.Duration(server.Config.SyncInterval).String()
+	limit, interval := info.Config.MaxStore, "always"
+	if !info.Config.SyncAlways {
+		interval = info.Config.SyncInterval.String()
 	}
 	r.Seen += ", sync_interval: " + interval
-	r.limit("broker_full", "JetStream of the broker", "bytes", server.Store, limit,
+	r.limit("broker_full", "JetStream of the broker", "bytes", info.Store, limit,
 		fmt.Sprintf("max_file_store: %d  # in the server's configuration, below the size of its disk", 2*limit))
-	r.when(d.broker.NC.ConnectedClusterName() == "" && server.ID != d.broker.NC.ConnectedServerId(), Unknown, "monitor_of_another",
+	r.when(d.broker.NC.ConnectedClusterName() == "" && info.ID != d.broker.NC.ConnectedServerId(), Unknown, "monitor_of_another",
 		"the monitoring port at "+redacted(address)+" is not that of the broker", "the fsync policy of the broker is unknown",
 		"versive-ingress doctor --monitor http://127.0.0.1:8222  # the monitoring port of the server in INGRESS_NATS_URL")
 	r.when(interval != "always" && d.Settings.Replicas == 1, Problem, "sync_lazy", fmt.Sprintf("the broker syncs its disk every %s, and there is one replica", interval),

@@ -208,7 +208,6 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 	d.checkUse(r)
 }
 
-// checkRunningSecrets reports that the ingress has other secrets than the settings.
 func (d *doctor) checkRunningSecrets(r *Result) {
 	running := d.metrics.labels("versive_ingress_secret_verified_total", "fingerprint")
 	var set []string

@@ -87,14 +87,11 @@ const nearlyFull = 0.9
 
 // limit adds a finding if a limit is reached or nearly so. One of 0 or less is none.
 func (r *Result) limit(id, holder, unit string, used uint64, limit int64, remedy string) {
-	if limit <= 0 || float64(used) < nearlyFull*float64(limit) {
-		return
-	}
 	level := Warning
 	if used >= uint64(limit) {
 		level = Problem
 	}
-	r.add(level, id, fmt.Sprintf("%s holds %d of at most %d %s", holder, used, limit, unit),
+	r.when(limit > 0 && float64(used) >= nearlyFull*float64(limit), level, id, fmt.Sprintf("%s holds %d of at most %d %s", holder, used, limit, unit),
 		"once it is full, webhooks are answered 503, and the sender gives up after 27 h 35 m", remedy)
 }
 

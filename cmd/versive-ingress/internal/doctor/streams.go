@@ -178,7 +178,6 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 
 const syncClock = "sudo timedatectl set-ntp true && timedatectl timesync-status"
 
-// checkClock compares the clock with the broker's.
 func (d *doctor) checkClock(ctx context.Context, r *Result) {
 	info, err := d.events.Info(ctx)
 	if err != nil {

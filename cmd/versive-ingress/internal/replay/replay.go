@@ -122,7 +122,6 @@ func (r *replay) begin(ctx context.Context, o Options) error {
 	return nil
 }
 
-// open opens the target.
 func (r *replay) open(ctx context.Context, o Options, out io.Writer) (target, error) {
 	switch {
 	case o.ToSubject != "":

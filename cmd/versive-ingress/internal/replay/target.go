@@ -32,7 +32,6 @@ func undelivered(m subscribe.Message, err error) error {
 // The pauses between attempts double from the shortest to the longest.
 const shortestPause, longestPause = 500 * time.Millisecond, 30 * time.Second
 
-// pauseAfter returns the pause after a number of attempts.
 func pauseAfter(attempts int) time.Duration {
 	return min(shortestPause<<min(attempts-1, 10), longestPause)
 }

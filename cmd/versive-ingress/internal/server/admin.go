@@ -13,7 +13,6 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// adminRoutes serves the probes and the metrics.
 func (s *Server) adminRoutes() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /livez", func(w http.ResponseWriter, _ *http.Request) {

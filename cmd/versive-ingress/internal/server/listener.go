@@ -68,7 +68,6 @@ func newHTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	}
 }
 
-// listenAdmin opens the admin listener.
 func (s *Server) listenAdmin(context.Context) error {
 	// Its requests have no body, and net/http waits for one that is announced.
 	s.admin.ReadTimeout = headerTimeout
