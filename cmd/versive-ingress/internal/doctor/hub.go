@@ -39,7 +39,7 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 	defer nc.Close()
 	js, err := jetstream.New(nc)
 	if err != nil {
-		r.unanswered("the hub", err, "nats account info")
+		r.unanswered("the hub", err, broker.CLI(d.Settings.Hub())+" account info")
 		return
 	}
 	for kind := range schema.KindDead + 1 {
@@ -50,7 +50,7 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 		case errors.Is(err, jetstream.ErrStreamNotFound):
 			r.add(Problem, "hub_no_stream", "the hub has no stream "+name, "nothing is forwarded to it", "versive-ingress serve  # creates it, if its user may")
 		case err != nil:
-			r.unanswered("stream "+name+" of the hub", err, "nats stream info "+name)
+			r.unanswered("stream "+name+" of the hub", err, broker.CLI(d.Settings.Hub())+" stream info "+name)
 		case kind != schema.KindDead: // which consumers create
 			d.checkHubStream(r, kind, stream.CachedInfo().Config)
 		}
