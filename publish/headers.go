@@ -17,7 +17,8 @@ import (
 const (
 	// headerBatch is how many headers are requested at a time.
 	headerBatch = 1000
-	// headerWait bounds the wait for a batch of headers.
+	// headerWait bounds the wait for a batch of headers. A broker that has none to
+	// deliver confirms the request by heartbeats, twice in this time.
 	headerWait = time.Second
 )
 
@@ -54,7 +55,7 @@ func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.C
 	pending := consumer.CachedInfo().NumPending
 	for delivered := uint64(0); pending > 0; {
 		before := delivered
-		batch, err := consumer.Fetch(int(min(pending, size)), jetstream.FetchMaxWait(headerWait))
+		batch, err := consumer.Fetch(int(min(pending, size)), jetstream.FetchMaxWait(headerWait), jetstream.FetchHeartbeat(headerWait/2))
 		if err != nil {
 			return err
 		}
