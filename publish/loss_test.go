@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -237,4 +238,38 @@ func TestNoLossByAge(t *testing.T) {
 	d.wantMarks("", 4)
 	d.restart(func() {})
 	d.wantLosses("VERSIVE removed 1")
+}
+
+// A purge of messages that have not reached the maximum age is a loss, even if the first
+// message of the stream had.
+func TestPurgeAfterExpiry(t *testing.T) {
+	d := newIngressDir(t)
+	stream, err := d.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.MaxAge, config.Duplicates = time.Hour, time.Hour
+	if _, err := d.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	d.store(1, 10)
+	d.wantMarks("", 1)
+	d.store(5, 10)
+	d.p.Close()
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	d.restart(func() {
+		file := filepath.Join(d.dir, "marks.json")
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		old := []byte(`"first_time": "` + time.Now().Add(-2*time.Hour).UTC().Format(time.RFC3339) + `"`)
+		if err := os.WriteFile(file, regexp.MustCompile(`"first_time": "2[^"]*"`).ReplaceAll(text, old), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	d.wantLosses("VERSIVE removed 2-6")
 }

@@ -1,6 +1,7 @@
 package publish
 
 import (
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -18,6 +19,9 @@ type mark struct {
 	// durable. The stream's last sequence need not be: if the fsync of its message
 	// fails, the next start drops the message, which is no loss.
 	Last uint64 `json:"last"`
+	// Ends are earlier last messages of the stream. What was stored after one of them is
+	// younger than it.
+	Ends []end `json:"ends,omitempty"`
 	// Deleted are the sequences after First without a message.
 	Deleted schema.Sequences `json:"deleted"`
 	// Suspects are deleted sequences for which no tombstone has been searched yet.
@@ -28,6 +32,15 @@ type mark struct {
 	Lost        uint64 `json:"lost"`      // messages that were reported, across recreations
 	Recreations uint64 `json:"recreated"` // how often the stream was deleted
 }
+
+// An end is the last message that a stream had at a check.
+type end struct {
+	Sequence uint64    `json:"sequence"`
+	Time     time.Time `json:"time"` // when it was stored
+}
+
+// endsPerAge is how many ends are kept for the maximum age of a stream.
+const endsPerAge = 24
 
 // An observation is the state of a stream at a check.
 type observation struct {
@@ -81,10 +94,11 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 	}
 
 	var gone schema.Sequences
-	if state.FirstSeq > m.First && !m.aged(seen) {
+	if state.FirstSeq > m.First {
 		// A message whose write failed leaves a gap too, and was not acknowledged.
-		gone = schema.SequenceRange(max(m.First, 1), state.FirstSeq-1).Within(1, m.Last)
+		gone = schema.SequenceRange(max(m.First, m.expired(seen)+1), state.FirstSeq-1).Within(1, m.Last)
 	}
+	m.addEnd(seen)
 	m.Deleted = m.Deleted.Within(state.FirstSeq, state.LastSeq)
 	if len(state.Deleted) == state.NumDeleted { // the state has the list
 		m.Deleted = schema.SequencesOf(state.Deleted)
@@ -127,9 +141,30 @@ func (m *mark) start(seen observation) {
 	}
 }
 
-// aged reports whether the stream's first message has reached the maximum age.
-func (m *mark) aged(seen observation) bool {
-	return seen.maxAge > 0 && !brokerTime(seen.info).Before(m.FirstTime.Add(seen.maxAge))
+// expired returns the highest sequence that may have reached the maximum age. Until the
+// ends cover that age, they may all have, once the first message has.
+func (m *mark) expired(seen observation) uint64 {
+	oldest := brokerTime(seen.info).Add(-seen.maxAge)
+	if seen.maxAge == 0 || m.FirstTime.After(oldest) {
+		return 0
+	}
+	for _, e := range m.Ends {
+		if e.Time.After(oldest) {
+			return e.Sequence
+		}
+	}
+	return seen.info.State.FirstSeq
+}
+
+// addEnd adds the last message of the stream to the ends, if it is enough later than the
+// others, and removes those that have reached the maximum age.
+func (m *mark) addEnd(seen observation) {
+	state, oldest := seen.info.State, brokerTime(seen.info).Add(-seen.maxAge)
+	m.Ends = slices.DeleteFunc(m.Ends, func(e end) bool { return !e.Time.After(oldest) })
+	n := len(m.Ends)
+	if seen.maxAge > 0 && state.Msgs > 0 && (n == 0 || state.LastTime.Sub(m.Ends[n-1].Time) >= seen.maxAge/endsPerAge) {
+		m.Ends = append(m.Ends, end{state.LastSeq, state.LastTime})
+	}
 }
 
 // brokerTime returns the time of info by the broker's clock.
