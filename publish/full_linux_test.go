@@ -256,3 +256,28 @@ func TestStoreAfterBatchAtLimit(t *testing.T) {
 		t.Errorf("%d messages before it are missing", n)
 	}
 }
+
+// The rest of a batch that was stored in part does not stay on the disk, where no erasure
+// would find it.
+func TestRestOfBatchAtLimit(t *testing.T) {
+	t.Parallel()
+	store := embedded.Config{Dir: t.TempDir(), MaxStore: 2 << 20}
+	broker := embeddedtest.StartBroker(t, store)
+	cfg := config("")
+	cfg.Mode, cfg.Options = publish.ModeBatch, []nats.Option{nats.InProcessServer(broker)}
+	cfg.MayCreate, cfg.Durable, cfg.Sync, cfg.Ready = broker.MayCreate, broker.Durable, broker.Sync, broker.Ready
+	p := openPublisher(t, cfg)
+	messages := events(t, 0, 150)
+	for i := range messages {
+		messages[i].Data = append(messages[i].Data, make([]byte, 20<<10)...)
+	}
+	publishAll(t, p, messages)
+	staged := func() []string {
+		batches, _ := filepath.Glob(filepath.Join(store.Dir, "jetstream/$G/streams/VERSIVE/batches/*"))
+		return batches
+	}
+	if len(staged()) == 0 {
+		t.Fatal("no batch was stored in part")
+	}
+	embeddedtest.Await(t, "nothing is staged", func() bool { return len(staged()) == 0 })
+}

@@ -73,6 +73,8 @@ type Broker struct {
 	server *server.Server // replaced by heal; guarded by mu
 	down   error          // why no server runs, or nil; guarded by mu
 
+	staged map[string]int // for how many checks each batch has been staged; owned by heal
+
 	syncMu   sync.Mutex
 	unsynced error // of the last Sync, since the blocks were rewritten; guarded by syncMu
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -22,9 +24,9 @@ import (
 //
 // The goroutine of heal turns broken and down into sound by a restart, as soon as the
 // disk has space and the pause since the last restart is over. It restarts a server with an
-// outdated limit, or whose messages Sync could not sync, in the same way. It alone replaces
-// Broker.server and Broker.down, with mu held; mu is held only to read and replace these.
-// What others call on the old server meanwhile fails.
+// outdated limit, whose messages Sync could not sync, or that keeps the rest of a batch, in
+// the same way. It alone replaces Broker.server and Broker.down, with mu held; mu is held
+// only to read and replace these. What others call on the old server meanwhile fails.
 
 const (
 	// healInterval is how often the server's health is checked.
@@ -36,6 +38,9 @@ const (
 	// minFree is the free disk space, in bytes, without which a restart is
 	// pointless.
 	minFree = 16 << 20
+	// maxStaged is for how many checks of the health a batch may be staged. The server
+	// discards one that is not committed after 10 s.
+	maxStaged = 30
 	// smallEvent is the space, in bytes, that the store must have left to be ready.
 	smallEvent = 4 << 10
 )
@@ -112,6 +117,22 @@ func (b *Broker) outgrown() error {
 	return errors.New("the disk has more space than when the limit of the store was measured")
 }
 
+// stuck returns an error if a batch has been staged for too long. The server keeps a batch
+// that it has stored in part, because the store or the account reached its limit, until it
+// is restarted: on the disk, where an erasure does not look, and as one of the 50 that may
+// be in flight. At its start it stores the rest, or removes it. Only heal calls stuck.
+func (b *Broker) stuck() error {
+	batches, _ := fs.Glob(os.DirFS(b.cfg.storeDir()), "*/streams/[^.]*/batches/*") // it fails only for a malformed pattern
+	staged := make(map[string]int, len(batches))
+	for _, batch := range batches {
+		if staged[batch] = b.staged[batch] + 1; staged[batch] > maxStaged {
+			return fmt.Errorf("a batch was stored in part when the store or the account was at its limit, and is still staged in %s", batch)
+		}
+	}
+	b.staged = staged
+	return nil
+}
+
 // heal restarts the server whenever it is broken or has outgrown its limit, and the
 // disk has space, until ctx is done. Acknowledged messages are on the disk, so they
 // survive. A failed write may have left more: complete messages, which are made durable
@@ -130,7 +151,7 @@ func (b *Broker) heal(ctx context.Context) {
 		case <-ticker.C:
 		}
 		s := b.current()
-		problem := cmp.Or(broken(s), b.syncFailed(), b.outgrown())
+		problem := cmp.Or(broken(s), b.syncFailed(), b.outgrown(), b.stuck())
 		if problem == nil {
 			if time.Since(last) > maxPause {
 				pause = 0
