@@ -151,6 +151,9 @@ func (b *batch) answer(ctx context.Context) (*jetstreamext.BatchAck, error) {
 		Error *jetstream.APIError `json:"error"`
 	}
 	msg, err := b.answers.NextMsgWithContext(ctx)
+	if errors.Is(err, context.Canceled) {
+		err = context.Cause(ctx) // entries of a later session do not know it
+	}
 	if err != nil || len(msg.Data) == 0 {
 		return &ack.BatchAck, err
 	}
