@@ -17,8 +17,51 @@ import (
 	"versive-ingress/schema"
 )
 
-// A flipped bit makes the server drop the rest of the last block at its start. It then
-// reuses the sequences.
+// A damaged record takes no other with it: neither those after it, nor those that are
+// stored later.
+func TestDamagedRecord(t *testing.T) {
+	for name, test := range map[string]struct {
+		id     string
+		killed bool
+		lost   uint64
+	}{
+		"in the middle":              {"msg_6", false, 6},
+		"in the middle, with a kill": {"msg_6", true, 6},
+		"at the end":                 {"msg_9", false, 9}, // with a kill: TestLossAtTheEnd
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := newIngressDir(t)
+			for i := range 9 {
+				d.publish(event(t, fmt.Sprint("msg_", i+1)))
+			}
+			d.restart(func() {
+				d.flip("VERSIVE", "1.blk", test.id+"\r\n", 0)
+				if test.killed {
+					d.removeIndex("VERSIVE")
+				}
+			})
+			loss := fmt.Sprint("VERSIVE removed ", test.lost)
+			d.wantLosses(loss)
+			if got := d.publish(event(t, "msg_10")); got != 10 {
+				t.Errorf("the next event has sequence %d", got)
+			}
+			d.restart(func() { d.removeIndex("VERSIVE") }) // as after a kill
+			d.wantLosses(loss)                             // not again
+			stream, err := d.js.Stream(t.Context(), "VERSIVE")
+			if err != nil {
+				t.Fatal(err)
+			}
+			for sequence := uint64(1); sequence <= 10; sequence++ {
+				m, err := stream.GetMsg(t.Context(), sequence)
+				if want := fmt.Sprint("msg_", sequence); sequence != test.lost && (err != nil || m.Header.Get(jetstream.MsgIDHeader) != want) {
+					t.Errorf("%s is not stored: %v", want, err)
+				}
+			}
+		})
+	}
+}
+
+// If the last record is damaged after a kill, its sequence is reused.
 func TestLossAtTheEnd(t *testing.T) {
 	d := newIngressDir(t)
 	for i := range 9 {
@@ -26,19 +69,19 @@ func TestLossAtTheEnd(t *testing.T) {
 	}
 	d.restart(func() {
 		d.removeIndex("VERSIVE") // as after a kill
-		d.flip("VERSIVE", "1.blk", "msg_6\r\n", 0)
+		d.flip("VERSIVE", "1.blk", "msg_9\r\n", 0)
 	})
-	d.wantLosses("VERSIVE went_back 6-9")
-	if got := d.publish(event(t, "msg_10")); got != 6 {
+	d.wantLosses("VERSIVE went_back 9")
+	if got := d.publish(event(t, "msg_10")); got != 9 {
 		t.Errorf("the next event has sequence %d", got)
 	}
 	d.restart(func() {})
-	d.wantLosses("VERSIVE went_back 6-9") // not again
-	if got := d.metrics(); got["stream_lost_events_total VERSIVE"] != 4 || got["stream_lost_events_acknowledged_total VERSIVE"] != 0 {
+	d.wantLosses("VERSIVE went_back 9") // not again
+	if got := d.metrics(); got["stream_lost_events_total VERSIVE"] != 1 || got["stream_lost_events_acknowledged_total VERSIVE"] != 0 {
 		t.Errorf("metrics are %v", got)
 	}
 	log := d.log.String()
-	if !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "stream=VERSIVE problem=went_back messages=4 sequences=6-9") {
+	if !strings.Contains(log, "level=ERROR") || !strings.Contains(log, "stream=VERSIVE problem=went_back messages=1 sequences=9") {
 		t.Errorf("the log does not report the loss:\n%s", log)
 	}
 
@@ -52,10 +95,10 @@ func TestLossAtTheEnd(t *testing.T) {
 	d.wantLosses()
 	embeddedtest.Await(t, "the metric of acknowledged losses follows", func() bool {
 		got := d.metrics()
-		return got["stream_lost_events_total VERSIVE"] == 4 && got["stream_lost_events_acknowledged_total VERSIVE"] == 4
+		return got["stream_lost_events_total VERSIVE"] == 1 && got["stream_lost_events_acknowledged_total VERSIVE"] == 1
 	})
 	d.restart(func() {})
-	if got := d.metrics(); got["stream_lost_events_total VERSIVE"] != 4 || got["stream_lost_events_acknowledged_total VERSIVE"] != 4 {
+	if got := d.metrics(); got["stream_lost_events_total VERSIVE"] != 1 || got["stream_lost_events_acknowledged_total VERSIVE"] != 1 {
 		t.Errorf("after a restart the metrics are %v", got)
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash"
 	"iter"
+	"path/filepath"
 
 	"github.com/minio/highwayhash"
 )
@@ -56,7 +57,11 @@ func records(stream string, index int, block []byte) iter.Seq2[record, error] {
 	digest := blockDigest(stream, index)
 	return func(yield func(record, error) bool) {
 		for offset := 0; offset < len(block); {
-			r, err := readRecord(digest, block, offset)
+			r, damage := readRecord(digest, block, offset)
+			var err error
+			if damage != "" {
+				err = fmt.Errorf("%w at offset %d: %s", errDamaged, offset, damage)
+			}
 			if !yield(r, err) || err != nil {
 				return
 			}
@@ -64,6 +69,41 @@ func records(stream string, index int, block []byte) iter.Seq2[record, error] {
 		}
 	}
 }
+
+// withoutDamage returns a stream's block without what is damaged, or the block itself if
+// all of it is intact or it cannot be read. The sequences of dropped records are missing,
+// as those of deleted messages are. The result does not end as the block does, so that the
+// server recounts its messages.
+func withoutDamage(path string, block []byte) []byte {
+	stream := asset{dir: filepath.Dir(filepath.Dir(path))}
+	if stream.isEncrypted() || isCompressed(block) {
+		return block
+	}
+	digest := blockDigest(filepath.Base(stream.dir), blockIndex(path))
+	var intact []byte
+	end := 0 // of the last intact record
+	for offset := 0; offset < len(block); {
+		r, damage := readRecord(digest, block, offset)
+		if damage != "" { // its length may be damaged too
+			offset++
+			continue
+		}
+		offset += r.length
+		intact, end = append(intact, block[r.offset:offset]...), offset
+	}
+	switch {
+	case len(intact) == len(block):
+		return block
+	case end == len(block):
+		mark := make([]byte, recordHeaderLen+checksumLen)
+		overwrite(mark, []record{{length: len(mark)}}, digest)
+		intact = append(intact, mark...)
+	}
+	return intact
+}
+
+// isCompressed reports whether a block that begins like this is compressed.
+func isCompressed(block []byte) bool { return bytes.HasPrefix(block, []byte("cmp")) }
 
 // blockDigest returns the digest for the checksums of a block.
 func blockDigest(stream string, index int) hash.Hash {
@@ -81,11 +121,12 @@ func newDigest(name string) hash.Hash {
 	return digest
 }
 
-func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {
+// readRecord returns the record at an offset of a block, and how it is damaged, or "".
+func readRecord(digest hash.Hash, block []byte, offset int) (_ record, damage string) {
 	rest := block[offset:]
 	r := record{offset: offset, length: len(rest)}
 	if len(rest) < recordHeaderLen+checksumLen {
-		return r, fmt.Errorf("%w at offset %d: cut short", errDamaged, offset)
+		return r, "cut short"
 	}
 	length := binary.LittleEndian.Uint32(rest)
 	headers := length&headersBit != 0
@@ -97,7 +138,7 @@ func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {
 		prefix += 4 // the headers' length, which the checksum does not cover
 	}
 	if uint64(length) > uint64(len(rest)) || int(length) < prefix+checksumLen {
-		return r, fmt.Errorf("%w at offset %d: its length is %d", errDamaged, offset, length)
+		return r, "wrong length"
 	}
 	r.length = int(length)
 	r.sequence = sequence &^ (erasedBit | deletionBit)
@@ -111,7 +152,7 @@ func readRecord(digest hash.Hash, block []byte, offset int) (record, error) {
 	digest.Write(r.subject)
 	digest.Write(content)
 	if sum := rest[r.length-checksumLen : r.length]; !bytes.Equal(digest.Sum(nil), sum) {
-		return r, fmt.Errorf("%w at offset %d: wrong checksum of sequence %d", errDamaged, offset, r.sequence)
+		return r, "wrong checksum"
 	}
-	return r, nil
+	return r, ""
 }

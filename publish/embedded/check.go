@@ -45,7 +45,7 @@ func (b *Broker) prepare(store string, options *server.Options) error {
 	if err := removeLeftovers(store); err != nil {
 		return fmt.Errorf("removing temporary files: %w", err)
 	}
-	if err := rewriteLastBlocks(store); err != nil {
+	if err := rewriteLastBlocks(store, b.cfg.Logger); err != nil {
 		return fmt.Errorf("rewriting the last blocks of the store: %w", err)
 	}
 	b.syncMu.Lock()
@@ -97,13 +97,12 @@ func checkCluster(store string, o *server.Options) error {
 		return nil
 	}
 	clustered := o.Cluster.Port != 0 || o.Gateway.Port != 0
-	meta, _ := fs.Glob(os.DirFS(store), "*/_js_/_meta_") // it fails only for a malformed pattern
 	streams := streams(store)
 	switch {
-	case clustered && len(meta) == 0 && len(streams) > 0:
+	case clustered && !isClustered(store) && len(streams) > 0:
 		return fmt.Errorf("%s has the stream %s of a single server, which the cluster in the configuration file would remove; start without the cluster, or move the streams: "+
 			"back them up without the cluster (nats backup stream), start the cluster with an empty data directory, restore the streams with one replica (nats backup restore stream), and then raise INGRESS_REPLICAS", store, streams[0].stream)
-	case !clustered && len(meta) > 0:
+	case !clustered && isClustered(store):
 		return fmt.Errorf("%s belongs to a server of a cluster, but the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
 			"back them up in the cluster (nats backup stream), start without the cluster and with an empty data directory, and restore them (nats backup restore stream --replicas 1)", store)
 	}

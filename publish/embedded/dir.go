@@ -100,6 +100,8 @@ func overwriteFile(path string, data []byte) error {
 		return err
 	}
 	_ = f.Sync() // consumes the error of an earlier write, if any
-	_, err = f.WriteAt(data, 0)
+	if _, err = f.WriteAt(data, 0); err == nil {
+		err = f.Truncate(int64(len(data)))
+	}
 	return cmp.Or(err, f.Sync(), f.Close())
 }

@@ -74,7 +74,7 @@ func (b *Broker) syncFailed() error {
 }
 
 // syncFile syncs a file, unless the server has removed it, and returns its size.
-func syncFile(path string) (size int64, err error) {
+func syncFile(path string, _ bool) (size int64, err error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, nil

@@ -166,7 +166,7 @@ func firstSequence(path string) (uint64, error) {
 		} else if err != nil {
 			return 0, err
 		}
-		if bytes.HasPrefix(header, []byte("cmp")) && offset == 0 {
+		if isCompressed(header) && offset == 0 {
 			return 0, ErrCompressed
 		}
 		if sequence := binary.LittleEndian.Uint64(header[4:]); sequence&deletionBit == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,7 +24,7 @@ import (
 //	a stream or consumer without a configuration          removed, unless it has messages
 //	a configuration that does not match its checksum      gets another, if it can be parsed
 //	temporary files                                       removed
-//	blocks in the page cache that the disk does not have  rewritten
+//	blocks in the page cache that the disk does not have  rewritten, the last without what is damaged
 //
 // Anything else is damage, which ends the start. findRepairs only looks; what it finds
 // is done after all checks. No server runs meanwhile, and the data directory is locked,
@@ -140,12 +141,34 @@ const maxUnsynced = 20 << 20
 // clean: they read as written, although the disk does not have them, and are never
 // written back. A server that appended to such a block would lose the new messages
 // at the next reboot, because it reads a block only up to the first damaged record.
+//
 // A replicated stream can have more unsynced messages, but its Raft log has them.
-func rewriteLastBlocks(store string) error { return visitLastBlocks(store, rewriteFile) }
+//
+// If the page cache has dropped such pages, or the disk has damaged others, a server with
+// a valid index does not notice, and appends all the same. So what is damaged in the last
+// block is dropped, unless the block is encrypted. In a cluster it is left to the server,
+// which drops the rest of the block as well, because it gets only the end of a stream from
+// the others.
+func rewriteLastBlocks(store string, log *slog.Logger) error {
+	clustered := isClustered(store)
+	return visitLastBlocks(store, func(path string, last bool) (size int64, err error) {
+		return rewriteFile(path, func(data []byte) []byte {
+			if clustered || !last {
+				return data
+			}
+			intact := withoutDamage(path, data)
+			if !bytes.Equal(intact, data) {
+				log.Warn("repairing the store: dropping what is damaged in the last block of a stream", "path", path)
+			}
+			return intact
+		})
+	})
+}
 
 // visitLastBlocks calls visit, which returns the size of the file, for the blocks of all
-// streams and Raft logs that can have unsynced messages.
-func visitLastBlocks(store string, visit func(path string) (size int64, err error)) error {
+// streams and Raft logs that can have unsynced messages. To the last of each the server
+// appends.
+func visitLastBlocks(store string, visit func(path string, last bool) (size int64, err error)) error {
 	for _, pattern := range [...]string{"*/streams/[^.]*/msgs", "*/_js_/*/msgs"} {
 		dirs, _ := fs.Glob(os.DirFS(store), pattern) // it fails only for a malformed pattern
 		for _, dir := range dirs {
@@ -158,7 +181,7 @@ func visitLastBlocks(store string, visit func(path string) (size int64, err erro
 				if visited >= maxUnsynced && i < len(blocks)-2 {
 					break
 				}
-				size, err := visit(block)
+				size, err := visit(block, i == len(blocks)-1)
 				if err != nil {
 					return err
 				}
@@ -169,12 +192,13 @@ func visitLastBlocks(store string, visit func(path string) (size int64, err erro
 	return nil
 }
 
-// rewriteFile durably replaces a file by a copy of it, or overwrites it in place if the
-// disk has no space for the copy. It returns its size.
-func rewriteFile(path string) (size int64, err error) {
+// rewriteFile durably replaces a file by a repaired copy of it, or overwrites it in place if
+// the disk has no space for the copy. It returns its size.
+func rewriteFile(path string, repair func([]byte) []byte) (size int64, err error) {
 	// io.Copy would not do, because it may clone the extents of the file.
 	data, err := os.ReadFile(path)
 	if err == nil {
+		data = repair(data)
 		err = access.Replace(path, data)
 	}
 	if errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT) {
