@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -99,8 +100,15 @@ func (d *diskTest) fail(round string, lift bool) {
 	d.disk.FailWrites(faultdisk.Holding([]byte(part), faultdisk.Always()))
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { d.publish(d.first, round) })
+	var broken atomic.Bool
+	wg.Go(func() {
+		for prefix := round; !broken.Load(); prefix += "_more" { // on a busy machine, none of the first may be in a batch
+			d.publish(d.first, prefix)
+		}
+	})
+	defer broken.Store(true)
 	embeddedtest.Await(d.T, "the broker is broken", func() bool { return d.broker.Ready() != nil })
+	broken.Store(true)
 	if lift {
 		d.disk.FailWrites(nil)
 	} else {
