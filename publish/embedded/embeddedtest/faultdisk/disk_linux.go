@@ -19,7 +19,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -268,6 +267,11 @@ func (d *Disk) mount() {
 	if out, err := mount.CombinedOutput(); err != nil {
 		d.t.Fatalf("%v: %v\n%s", mount, err, out)
 	}
+	// The kernel splits larger requests into FUSE requests. If one of those fails, but not
+	// the first, the loop device reports success.
+	if err := os.WriteFile(filepath.Join(d.loop(), "queue", "max_sectors_kb"), []byte("512"), 0); err != nil {
+		d.t.Fatal(err)
+	}
 }
 
 // unmount lifts all faults, unmounts the file system when no process has a file open
@@ -280,7 +284,7 @@ func (d *Disk) unmount() error {
 		err := unix.Unmount(d.Dir, 0)
 		switch {
 		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: it is not mounted
-			if !d.attached() {
+			if d.loop() == "" {
 				return nil
 			}
 			err = errors.New("a loop device still has it")
@@ -293,14 +297,18 @@ func (d *Disk) unmount() error {
 	}
 }
 
-// attached reports whether a loop device still has the image, because the file system is
-// still mounted in another mount namespace. XFS cannot be mounted twice.
-func (d *Disk) attached() bool {
-	loops, _ := filepath.Glob("/sys/block/loop*/loop/backing_file")
-	return slices.ContainsFunc(loops, func(loop string) bool {
-		file, err := os.ReadFile(loop)
-		return err == nil && strings.TrimSpace(string(file)) == d.file()
-	})
+// loop returns the directory in sysfs of the loop device that has the image, or "". A
+// device can still have it after unmount, because the file system is still mounted in
+// another mount namespace. XFS cannot be mounted twice.
+func (d *Disk) loop() string {
+	loops, _ := filepath.Glob("/sys/block/loop*")
+	for _, loop := range loops {
+		file, err := os.ReadFile(filepath.Join(loop, "loop", "backing_file"))
+		if err == nil && strings.TrimSpace(string(file)) == d.file() {
+			return loop
+		}
+	}
+	return ""
 }
 
 // guard starts a process that unmounts everything when this process dies. A thread of

@@ -71,6 +71,28 @@ func read(t *testing.T, d *faultdisk.Disk) (data []byte, found bool) {
 	return data, bytes.Contains(data, lost)
 }
 
+// A failed write is reported wherever it is in a large file.
+func TestFailedWriteOfLargeFile(t *testing.T) {
+	onEach(t, func(t *testing.T, d *faultdisk.Disk) {
+		file := create(t, d)
+		for range 2 { // also after a remount
+			for at := 100 << 10; at < 4<<20; at += 700 << 10 {
+				data := bytes.Repeat([]byte("x"), 4<<20)
+				copy(data[at:], lost)
+				d.FailWrites(faultdisk.Holding(lost[:1000], faultdisk.Always()))
+				if err := write(t, file, data); !errors.Is(err, syscall.EIO) {
+					t.Errorf("the write at %d of %d has failed, and Sync returns %v", at, len(data), err)
+				}
+				d.FailWrites(nil)
+			}
+			file.Close()
+			d.Remount()
+			file = create(t, d)
+		}
+		file.Close()
+	})
+}
+
 // After a failed fsync the page cache has data that the disk does not have, and the
 // next fsync succeeds.
 func TestFailedWrite(t *testing.T) {
