@@ -60,6 +60,9 @@ type Config struct {
 	// then, and so do further ones while Durable returns an error. If errors.Is finds
 	// [syscall.ENOSPC] in an error of either, the reason is a lack of space.
 	Ready func() error
+	// Diagnose, if not nil, returns what a broker lacks that does not answer, for the log
+	// and for [Publisher.Ready], or nil.
+	Diagnose func() error
 
 	Logger  *slog.Logger          // nil discards
 	Metrics prometheus.Registerer // nil registers nothing

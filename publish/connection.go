@@ -122,9 +122,20 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 		p.metrics.streams[kind].Store(stream.CachedInfo())
 		p.committers[kind].batching = p.cfg.batches(&stream.CachedInfo().Config)
 	}
+	if HasOneReplica(p.nc, p.streams[schema.KindEvent].CachedInfo()) {
+		p.cfg.Logger.Warn("streams have one replica on a cluster: events are lost with the disk of one server, and cannot be stored while it is away",
+			"remedy", "set INGRESS_REPLICAS=3 and restart")
+	}
 	var err error
 	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)
 	return err
+}
+
+// HasOneReplica reports whether nc is connected to a cluster, and the stream is on only one
+// of its servers.
+func HasOneReplica(nc *nats.Conn, stream *jetstream.StreamInfo) bool {
+	cluster := nc.ConnectedClusterName() // of a single server with leaf nodes, its own name
+	return stream.Config.Replicas == 1 && cluster != "" && cluster != nc.ConnectedServerName()
 }
 
 // disconnected returns an error that explains why there is no connection.

@@ -119,6 +119,19 @@ func leaderUnknown(err error) bool {
 
 var errNoLeader = errors.New("has no leader")
 
+// errQuarantineAway means that only the leader of the quarantine is unknown.
+var errQuarantineAway = errors.New("webhooks that are not understood cannot be stored")
+
+// diagnose adds what the broker lacks to an error for which leaderUnknown is true.
+func (p *Publisher) diagnose(err error) error {
+	if p.cfg.Diagnose != nil && leaderUnknown(err) {
+		if lacks := p.cfg.Diagnose(); lacks != nil {
+			return fmt.Errorf("%w (%w)", lacks, err)
+		}
+	}
+	return err
+}
+
 // monitor checks the streams for Ready, and reconnects if the leader stays unknown.
 func (p *Publisher) monitor(ctx context.Context) error {
 	p.checkBroker()
@@ -126,9 +139,9 @@ func (p *Publisher) monitor(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
-	p.ready.Store(&err)
+	p.setReady(err)
 	switch {
-	case !leaderUnknown(err) || !p.nc.IsConnected():
+	case !leaderUnknown(err) || errors.Is(err, errQuarantineAway) || !p.nc.IsConnected():
 		p.unknownSince = time.Time{}
 	case p.unknownSince.IsZero():
 		p.unknownSince = time.Now()
@@ -138,6 +151,15 @@ func (p *Publisher) monitor(ctx context.Context) error {
 		p.unknownSince = time.Time{}
 	}
 	return err
+}
+
+// setReady takes the result of check over for Ready, which does not wait for the quarantine
+// to have a leader: most webhooks are events.
+func (p *Publisher) setReady(problem error) {
+	if errors.Is(problem, errQuarantineAway) {
+		problem = nil
+	}
+	p.ready.Store(&problem)
 }
 
 // checkBroker ends the session when Config.Ready begins to return an error: the broker
@@ -162,8 +184,13 @@ func (p *Publisher) check(ctx context.Context) (problem error) {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	for kind := range schema.KindDead + 1 {
-		if err := p.checkStream(ctx, kind); err != nil && problem == nil && kind != schema.KindDead {
-			problem = err
+		err := p.checkStream(ctx, kind)
+		switch {
+		case err == nil || problem != nil || kind == schema.KindDead:
+		case kind == schema.KindQuarantine && leaderUnknown(err):
+			problem = fmt.Errorf("%w: %w", errQuarantineAway, err)
+		default:
+			problem = p.diagnose(err)
 		}
 	}
 	return problem

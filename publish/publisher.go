@@ -79,7 +79,13 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	p.newSession(nil)
 	var logged time.Time        // when the last warning was logged
 	for pause := retryWait; ; { // between two warnings
-		err := p.open(ctx)
+		var err error
+		if cfg.Diagnose != nil {
+			err = cfg.Diagnose() // there would be no answer, also if there is a leader meanwhile
+		}
+		if err == nil {
+			err = p.open(ctx)
+		}
 		if err == nil {
 			break
 		}
@@ -99,8 +105,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	if !logged.IsZero() {
 		cfg.Logger.Info("broker is ready")
 	}
-	problem := p.check(ctx) // also compares the marks before anything is stored, because lost sequences are reused
-	p.ready.Store(&problem)
+	p.setReady(p.check(ctx))                  // also compares the marks before anything is stored, because lost sequences are reused
 	if err := p.marks.sync(ctx); err != nil { // a process that ends in the first second leaves its marks too
 		cfg.Logger.Error(marksNotSaved, "error", err)
 	}
