@@ -34,6 +34,7 @@ type fakeJetStream struct {
 	client    uint64              // connection id of the publisher
 	commits   int                 // of batches
 	forgetful bool                // drops the metadata of streams
+	headless  string              // the stream that has no leader
 }
 
 func startFake(t *testing.T) *fakeJetStream {
@@ -139,7 +140,11 @@ func (f *fakeJetStream) info(m *nats.Msg, stream string) {
 		f.reject(m, 10059)
 		return
 	}
-	f.answer(m, map[string]any{"config": config, "state": map[string]any{}})
+	info := map[string]any{"config": config, "state": map[string]any{}}
+	if stream == f.headless {
+		info["cluster"] = map[string]any{"name": "c"}
+	}
+	f.answer(m, info)
 }
 
 // publish handles a single message or a message of a batch.

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io/fs"
@@ -89,6 +90,8 @@ func checkAccess(store string) error {
 	return fmt.Errorf("%w; files with this problem: %d; nothing was changed", access.Explain(first, filepath.Dir(store)), failed)
 }
 
+const migration = "versive-ingress broker, and docs/operations.md#migrate-the-streams"
+
 // checkCluster returns an error if the streams were stored by a cluster and these
 // options have none, or the reverse: the server would not find them. A cluster
 // reads the list of its streams from its Raft log, and removes others.
@@ -96,15 +99,17 @@ func checkCluster(store string, o *server.Options) error {
 	if o.JetStreamExtHint == "will_extend" { // may join a cluster through a leaf node
 		return nil
 	}
-	clustered := o.Cluster.Port != 0 || o.Gateway.Port != 0
-	streams := streams(store)
+	clustered, account, streams := isClustered(o), clusterLog(store), streams(store)
+	system := cmp.Or(o.SystemAccount, server.DEFAULT_SYSTEM_ACCOUNT)
 	switch {
-	case clustered && !isClustered(store) && len(streams) > 0:
-		return fmt.Errorf("%s has the stream %s of a single server, which the cluster in the configuration file would remove; start without the cluster, or move the streams: "+
-			"back them up without the cluster (nats backup stream), start the cluster with an empty data directory, restore the streams with one replica (nats backup restore stream), and then raise INGRESS_REPLICAS", store, streams[0].stream)
-	case !clustered && isClustered(store):
-		return fmt.Errorf("%s belongs to a server of a cluster, but the configuration has no cluster; start with the configuration file of the cluster, or move the streams: "+
-			"back them up in the cluster (nats backup stream), start without the cluster and with an empty data directory, and restore them (nats backup restore stream --replicas 1)", store)
+	case clustered && account != "" && !exists(filepath.Join(store, system, "_js_")):
+		return fmt.Errorf("%s has the list of the cluster's streams in the system account %s, but system_account is now %s: the cluster would begin without the list, and remove the streams; "+
+			"set it back, or stop all servers of the cluster and move the list on each: mkdir %s; mv %s %[4]s", store, account, system,
+			access.Quote(filepath.Join(store, system)), access.Quote(filepath.Join(store, account, "_js_")))
+	case clustered && account == "" && len(streams) > 0:
+		return fmt.Errorf("%s has the stream %s of a single server, which the cluster in the configuration file would remove; start without the cluster, or migrate the streams: "+migration, store, streams[0].stream)
+	case !clustered && account != "":
+		return fmt.Errorf("%s belongs to a server of a cluster, but the configuration has no cluster; start with the configuration file of the cluster, or migrate the streams: "+migration, store)
 	}
 	return nil
 }
@@ -164,8 +169,8 @@ func (a asset) isEphemeral() bool {
 
 // unreachable returns the error for an asset of an account without JetStream.
 func (a asset) unreachable(store string, accounts []string) error {
-	move := "back it up with the old configuration and restore it with this one (nats backup stream, nats backup restore stream)"
-	if len(accounts) == 1 && !exists(filepath.Join(store, accounts[0])) && !a.isEncrypted() {
+	move := "back it up with the old configuration and restore it with this one (" + migration + ")"
+	if len(accounts) == 1 && clusterLog(store) == "" && !exists(filepath.Join(store, accounts[0])) && !a.isEncrypted() {
 		move = fmt.Sprintf("move the account's streams and consumers to %s: mv %s %s",
 			accounts[0], access.Quote(filepath.Join(store, a.account)), access.Quote(filepath.Join(store, accounts[0])))
 	}
@@ -176,10 +181,14 @@ func (a asset) unreachable(store string, accounts []string) error {
 
 // MayCreate returns an error if the store has a stream of that name in any account.
 // A caller that finds no such stream on the server must not create it then: the
-// server would overwrite the stored one.
+// server would overwrite the stored one. On a cluster only a stream counts that was there
+// at the start, because another ingress may have just created it.
 func (b *Broker) MayCreate(stream string) error {
+	b.mu.Lock()
+	found, clustered := b.found, b.server.JetStreamIsClustered()
+	b.mu.Unlock()
 	for _, a := range streams(b.cfg.storeDir()) {
-		if a.stream == stream {
+		if a.stream == stream && (!clustered || slices.Contains(found, a)) {
 			return fmt.Errorf("the broker does not know it, but it is stored in %s, in account %s; a new stream would overwrite it or make its events inaccessible: "+
 				"let the ingress connect as a user of that account, restore the directory from a backup, or move it away", a.dir, a.account)
 		}

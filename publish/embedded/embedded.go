@@ -12,6 +12,7 @@ package embedded
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -72,6 +73,7 @@ type Broker struct {
 	mu     sync.Mutex
 	server *server.Server // replaced by heal; guarded by mu
 	down   error          // why no server runs, or nil; guarded by mu
+	found  []asset        // what was in the store before server started; guarded by mu
 
 	staged map[string]int // for how many checks each batch has been staged; owned by heal
 
@@ -126,6 +128,9 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	if err := b.prepare(store, options); err != nil {
 		return err
 	}
+	if err := b.cfg.recordName(options); err != nil {
+		return fmt.Errorf("recording the name of the server: %w", err)
+	}
 	overwriteScheduled(b.cfg.Dir, b.cfg.Logger)
 	before := assets(store)
 	// On a full disk JetStream stops until it is restarted.
@@ -166,7 +171,7 @@ func (b *Broker) launch(ctx context.Context, options *server.Options) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.server = s
+	b.server, b.found = s, before
 	return nil
 }
 
@@ -215,8 +220,8 @@ func (c Config) options() (*server.Options, error) {
 		return nil, err
 	}
 
-	if o.ServerName == "" {
-		o.ServerName = "versive-ingress"
+	if err := c.nameServer(o); err != nil {
+		return nil, err
 	}
 	o.NoSigs = true // the program handles signals
 	o.JetStream = true
@@ -261,8 +266,8 @@ func checkListeners(o *server.Options) error {
 		{"websocket", ws.Host, ws.Port != 0, ws.NoAuthUser == "" && (users || ws.Username != "" || ws.Token != "" || ws.TLSMap), "listen on 127.0.0.1, or configure users, and no no_auth_user"},
 		{"mqtt", mqtt.Host, mqtt.Port != 0, mqtt.NoAuthUser == "" && (users || mqtt.Username != "" || mqtt.Token != "" || mqtt.TLSMap), "listen on 127.0.0.1, or configure users, and no no_auth_user"},
 		{"leafnodes", leaf.Host, leaf.Port != 0, users || leaf.Username != "" || leaf.Nkey != "" || len(leaf.Users) > 0, "listen on 127.0.0.1, or configure users"},
-		{"cluster", o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || o.Cluster.TLSConfig != nil, "listen on 127.0.0.1, or configure authorization or tls in cluster { … }"}, // TLS verifies certificates in both
-		{"gateway", o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || o.Gateway.TLSConfig != nil, "listen on 127.0.0.1, or configure authorization or tls in gateway { … }"},
+		{"cluster", o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || verifies(o.Cluster.TLSConfig), "listen on 127.0.0.1, or configure authorization or tls in cluster { … }, the latter without insecure"},
+		{"gateway", o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || verifies(o.Gateway.TLSConfig), "listen on 127.0.0.1, or configure authorization or tls in gateway { … }, the latter without insecure"},
 		{"the monitoring port", cmp.Or(o.HTTPHost, o.Host), o.HTTPPort != 0 || o.HTTPSPort != 0, false, `set http: "127.0.0.1:8222"`},
 		{"the profiling port", o.Host, o.ProfPort != 0, false, "remove prof_port"},
 	} {
@@ -272,6 +277,11 @@ func checkListeners(o *server.Options) error {
 	}
 	return nil
 }
+
+// verifies reports whether the servers of routes or gateways authenticate each other. The
+// one that accepts a connection always verifies a certificate; with the option insecure,
+// the one that connects does not.
+func verifies(c *tls.Config) bool { return c != nil && !c.InsecureSkipVerify }
 
 // isLoopback reports whether a listener on host is reachable only from this
 // machine. An empty host means all interfaces.

@@ -179,6 +179,9 @@ func TestStartFails(t *testing.T) {
 			listen: "127.0.0.1:-1"
 			authorization { users: [{user: reader, password: x}] }
 			cluster { name: c, port: -1 }`)}, "authorization or tls in cluster"},
+		{"an open port for routes that do not verify whom they connect to", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			cluster { name: c, port: -1, tls { cert_file: "`+cert+`", key_file: "`+key+`", ca_file: "`+cert+`", insecure: true } }`)}, "the latter without insecure"},
 		{"an open port for gateways", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
 			gateway { name: g, listen: "0.0.0.0:-1" }`)}, "authorization or tls in gateway"},

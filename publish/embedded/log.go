@@ -29,7 +29,11 @@ func (l *serverLog) Warnf(format string, v ...any) {
 }
 
 func (l *serverLog) Errorf(format string, v ...any) {
-	l.keep(slog.LevelError, fmt.Sprintf(format, v...))
+	text := fmt.Sprintf(format, v...)
+	if strings.Contains(text, "Remote server has a duplicate name") {
+		text += ": the servers of a cluster need different names; set server_name: … in the configuration file of one of them, and start it with an empty data directory"
+	}
+	l.keep(slog.LevelError, text)
 }
 
 func (l *serverLog) Debugf(format string, v ...any) { l.log.Debug(fmt.Sprintf(format, v...)) }

@@ -150,7 +150,7 @@ const maxUnsynced = 20 << 20
 // which drops the rest of the block as well, because it gets only the end of a stream from
 // the others.
 func rewriteLastBlocks(store string, log *slog.Logger) error {
-	clustered := isClustered(store)
+	clustered := clusterLog(store) != ""
 	return visitLastBlocks(store, func(path string, last bool) (size int64, err error) {
 		return rewriteFile(path, func(data []byte) []byte {
 			if clustered || !last {

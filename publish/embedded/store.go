@@ -64,12 +64,6 @@ func (a asset) file(name string) string { return filepath.Join(a.dir, name) }
 
 func (a asset) isEncrypted() bool { return exists(a.file(server.JetStreamMetaFileKey)) }
 
-// isClustered reports whether the store is that of a server of a cluster.
-func isClustered(store string) bool {
-	meta, _ := fs.Glob(os.DirFS(store), "*/_js_/_meta_") // it fails only for a malformed pattern
-	return len(meta) > 0
-}
-
 // walk is filepath.WalkDir, except that it ignores a missing dir and files that a
 // running broker removes, skips lost+found directories, and follows dir if that
 // is a symbolic link.

@@ -1,0 +1,89 @@
+package publish_test
+
+import (
+	"errors"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"versive-ingress/publish/embedded"
+	"versive-ingress/publish/embedded/embeddedtest"
+)
+
+// Events are stored while only the quarantine has no leader, so the publisher is ready. The
+// log reports the quarantine. Without a leader of the events, it is not ready, and the
+// reason has what the broker lacks.
+func TestLeaderless(t *testing.T) {
+	t.Parallel()
+	fake, log := startFake(t), &embeddedtest.Log{}
+	headless := func(stream string) {
+		fake.mu.Lock()
+		defer fake.mu.Unlock()
+		fake.headless = stream
+	}
+	cfg := config(fake.server.ClientURL())
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	cfg.Diagnose = func() error {
+		fake.mu.Lock()
+		defer fake.mu.Unlock()
+		if fake.headless == "" {
+			return nil
+		}
+		return errors.New("node-2 is away")
+	}
+	p := openPublisher(t, cfg)
+	headless("VERSIVE_QUARANTINE")
+	embeddedtest.Await(t, "the quarantine is reported", func() bool {
+		return strings.Contains(log.String(), "webhooks that are not understood cannot be stored: stream VERSIVE_QUARANTINE: has no leader")
+	})
+	if err := p.Ready(); err != nil {
+		t.Errorf("not ready: %v", err)
+	}
+	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
+		t.Error(err)
+	}
+	headless("VERSIVE")
+	embeddedtest.Await(t, "not ready, with the reason", func() bool {
+		err := p.Ready()
+		return err != nil && strings.Contains(err.Error(), "node-2 is away (stream VERSIVE: has no leader)")
+	})
+	headless("")
+	embeddedtest.Await(t, "ready", func() bool { return p.Ready() == nil })
+}
+
+// Open does not ask a broker that lacks something: there would be no answer, and the
+// look-up would last longer than what is missing.
+func TestOpenWaitsForALeader(t *testing.T) {
+	t.Parallel()
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	log := &embeddedtest.Log{}
+	cfg := config(broker.URL())
+	cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+	looks := 0
+	cfg.Diagnose = func() error {
+		if looks++; looks <= 2 {
+			return errors.New("node-2 is away")
+		}
+		return nil
+	}
+	openPublisher(t, cfg)
+	if text := log.String(); !strings.Contains(text, `error="node-2 is away"`) || strings.Contains(text, "looking up") {
+		t.Errorf("got %s", text)
+	}
+}
+
+// One replica on a cluster is a warning, with three there is none.
+func TestOneReplicaOnACluster(t *testing.T) {
+	t.Parallel()
+	brokers := embeddedtest.StartCluster(t, t.TempDir())
+	for replicas, warns := range map[int]bool{1: true, 3: false} {
+		log := &embeddedtest.Log{}
+		cfg := config(brokers[0].URL())
+		cfg.Replicas, cfg.Stream, cfg.Subject = replicas, []string{1: "ONE", 3: "THREE"}[replicas], []string{1: "one", 3: "three"}[replicas]
+		cfg.Logger = slog.New(slog.NewTextHandler(log, nil))
+		openPublisher(t, cfg)
+		if got := strings.Contains(log.String(), "INGRESS_REPLICAS=3"); got != warns {
+			t.Errorf("%d replicas: warned %t, want %t:\n%s", replicas, got, warns, log)
+		}
+	}
+}
