@@ -110,7 +110,7 @@ func URL(s config.Settings) string {
 	if s.NATSURL != "" {
 		return s.NATSURL
 	}
-	address, _ := config.Local(cmp.Or(s.NATSListen, embedded.DefaultListen))
+	address, _ := config.Local(cmp.Or(s.NATSListen, embedded.Listener(s.NATSConfig), embedded.DefaultListen))
 	return "nats://" + address
 }
 

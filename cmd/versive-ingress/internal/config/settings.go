@@ -152,12 +152,14 @@ type Settings struct {
 	NATSListen string `env:"INGRESS_NATS_LISTEN" shown:"127.0.0.1:4222" desc:"address on which subscribers connect to the embedded broker"`
 
 	// Configuration file of nats-server for everything else: accounts and users, TLS, leaf nodes, a cluster. It is read at
-	// the start only. `store_dir` must be absent or equal to `INGRESS_DATA_DIR`; `sync_interval: always` holds in any
-	// case, and `max_payload` is raised to what `INGRESS_MAX_BODY` needs. With users in it, the ingress needs
-	// `INGRESS_NATS_NKEY` or `INGRESS_NATS_CREDS`. Streams that exist already belong to another account then;
-	// [move them](operations.md#give-the-store-users-or-move-it-to-a-cluster). A listener that is not
-	// loopback requires authorization: users or, for the routes of a cluster and gateways, `authorization` or `tls` of
-	// their own. The ports for monitoring and profiling have no authorization, so they must be loopback.
+	// the start only; a later change is reported by the log, a metric and `doctor`. `store_dir` must be absent or equal to
+	// `INGRESS_DATA_DIR`; `sync_interval: always` holds in any case, and `max_payload` is raised to what `INGRESS_MAX_BODY`
+	// needs. With users in it, the ingress needs `INGRESS_NATS_NKEY` or `INGRESS_NATS_CREDS`. Streams that exist already
+	// belong to another account then; [move them](operations.md#give-the-store-users-or-move-it-to-a-cluster). A listener
+	// that is not loopback requires authorization: users or, for the routes of a cluster and gateways, `authorization` or
+	// `tls` of their own. Each server of a [cluster](operations.md#three-ingresses-one-site) needs a name: `server_name`,
+	// or else the host name of the first start, which the data directory remembers. The ports for monitoring and profiling
+	// have no authorization, so they must be loopback.
 	NATSConfig string `env:"INGRESS_NATS_CONFIG" desc:"nats-server configuration file for the embedded broker: users, TLS, leaf nodes, a cluster"`
 
 	// Largest total size of the streams on the disk. At the limit webhooks are answered 503, nothing that is stored is

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 
 	"github.com/nats-io/nats.go"
 
@@ -20,20 +21,32 @@ func (s *Server) startBroker(ctx context.Context) (err error) {
 	if s.settings.NATSURL != "" {
 		return nil
 	}
-	s.broker, err = embedded.Start(ctx, embedded.Config{
-		Dir:        s.settings.DataDir,
-		Listen:     s.settings.NATSListen,
-		ConfigFile: s.settings.NATSConfig,
-		MaxStore:   int64(s.settings.MaxStore),
-		MaxPayload: s.settings.MaxPayload(),
-		Logger:     s.log,
-	})
+	if s.settings.NATSConfig != "" {
+		if s.natsConfig, err = embedded.ConfigDigest(s.settings.NATSConfig); err != nil {
+			return fmt.Errorf("INGRESS_NATS_CONFIG: %w", err)
+		}
+	}
+	s.broker, err = embedded.Start(ctx, BrokerConfig(s.settings, s.log))
 	if err != nil {
 		return err
 	}
+	diagnose := s.broker.Diagnose
+	s.diagnose.Store(&diagnose)
 	s.metrics.MustRegister(storeMetrics{s.broker})
 	s.log.Info("embedded broker is running", "subscribers", s.broker.URL(), "data_dir", s.settings.DataDir)
 	return s.checkIdentity()
+}
+
+// BrokerConfig returns the configuration of the embedded broker.
+func BrokerConfig(s config.Settings, log *slog.Logger) embedded.Config {
+	return embedded.Config{
+		Dir:        s.DataDir,
+		Listen:     s.NATSListen,
+		ConfigFile: s.NATSConfig,
+		MaxStore:   int64(s.MaxStore),
+		MaxPayload: s.MaxPayload(),
+		Logger:     log,
+	}
 }
 
 // checkIdentity checks over TCP that a broker which has users accepts the ingress
@@ -68,6 +81,7 @@ func (s *Server) openPublisher(ctx context.Context) (err error) {
 		if s.settings.Replicas == 1 { // otherwise another server of the cluster may be able to store events
 			cfg.Ready = s.broker.Ready
 		}
+		cfg.Diagnose = s.broker.Diagnose
 		cfg.MarksDir = s.settings.DataDir
 	}
 	s.publisher, err = publish.Open(ctx, cfg)

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 
 	"versive-ingress/ingest"
@@ -58,6 +59,11 @@ func (s *Server) ready() error {
 	case s.stopping.Load():
 		return errors.New("shutting down")
 	case s.handler.Load() == nil:
+		if diagnose := s.diagnose.Load(); diagnose != nil {
+			if err := (*diagnose)(); err != nil {
+				return fmt.Errorf("starting: %w", err)
+			}
+		}
 		return errors.New("starting")
 	case s.broker != nil:
 		if err := s.broker.Ready(); err != nil {

@@ -3,6 +3,8 @@ package server
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -12,6 +14,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded"
 )
 
 // pollInterval is the time between two looks at the files. They are read and not
@@ -25,6 +28,7 @@ type source struct {
 	name  string // in the log and in metrics
 	load  func() error
 	files []string
+	read  func(file string) ([]byte, error)
 
 	log                   *slog.Logger
 	successful, successAt prometheus.Gauge
@@ -49,7 +53,7 @@ func (s *Server) sources() []*source {
 		files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
 		if len(files) > 0 {
 			list = append(list, &source{
-				name: name, load: load, files: files,
+				name: name, load: load, files: files, read: config.ReadFile,
 				log: s.log, successful: successful.WithLabelValues(name), successAt: successAt.WithLabelValues(name),
 			})
 		}
@@ -58,7 +62,27 @@ func (s *Server) sources() []*source {
 	add("tls", s.loadCertificate, s.settings.TLSCert, s.settings.TLSKey)
 	add("nats", s.credentials.Load, s.settings.Broker().Files()...)
 	add("forward", s.hubCredentials.Load, s.settings.Hub().Files()...)
+	add("broker", s.compareNATSConfig, s.settings.NATSConfig)
+	if s.settings.NATSConfig != "" {
+		list[len(list)-1].read = func(file string) ([]byte, error) { // also finds a change of a file that it includes
+			digest, err := embedded.ConfigDigest(file)
+			return []byte(digest), err
+		}
+	}
 	return list
+}
+
+// compareNATSConfig returns an error if INGRESS_NATS_CONFIG has changed since the start,
+// because the embedded broker does not reload it.
+func (s *Server) compareNATSConfig() error {
+	digest, err := embedded.ConfigDigest(s.settings.NATSConfig)
+	switch {
+	case err != nil:
+		return fmt.Errorf("INGRESS_NATS_CONFIG has changed, and the next start would fail: %w", err)
+	case digest != s.natsConfig:
+		return errors.New("INGRESS_NATS_CONFIG has changed since the start; restart the ingress to use it")
+	}
+	return nil
 }
 
 func (s *Server) reloadSecrets() error {
@@ -133,7 +157,7 @@ func (s *source) reload() {
 // sum returns a checksum of what the files hold, or of why they cannot be read.
 func (s *source) sum() (sum [sha256.Size]byte) {
 	for _, file := range s.files {
-		text, err := config.ReadFile(file)
+		text, err := s.read(file)
 		if err != nil {
 			text = []byte(err.Error())
 		}

@@ -188,7 +188,7 @@ func TestPollWaitsForTheLastFile(t *testing.T) {
 	cert, key := filepath.Join(dir, "cert"), filepath.Join(dir, "key")
 	loads := 0
 	s := source{
-		load: func() error { loads++; return nil }, files: []string{cert, key}, log: slog.New(slog.DiscardHandler),
+		load: func() error { loads++; return nil }, files: []string{cert, key}, read: config.ReadFile, log: slog.New(slog.DiscardHandler),
 		successful: prometheus.NewGauge(prometheus.GaugeOpts{}), successAt: prometheus.NewGauge(prometheus.GaugeOpts{}),
 	}
 	s.reload()

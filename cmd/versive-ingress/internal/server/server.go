@@ -70,7 +70,9 @@ type Server struct {
 	tracing                     *sdktrace.TracerProvider        // nil if nothing is traced
 	certificate                 atomic.Pointer[tls.Certificate] // nil without TLS
 	credentials, hubCredentials *broker.Credentials
-	broker                      *embedded.Broker // nil with INGRESS_NATS_URL
+	broker                      *embedded.Broker             // nil with INGRESS_NATS_URL
+	diagnose                    atomic.Pointer[func() error] // what the broker lacks; nil until it runs, and with INGRESS_NATS_URL
+	natsConfig                  string                       // digest of INGRESS_NATS_CONFIG at the start
 	publisher                   *publish.Publisher
 	forwarder                   *forward.Forwarder             // nil without INGRESS_FORWARD_URL
 	handler                     atomic.Pointer[ingest.Handler] // nil until webhooks are accepted
