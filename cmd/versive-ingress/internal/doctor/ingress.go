@@ -92,6 +92,7 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	r.when(!ready, Problem, "not_ready", "the ingress is not ready: "+strings.TrimSpace(text), "it answers webhooks 503, and the sender gives up after 27 h 35 m",
 		"versive-ingress health  # once the findings below are resolved; if it still fails, see the ingress's log")
 	d.metrics = d.readMetrics(ctx)
+	d.checkReloads(r)
 
 	webhooks := d.Settings.WebhookURL()
 	response, _, err = Get(ctx, webhooks)

@@ -131,7 +131,7 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	info := stream.CachedInfo()
 	c, s := info.Config, info.State
 	r.Seen = fmt.Sprintf("%d in %s", s.Msgs, name)
-	d.checkConfig(r, kind, c)
+	d.checkConfig(r, kind, info)
 	if c.Discard == jetstream.DiscardNew { // another one never rejects a message, which checkConfig reports
 		r.limit("stream_full", "stream "+name, "bytes", s.Bytes, c.MaxBytes, fmt.Sprintf("nats stream edit %s --max-bytes %d", name, max(2*c.MaxBytes, fullDisk)))
 		r.limit("stream_full", "stream "+name, "messages", s.Msgs, c.MaxMsgs, fmt.Sprintf("nats stream edit %s --max-msgs %d", name, 2*c.MaxMsgs))
@@ -139,17 +139,40 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	if info.Cluster == nil {
 		return stream
 	}
-	for _, peer := range info.Cluster.Replicas { // under load all of them lag a little
-		r.when(peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000, Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", name, peer.Name),
-			"events are on fewer disks than INGRESS_REPLICAS requires", fmt.Sprintf("nats stream info %s  # after you have started that server, or replaced it", name))
-	}
+	d.checkReplicas(r, name, info.Cluster.Replicas)
 	return stream
+}
+
+// checkReplicas reports the replicas of a stream, besides the leader, that are away, and what
+// the others can still bear.
+func (d *doctor) checkReplicas(r *Result, stream string, replicas []*jetstream.PeerInfo) {
+	var away []string
+	for _, peer := range replicas { // under load all of them lag a little
+		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
+			away = append(away, peer.Name)
+		}
+	}
+	total := len(replicas) + 1
+	current := total - len(away)
+	for _, name := range away {
+		why := fmt.Sprintf("new events are on %d of %d disks; ", current, total)
+		if spare := current - total/2 - 1; spare > 0 {
+			why += terminal.Plural(spare, "more server", "more servers") + " may fail"
+		} else {
+			why += "if one more server fails, webhooks are answered 503 until it is back, and no event is lost unless all of these disks are"
+		}
+		remedy := fmt.Sprintf("nats stream info %s  # after you have started that server, or replaced it", stream)
+		if !d.external() {
+			remedy = fmt.Sprintf("sudo systemctl start versive-ingress  # on %s; with an empty data directory if its disk is lost", name)
+		}
+		r.add(Warning, "replica_behind", fmt.Sprintf("the replica of stream %s on %s is offline or lags", stream, name), why, remedy)
+	}
 }
 
 // checkConfig reports the drifts of a stream, and what package publish cannot know:
 // the sender's schedule, the largest body and the broker.
-func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConfig) {
-	s := d.Settings
+func (d *doctor) checkConfig(r *Result, kind schema.Kind, info *jetstream.StreamInfo) {
+	c, s := info.Config, d.Settings
 	for _, drift := range s.Streams().Inspect(kind, c) {
 		level, id := Warning, "stream_"+drift.Name
 		switch {
@@ -164,7 +187,7 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, c jetstream.StreamConf
 		}
 		r.add(level, id, fmt.Sprintf("stream %s %s", c.Name, drift.Problem), drift.Why, drift.Remedy)
 	}
-	r.when(d.external() && d.broker.NC.ConnectedClusterName() != "" && c.Replicas == 1 && s.Replicas == 1, Warning, "one_replica", fmt.Sprintf("stream %s has one replica on a cluster", c.Name),
+	r.when(publish.HasOneReplica(d.broker.NC, info) && s.Replicas == 1, Warning, "one_replica", fmt.Sprintf("stream %s has one replica on a cluster", c.Name),
 		"its events are lost with that server's disk, and unavailable while the server is", "export INGRESS_REPLICAS=3  # and restart")
 	if room := max(config.BodyRoom(int64(c.MaxMsgSize)), 0); c.MaxMsgSize > 0 && room < s.BodyLimit() {
 		level := Warning
