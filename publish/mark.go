@@ -77,7 +77,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 	case m.Created.IsZero(): // first observation
 		m.start(seen)
 		return nil
-	case !m.Created.Equal(seen.info.Created):
+	case !m.Created.Equal(seen.info.Created) && !m.isRestored(seen.info):
 		lost[Recreated] = m.held()
 		m.start(seen)
 		return lost
@@ -93,6 +93,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 		m.Last = high
 	}
 
+	m.Created = seen.info.Created
 	var gone schema.Sequences
 	if state.FirstSeq > m.First {
 		// A message whose write failed leaves a gap too, and was not acknowledged.
@@ -118,6 +119,12 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 		m.Last = state.LastSeq
 	}
 	return lost
+}
+
+// isRestored reports whether a stream with another creation time begins with the same
+// message, so it was restored from a backup. What a backup does not have is missing at the end.
+func (m *mark) isRestored(info *jetstream.StreamInfo) bool {
+	return !info.Created.IsZero() && info.State.FirstSeq == m.First && info.State.FirstTime.Equal(m.FirstTime)
 }
 
 // held returns the sequences of the messages that the stream had at the last check.
