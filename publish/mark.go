@@ -124,7 +124,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 // isRestored reports whether a stream with another creation time begins with the same
 // message, so it was restored from a backup. What a backup does not have is missing at the end.
 func (m *mark) isRestored(info *jetstream.StreamInfo) bool {
-	return !info.Created.IsZero() && info.State.FirstSeq == m.First && info.State.FirstTime.Equal(m.FirstTime)
+	return !info.Created.IsZero() && max(info.State.FirstSeq, 1) == max(m.First, 1) && info.State.FirstTime.Equal(m.FirstTime)
 }
 
 // held returns the sequences of the messages that the stream had at the last check.
