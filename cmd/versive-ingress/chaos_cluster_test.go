@@ -27,6 +27,10 @@ type cluster struct {
 	nodes    [3]*exec.Cmd
 	routes   [3][3]*proxy // from, to
 	js       jetstream.JetStream
+
+	// Set if the ingresses themselves are the cluster.
+	ingresses  []config.Settings
+	launchNode func(i int) *exec.Cmd
 }
 
 func (r *round) cluster() *cluster {
@@ -61,6 +65,7 @@ func (r *round) cluster() *cluster {
 		}
 		c.configs[i] = embedded.Config{Dir: r.TempDir(), Listen: clients[i], ConfigFile: config}
 	}
+	c.launchNode = func(i int) *exec.Cmd { return launchBroker(c, c.configs[i]) }
 	for i := range c.nodes {
 		c.start(i)
 	}
@@ -76,7 +81,7 @@ func (r *round) cluster() *cluster {
 	return c
 }
 
-func (c *cluster) start(i int) { c.nodes[i] = launchBroker(c, c.configs[i]) }
+func (c *cluster) start(i int) { c.nodes[i] = c.launchNode(i) }
 
 // info asks the cluster about the stream.
 func (c *cluster) info() *jetstream.ClusterInfo { return c.infoOf(c.js) }
@@ -109,6 +114,9 @@ func (c *cluster) awaitWhole() {
 		return len(info.Replicas) == 2 && !slices.ContainsFunc(info.Replicas, func(p *jetstream.PeerInfo) bool { return p.Offline || !p.Current })
 	})
 	awaitReady(c, c.settings)
+	for _, s := range c.ingresses {
+		awaitReady(c, s)
+	}
 }
 
 func (c *cluster) end() {
