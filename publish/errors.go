@@ -20,6 +20,7 @@ const (
 	errCodeStorageExceeded       jetstream.ErrorCode = 10047
 	errCodeNoPeers               jetstream.ErrorCode = 10005
 	errCodeInvalidConfig         jetstream.ErrorCode = 10052
+	errCodeSubjectOverlap        jetstream.ErrorCode = 10065
 	errCodeMaxBytesRequired      jetstream.ErrorCode = 10113
 	errCodeReplicasUnsupported   jetstream.ErrorCode = 10074 // no cluster
 	errCodeMoveInProgress        jetstream.ErrorCode = 10124

@@ -118,8 +118,11 @@ func conflict(stream, doing string, err error) error {
 		return fmt.Errorf("stream %s: %s: %w", stream, doing, err)
 	}
 	problem := fmt.Sprintf("%s: the broker does not allow it: %s (%d)", doing, api.Description, api.ErrorCode)
-	if api.ErrorCode == errCodeMaxBytesRequired {
+	switch api.ErrorCode {
+	case errCodeMaxBytesRequired:
 		problem += "; set INGRESS_STREAM_MAX_BYTES, for example to 10GiB"
+	case errCodeSubjectOverlap:
+		problem += "; if INGRESS_STREAM was changed, set it back to the stream that has the events, or change INGRESS_SUBJECT as well to begin with an empty one"
 	}
 	return &ConflictError{stream, problem}
 }

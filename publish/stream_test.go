@@ -168,7 +168,7 @@ func TestOpenRejectsStream(t *testing.T) {
 		{"transform", byHand(func(c *jetstream.StreamConfig) {
 			c.SubjectTransform = &jetstream.SubjectTransformConfig{Source: "versive.>", Destination: "other.>"}
 		}), "transforms subjects"},
-		{"subjects are another stream's", byHand(func(c *jetstream.StreamConfig) { c.Name = "OTHER" }), "overlap"},
+		{"subjects are another stream's", byHand(func(c *jetstream.StreamConfig) { c.Name = "OTHER" }), "if INGRESS_STREAM was changed, set it back"},
 		{"mirror", jetstream.StreamConfig{Name: "VERSIVE", Mirror: &jetstream.StreamSource{Name: "ORIGIN"}}, "mirror"},
 	} {
 		t.Run(test.name, func(t *testing.T) {

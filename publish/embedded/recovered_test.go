@@ -71,6 +71,11 @@ func TestInaccessibleStreams(t *testing.T) {
 		}
 		requireStore(t, inProcess(t, embeddedtest.StartBroker(t, embedded.Config{Dir: dir})))
 	})
+	t.Run("another domain", func(t *testing.T) { // hides nothing
+		dir := t.TempDir()
+		newStore(t, dir, writeConfig(t, "listen: \"127.0.0.1:-1\"\njetstream { domain: a }"))
+		requireStore(t, inProcess(t, embeddedtest.StartBroker(t, embedded.Config{Dir: dir, ConfigFile: writeConfig(t, "listen: \"127.0.0.1:-1\"\njetstream { domain: b }")})))
+	})
 	t.Run("no cluster", func(t *testing.T) {
 		dir := t.TempDir()
 		embeddedtest.StartBroker(t, embedded.Config{Dir: dir, ConfigFile: writeConfig(t, cluster)}).Stop()
