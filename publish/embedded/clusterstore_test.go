@@ -56,14 +56,19 @@ func TestInaccessibleStreamsOfACluster(t *testing.T) {
 		want          []string
 		remedy        func(t *testing.T, err error, dir string) (config string)
 	}{
-		"accounts": {"accounts { A " + users + " }", "accounts { B " + users + " }", []string{"the account A, which has no JetStream", "start with the old configuration", "versive-ingress broker"},
+		"accounts": {
+			"accounts { A " + users + " }", "accounts { B " + users + " }",
+			[]string{"the account A, which has no JetStream", "start with the old configuration", "versive-ingress broker"},
 			func(t *testing.T, err error, _ string) string {
 				if strings.Contains(err.Error(), "mv ") {
 					t.Errorf("the streams would be removed: %v", err)
 				}
 				return "accounts { A " + users + " }"
-			}},
-		"system account": {"accounts { A " + users + " }", system, []string{"system account $SYS", "mv '"},
+			},
+		},
+		"system account": {
+			"accounts { A " + users + " }", system,
+			[]string{"system account $SYS", "mv '"},
 			func(t *testing.T, err error, dir string) string {
 				for i := range 3 {
 					node := filepath.Join(dir, fmt.Sprint("node-", i))
@@ -71,9 +76,13 @@ func TestInaccessibleStreamsOfACluster(t *testing.T) {
 					shell(t, strings.ReplaceAll(command, filepath.Join(dir, "node-0"), node))
 				}
 				return system
-			}},
-		"system account, set back": {"accounts { A " + users + " }", system, []string{"set it back"},
-			func(*testing.T, error, string) string { return "accounts { A " + users + " }" }},
+			},
+		},
+		"system account, set back": {
+			"accounts { A " + users + " }", system,
+			[]string{"set it back"},
+			func(*testing.T, error, string) string { return "accounts { A " + users + " }" },
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
