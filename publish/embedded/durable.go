@@ -18,16 +18,21 @@ import (
 //   - After a failed write the server acknowledges no new message, but it reports a
 //     second copy of a message as a duplicate even if the fsync of the first copy's
 //     batch has failed.
+//   - A server that is shutting down acknowledges messages without an fsync once it has
+//     closed their stream.
 func (b *Broker) Durable(duplicate bool) error {
-	err := failedFileSystem(b.lock)
+	b.mu.Lock()
+	s, err := b.server, b.down
+	b.mu.Unlock()
+	switch {
+	case err != nil:
+	case !s.Running():
+		err = errors.New("not running")
+	default:
+		err = failedFileSystem(b.lock)
+	}
 	if err == nil && duplicate {
-		b.mu.Lock()
-		s := b.server
-		err = b.down
-		b.mu.Unlock()
-		if err == nil {
-			err = broken(s)
-		}
+		err = broken(s)
 	}
 	if err != nil {
 		return fmt.Errorf("embedded broker: %w", err)

@@ -46,3 +46,16 @@ func TestSyncFailsUntilRestart(t *testing.T) {
 		t.Error("Sync succeeds without a restart")
 	}
 }
+
+// A server that has closed a stream acknowledges what it has not synced.
+func TestStoppedBrokerIsNotDurable(t *testing.T) {
+	t.Parallel()
+	broker := embeddedtest.StartBroker(t, embedded.Config{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)})
+	if err := broker.Durable(false); err != nil {
+		t.Fatal(err)
+	}
+	broker.Stop()
+	if err := broker.Durable(false); err == nil {
+		t.Error("the broker has stopped, and what it has acknowledged is taken for durable")
+	}
+}
