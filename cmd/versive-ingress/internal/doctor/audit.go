@@ -61,9 +61,12 @@ func Audit(ctx context.Context, acknowledge bool, out, notes io.Writer) error {
 	for name, sequences := range unreadable {
 		n += sequences.Minus(settled[name]).Len()
 	}
-	if len(losses) > 0 || n > 0 {
+	switch {
+	case len(losses) > 0 || n > 0:
 		return fmt.Errorf("unacknowledged: %s, %s that cannot be read; see Losses in docs/operations.md for what to do and how to acknowledge them",
 			terminal.Plural(len(losses), "reported loss", "reported losses"), terminal.Plural(n, "message", "messages"))
+	case unknown != "" && s.NATSURL == "":
+		return errors.New("the streams have no loss, but the reports of the ingress were not read")
 	}
 	return nil
 }
