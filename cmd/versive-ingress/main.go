@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -27,7 +28,11 @@ func main() {
 		if cmd.Name() == "serve" { // nothing may read the error, and a supervisor restarts only what has ended
 			time.AfterFunc(server.FlushTimeout, func() { os.Exit(exitCode(err)) })
 		}
-		fmt.Fprintln(os.Stderr, "versive-ingress:", err)
+		hint := ""
+		if strings.HasPrefix(err.Error(), "unknown ") { // command or flag; the error of cobra has no type
+			hint = "; see " + cmd.CommandPath() + " --help"
+		}
+		fmt.Fprintf(os.Stderr, "versive-ingress: %v%s\n", err, hint)
 		os.Exit(exitCode(err))
 	}
 }
