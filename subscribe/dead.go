@@ -22,8 +22,8 @@ func (s Source) EnsureDeadLetters(ctx context.Context) error {
 }
 
 // ensureDeadLetters creates the dead-letter stream if it does not exist, with the
-// replicas and the maximum age of the event stream. It does not change the age of
-// an existing one, for which a consumer may lack the permission; the ingress does.
+// replicas and the maximum age of the event stream. It leaves the age of
+// an existing one alone: the ingress changes it, and a consumer may lack the permission.
 // A stream that another ingress uses for something else is an error.
 func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamConfig) error {
 	name := s.stream(schema.KindDead)

@@ -35,8 +35,8 @@ func (c testCase) baseline(name string) testCase {
 	return c
 }
 
-// A claim is a goal of the project for bodies of 8 KiB: the least requests a second,
-// or the most of another figure, as a ratio to the baseline if it has one.
+// A claim is a goal of the project for bodies of 8 KiB: at least so many requests a
+// second, or at most so much of another figure; a ratio to the baseline if there is one.
 type claim struct {
 	testCase
 	title string // of the figure

@@ -61,7 +61,7 @@ EXIT STATUS
 }
 
 // revision returns the commit that the program was built from, as far as the
-// linker or the go command has noted it.
+// linker or the go command has recorded it.
 func revision() string {
 	if commit != "" {
 		return commit

@@ -18,7 +18,7 @@ import (
 
 // Credentials authenticate the ingress to a broker and the broker to the
 // ingress. Their files may change: they are read again for every connection. If
-// they cannot be used, their earlier content is.
+// new content cannot be used, the earlier content stays in use.
 //
 // A change closes no connection: the broker closes one whose credentials have
 // expired, and the next one presents the new ones. Credentials may be used by

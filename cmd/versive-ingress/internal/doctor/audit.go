@@ -32,7 +32,7 @@ func Audit(ctx context.Context, acknowledge bool, out, notes io.Writer) error {
 	case s.NATSURL != "" && acknowledge:
 		return errors.New("--acknowledge requires the embedded broker: with INGRESS_NATS_URL the ingress keeps its reports in memory; restart it to acknowledge them")
 	case s.NATSURL != "":
-		losses, settled, unknown = nil, nil, "with an external broker it is in the ingress's log and metrics"
+		losses, settled, unknown = nil, nil, "with an external broker, its log and metrics have the reports"
 	case errors.Is(err, fs.ErrNotExist):
 		unknown = fmt.Sprintf("INGRESS_DATA_DIR=%s has no high-water marks; set it to that of the ingress", s.DataDir)
 	case err != nil:

@@ -29,7 +29,7 @@ func newMetrics(f *Forwarder) *metrics {
 var (
 	connectedDesc = prometheus.NewDesc("versive_ingress_forward_connected", "Whether the hub can store events: 1 or 0.", nil, nil)
 	pendingDesc   = prometheus.NewDesc("versive_ingress_forward_pending_events", "Messages of the stream that wait to be forwarded.", []string{"stream"}, nil)
-	oldestDesc    = prometheus.NewDesc("versive_ingress_forward_oldest_pending_seconds", "How long ago the oldest of them was stored; 0 if there is none.", []string{"stream"}, nil)
+	oldestDesc    = prometheus.NewDesc("versive_ingress_forward_oldest_pending_seconds", "How long ago the oldest message of the stream that waits to be forwarded was stored; 0 if there is none.", []string{"stream"}, nil)
 )
 
 // Describe implements [prometheus.Collector].

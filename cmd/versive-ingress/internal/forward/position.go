@@ -26,7 +26,7 @@ const (
 
 // A Status is the state of a stream that is forwarded.
 type Status struct {
-	Exists  bool          // no consumer has needed a stream of dead letters yet, if not
+	Exists  bool          // false for the stream of dead letters until a consumer needs it
 	Pending uint64        // messages that wait to be forwarded
 	Oldest  time.Duration // since the oldest of them was stored; 0 if there is none
 }

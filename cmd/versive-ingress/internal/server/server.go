@@ -45,7 +45,7 @@ import (
 // process must end before its supervisor kills it.
 const storeTimeout = 10 * time.Second
 
-// readyInterval is the time between two looks at whether the ingress has become ready.
+// readyInterval is the time between two checks whether the ingress has become ready.
 const readyInterval = 100 * time.Millisecond
 
 // Config configures a Server. All fields but LogDropped must be set.
