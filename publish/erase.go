@@ -63,17 +63,21 @@ func (e Eraser) PutTombstone(ctx context.Context, kind schema.Kind, subject stri
 }
 
 // EraseSubject erases what is stored on a subject, which may be nothing, and leaves a
-// tombstone there: an erasure from another stream. With an event it erases its
-// quarantined webhook and its dead letters. It returns the copies that it has deleted,
-// even if it returns an error. A stream of dead letters need not exist.
+// tombstone there: an erasure from another stream. It also erases a copy that has another
+// first token, from before INGRESS_SUBJECT was changed, and with an event its quarantined
+// webhook and its dead letters. It returns the copies that it has deleted, even if it
+// returns an error. A stream of dead letters need not exist.
 func (e Eraser) EraseSubject(ctx context.Context, kind schema.Kind, subject string) (erased []Copy, err error) {
-	if erased, err = e.eraseSubject(ctx, kind, subject); err != nil || kind != schema.KindEvent {
+	if erased, err = e.eraseSubject(ctx, kind, subject); err != nil {
 		return erased, err
 	}
-	prefix, _, _ := strings.Cut(subject, ".")
-	id := subject[strings.LastIndexByte(subject, '.')+1:]
-	for kind, rest := range map[schema.Kind]string{schema.KindQuarantine: "." + id, schema.KindDead: ".*." + id} {
-		related, err := e.subjects(ctx, kind, kind.Prefix(prefix)+rest)
+	patterns := map[schema.Kind]string{kind: "*" + subject[strings.IndexByte(subject, '.'):]}
+	if kind == schema.KindEvent {
+		id := subject[strings.LastIndexByte(subject, '.'):]
+		patterns[schema.KindQuarantine], patterns[schema.KindDead] = "*"+id, "*.*"+id
+	}
+	for kind, pattern := range patterns {
+		related, err := e.subjects(ctx, kind, pattern)
 		if err != nil {
 			return erased, err
 		}

@@ -69,6 +69,7 @@ func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]sch
 		}
 		receipts = append(receipts, e.receipt)
 	}
+	p.lastFailure.Store(nil)
 	return receipts, nil
 }
 
