@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
@@ -41,6 +42,14 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 	if err != nil {
 		r.unanswered("the hub", err, broker.CLI(d.Settings.Hub())+" account info")
 		return
+	}
+	if err := forward.CheckHub(ctx, js, d.Settings.Stream); errors.Is(err, forward.ErrForwards) {
+		r.add(Problem, "hub_is_edge", err.Error(), "each would confirm what both then remove, so nothing is forwarded", "nats consumer info "+d.Settings.Stream+" "+forward.Consumer)
+		return
+	}
+	if have := nc.MaxPayload(); have < d.Settings.MaxPayload() {
+		r.add(Problem, "hub_max_payload", fmt.Sprintf("the hub accepts messages of at most %v", config.Size(have)), "a larger one, and all that are stored after it, wait indefinitely",
+			fmt.Sprintf("max_payload: %d  # in the configuration of the hub's servers, then: nats-server --signal reload", d.Settings.MaxPayload()))
 	}
 	for kind := range schema.KindDead + 1 {
 		name := kind.Stream(d.Settings.Stream)

@@ -130,7 +130,7 @@ func (s *stream) attempt(ctx context.Context, hub *publish.Publisher, batch []su
 		group.SetLimit(erasures)
 		for _, m := range batch[:n] {
 			group.Go(func() error {
-				_, err := eraser.EraseSubject(ctx, s.kind, m.Subject)
+				_, err := eraser.EraseSubject(ctx, s.kind, schema.Stored(s.kind, m.Subject, nil, nil).Subject(s.cfg.Settings.Subject))
 				return err
 			})
 		}
@@ -146,6 +146,7 @@ func (s *stream) attempt(ctx context.Context, hub *publish.Publisher, batch []su
 	}
 	receipts, err := hub.Store(ctx, messages)
 	for i, r := range receipts {
+		s.there.Store(max(s.there.Load(), r.Sequence))
 		outcome := outcomeStored
 		if r.Duplicate {
 			outcome = outcomeDuplicate
@@ -169,22 +170,25 @@ func (s *stream) applyErasures(ctx context.Context, hub *publish.Publisher) erro
 	if err != nil {
 		return err
 	}
-	position := downPosition{created: of.CachedInfo().Created}
-	if last := *s.down.Load(); last.created.Equal(position.created) {
-		position.sequence = min(last.sequence, of.CachedInfo().State.LastSeq)
+	position := *s.reached.Load()
+	if position.created.IsZero() {
+		position.created = of.CachedInfo().Created
 	}
 	source := subscribe.Source{JetStream: hub.JetStream(), Stream: s.cfg.Settings.Stream, Subject: s.cfg.Settings.Subject}
 	for m, err := range source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: anySubject, First: position.sequence + 1, HeadersOnly: true, Follow: true}) {
 		if err != nil {
 			return err
 		}
+		if m.Sequence <= position.sequence { // another stream, from its first message; compare notices
+			return errHubLoss
+		}
 		if _, foreign := schema.Tombstone(s.kind, m.Subject, 0); foreign == nil && schema.IsSettled(m.Header) {
 			if err := s.erase(ctx, m.Subject); err != nil {
 				return err
 			}
 		}
-		position.sequence = m.Sequence
-		s.down.Store(&downPosition{position.created, position.sequence})
+		position.sequence, position.time = m.Sequence, m.Time
+		s.reached.Store(new(position))
 	}
 	return nil
 }

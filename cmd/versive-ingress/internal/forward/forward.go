@@ -21,6 +21,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -28,6 +29,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -67,6 +69,29 @@ type Forwarder struct {
 
 	hub       atomic.Pointer[publish.Publisher] // nil before it is open
 	connected atomic.Bool                       // whether the hub can store messages
+}
+
+// ErrForwards is wrapped by the error for a hub that forwards.
+var ErrForwards = errors.New("the hub forwards events itself")
+
+// CheckHub returns an error that wraps [ErrForwards] if the broker is an edge, by the
+// consumer of its event stream: this edge, under another address, or one that forwards
+// here. Such a broker would confirm what both of them then remove.
+//
+// An edge has that consumer before it looks at its hub, so one of two edges that name each
+// other sees that of the other.
+func CheckHub(ctx context.Context, hub jetstream.JetStream, stream string) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*interval)
+	defer cancel()
+	_, err := hub.Consumer(ctx, stream, Consumer)
+	switch {
+	case errors.Is(err, jetstream.ErrConsumerNotFound):
+		return nil
+	case err != nil:
+		return fmt.Errorf("looking whether the hub forwards: %w", err)
+	}
+	return fmt.Errorf("%w, or is this edge: its stream %s has the consumer %s; set INGRESS_FORWARD_URL to a broker that keeps what it stores, "+
+		"or, if INGRESS_FORWARD_URL is no longer set there, delete that consumer", ErrForwards, stream, Consumer)
 }
 
 // New returns a Forwarder whose positions are those of the last run. It corrects a
@@ -111,17 +136,19 @@ func (f *Forwarder) link(ctx context.Context) {
 	cfg.Logger = f.log
 	var hub *publish.Publisher
 	for pause := interval; hub == nil; pause = min(2*pause, maxRejectedPause) {
-		var err error
-		if hub, err = publish.Open(ctx, cfg); ctx.Err() != nil {
-			if err == nil {
-				hub.Close()
+		opened, err := publish.Open(ctx, cfg)
+		if err == nil {
+			if err = CheckHub(ctx, opened.JetStream(), f.cfg.Settings.Stream); err == nil {
+				hub = opened
+				break
 			}
+			opened.Close()
+		}
+		if ctx.Err() != nil {
 			return
 		}
-		if err != nil {
-			f.log.Error("hub cannot be used; events are stored here and wait for it", "error", err, "remedy", "versive-ingress doctor")
-			sleep(ctx, pause)
-		}
+		f.log.Error("hub cannot be used; events are stored here and wait for it", "error", err, "remedy", "versive-ingress doctor")
+		sleep(ctx, pause)
 	}
 	defer hub.Close()
 	f.hub.Store(hub)
@@ -135,6 +162,8 @@ func (f *Forwarder) link(ctx context.Context) {
 		case err != nil && (f.connected.Swap(false) || err.Error() != logged):
 			f.log.Warn("link to the hub is down: events are stored here and wait for it", "error", err, "pending", f.Pending())
 			logged = err.Error()
+		case err == nil && errors.Is(CheckHub(ctx, hub.JetStream(), f.cfg.Settings.Stream), ErrForwards): // its configuration, or what the address leads to, has changed
+			return
 		}
 		select {
 		case <-ctx.Done():

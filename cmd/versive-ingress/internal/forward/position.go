@@ -18,9 +18,11 @@ import (
 const Consumer = publish.ForwardConsumer
 
 // Keys of the consumer's metadata, which are the position of down: the sequence in the
-// hub's stream up to which tombstones were applied here, and when that stream was created.
+// hub's stream up to which tombstones were applied here, when that message was stored, and
+// when that stream was created.
 const (
 	metadataErased  = "versive-ingress.erased"
+	metadataTime    = "versive-ingress.erased-time"
 	metadataCreated = "versive-ingress.erased-created"
 )
 
@@ -52,18 +54,19 @@ func ReadStatus(ctx context.Context, js jetstream.JetStream, name string) (Statu
 }
 
 func readStatus(ctx context.Context, stream jetstream.Stream, forwarded, pending uint64) (Status, error) {
-	s := Status{Exists: true, Pending: pending}
-	if pending == 0 {
+	s := Status{Exists: true}
+	if forwarded >= stream.CachedInfo().State.LastSeq {
 		return s, nil
 	}
 	publish.ReadFromLeader(stream)
 	next, err := stream.GetMsg(ctx, forwarded+1, jetstream.WithGetMsgSubject(">"))
-	if errors.Is(err, jetstream.ErrMsgNotFound) { // it was forwarded and removed since
+	if errors.Is(err, jetstream.ErrMsgNotFound) { // only gaps follow
 		return s, nil
 	}
 	if err != nil {
 		return Status{}, fmt.Errorf("stream %s: %w", stream.CachedInfo().Config.Name, err)
 	}
+	s.Pending = max(pending, 1) // the count is not exact
 	s.Oldest = max(stream.CachedInfo().TimeStamp.Sub(next.Time), 0)
 	return s, nil
 }
@@ -104,6 +107,7 @@ func (s *stream) save(ctx context.Context) error {
 		metadata := make(map[string]string)
 		maps.Copy(metadata, config.Metadata)
 		metadata[metadataErased] = strconv.FormatUint(down.sequence, 10)
+		metadata[metadataTime] = down.time.UTC().Format(time.RFC3339Nano)
 		metadata[metadataCreated] = down.created.UTC().Format(time.RFC3339Nano)
 		config.Metadata = metadata
 		if _, err := s.cfg.Edge.JetStream.UpdateConsumer(ctx, s.name(), config); err != nil {
@@ -122,12 +126,14 @@ type upPosition struct {
 
 // A downPosition is a position in the hub's stream.
 type downPosition struct {
-	created  time.Time // of the stream
+	created  time.Time // of the stream; zero if nothing was read of it yet
 	sequence uint64
+	time     time.Time // at which that message was stored
 }
 
 func readDown(metadata map[string]string) (p downPosition) {
 	p.sequence, _ = strconv.ParseUint(metadata[metadataErased], 10, 64)
+	p.time, _ = time.Parse(time.RFC3339Nano, metadata[metadataTime])
 	p.created, _ = time.Parse(time.RFC3339Nano, metadata[metadataCreated])
 	return p
 }

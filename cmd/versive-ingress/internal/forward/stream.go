@@ -24,7 +24,10 @@ type stream struct {
 
 	status    atomic.Pointer[Status]
 	forwarded atomic.Pointer[upPosition]   // advanced by up
-	down      atomic.Pointer[downPosition] // advanced by applyErasures
+	reached   atomic.Pointer[downPosition] // advanced by applyErasures
+	down      atomic.Pointer[downPosition] // reached, once compare has seen that the hub's stream is still the same
+	there     atomic.Uint64                // the last sequence of the hub's stream that has confirmed a message; advanced by up
+	hubLoss   atomic.Bool                  // whether compare has found a loss, until watch has acted on it
 
 	created   time.Time // of the edge's stream
 	leads     bool      // whether this ingress forwards it
@@ -116,7 +119,8 @@ func (s *stream) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if stream, err = s.cfg.Edge.JetStream.Stream(ctx, s.name()); err != nil { // its end is after the position
+	forwarded := s.forwarded.Load()
+	if stream, err = s.cfg.Edge.JetStream.Stream(ctx, s.name()); err != nil { // its end is after the positions
 		return err
 	}
 	s.leads = info.Cluster == nil || info.Cluster.Leader == s.cfg.Edge.NC.ConnectedServerName()
@@ -124,18 +128,30 @@ func (s *stream) look(ctx context.Context) error {
 		s.end()
 		down := readDown(info.Config.Metadata)
 		s.created, s.saved, s.savedDown = stream.CachedInfo().Created, info.AckFloor.Stream, down
-		s.forwarded.Store(&upPosition{sequence: s.saved})
+		forwarded = &upPosition{sequence: s.saved}
+		s.forwarded.Store(forwarded)
+		s.reached.Store(&down)
 		s.down.Store(&down)
 	}
-	if err := s.correct(ctx, stream); err != nil {
+	if err := s.correct(ctx, stream, *forwarded); err != nil {
 		return err
 	}
-	forwarded := s.forwarded.Load().sequence
+	if s.hubLoss.Swap(false) {
+		s.log.Warn("hub has lost messages; all that this edge has are forwarded again", "stream", s.name())
+		s.end()
+		s.forwarded.Store(&upPosition{})
+		s.reached.Store(&downPosition{})
+		s.down.Store(&downPosition{})
+		s.there.Store(0)
+		if err := s.save(ctx); err != nil { // the position first
+			return err
+		}
+	}
 	// The consumer's count is of the saved position, and can be off by messages that were
 	// stored while that was changed.
-	pending := info.NumPending - min(info.NumPending, forwarded-min(forwarded, info.AckFloor.Stream))
-	pending = min(pending, stream.CachedInfo().State.LastSeq-forwarded)
-	status, err := readStatus(ctx, stream, forwarded, pending)
+	position, end := s.forwarded.Load().sequence, stream.CachedInfo().State.LastSeq
+	pending := info.NumPending - min(info.NumPending, position-min(position, info.AckFloor.Stream))
+	status, err := readStatus(ctx, stream, position, min(pending, end-min(position, end)))
 	if err == nil {
 		s.status.Store(&status)
 	}
@@ -145,8 +161,8 @@ func (s *stream) look(ctx context.Context) error {
 // correct lowers a position that is that of a message which the stream no longer has: a
 // message can be forwarded before its fsync fails, and the next start of the broker drops
 // it. Its sequence is that of another message then.
-func (s *stream) correct(ctx context.Context, stream jetstream.Stream) error {
-	forwarded, to := *s.forwarded.Load(), stream.CachedInfo().State.LastSeq
+func (s *stream) correct(ctx context.Context, stream jetstream.Stream, forwarded upPosition) error {
+	to := stream.CachedInfo().State.LastSeq
 	if forwarded.sequence <= to {
 		if forwarded.time.IsZero() {
 			return nil
@@ -173,6 +189,7 @@ func (s *stream) begin(ctx context.Context) {
 	var running sync.WaitGroup
 	running.Go(func() { s.repeat(ctx, s.up) })
 	running.Go(func() { s.repeat(ctx, s.applyErasures) })
+	running.Go(func() { s.repeat(ctx, s.compare) })
 	s.stop = func() {
 		cancel()
 		running.Wait()
@@ -196,7 +213,7 @@ func (s *stream) repeat(ctx context.Context, task func(context.Context, *publish
 		err := task(ctx, hub)
 		if err != nil && ctx.Err() == nil && err.Error() != logged {
 			logged = err.Error()
-			s.log.Debug("forwarding is interrupted", "stream", s.name(), "error", err)
+			s.log.Warn("forwarding is interrupted; retrying", "stream", s.name(), "error", err)
 		}
 	}
 }

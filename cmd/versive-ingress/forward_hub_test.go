@@ -1,0 +1,155 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/publish/embedded/embeddedtest"
+)
+
+// A hub that forwards is rejected: the edge itself, by its own address or through a
+// proxy, and another edge. Each would confirm events that all of them then remove.
+func TestForwardToAnEdge(t *testing.T) {
+	t.Parallel()
+	for _, way := range []string{"itself", "itself through a proxy", "each other"} {
+		t.Run(way, func(t *testing.T) {
+			t.Parallel()
+			var edges []*edge
+			s := edgeSettings(t, newProxy(t, "127.0.0.1:1", nil))
+			s.MaxAge = time.Second
+			other := newSettings(t)
+			other.MaxAge = time.Second
+			switch way {
+			case "itself":
+				s.ForwardURL = "nats://" + s.NATSListen
+			case "itself through a proxy":
+				s.ForwardURL = "nats://" + newProxy(t, s.NATSListen, nil).address()
+			default:
+				s.ForwardURL, other.ForwardURL = "nats://"+other.NATSListen, "nats://"+s.NATSListen
+				edges = append(edges, runEdge(t, other, nil))
+			}
+			edges = append(edges, runEdge(t, s, nil))
+			sent := make([][]string, len(edges))
+			for i, e := range edges {
+				for j := range 3 {
+					sent[i] = append(sent[i], e.send(t, fmt.Sprintf("msg_%d_%d", i, j)))
+				}
+			}
+			for i, e := range edges {
+				embeddedtest.Await(t, "the log has the reason", func() bool { return strings.Contains(e.log.String(), "forwards events itself") })
+				embeddedtest.Await(t, "the oldest is older than INGRESS_MAX_AGE", func() bool {
+					return strings.Contains(e.metric("versive_ingress_forward_oldest_pending_seconds"), `{stream="VERSIVE"} 3`)
+				})
+				if have := idsIn(t, e.js, "VERSIVE"); !slices.Equal(have, sent[i]) {
+					t.Errorf("edge %d has %v, want %v", i, have, sent[i])
+				}
+				if report, ok := diagnose(t, e.settings); ok || !strings.Contains(report, "hub_is_edge") {
+					t.Errorf("doctor:\n%s", report)
+				}
+			}
+		})
+	}
+}
+
+// What the hub has confirmed and lost is forwarded again: when it was restored from an
+// older copy, even if another edge has stored as much since, and when its stream was
+// deleted. So are erasures.
+func TestForwardToALossyHub(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	a, b := startEdge(t, h), startEdge(t, h)
+	number := 0
+	var expected []string
+	send := func(e *edge, n int) {
+		for range n {
+			expected = append(expected, e.send(t, fmt.Sprintf("msg_%d", number)))
+			number++
+		}
+	}
+	awaitAll := func() {
+		t.Helper()
+		var have []string
+		defer func() {
+			if t.Failed() {
+				t.Logf("the hub has %v\n%s", have, a.log)
+			}
+		}()
+		embeddedtest.Await(t, "each event is at the hub once", func() bool {
+			have = idsIn(t, h.js, "VERSIVE")
+			slices.Sort(have)
+			return slices.Equal(have, slices.Sorted(slices.Values(expected)))
+		})
+		embeddedtest.Await(t, "the positions are saved", func() bool { return a.pending(t)+b.pending(t) == 0 })
+		time.Sleep(1500 * time.Millisecond) // the hub's position is saved once a second
+	}
+	send(a, 5)
+	awaitAll()
+	older := t.TempDir()
+	h.Stop()
+	if err := os.CopyFS(older, os.DirFS(h.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	h.Broker = embeddedtest.StartBroker(t, h.cfg)
+	send(a, 5)
+	awaitAll()
+
+	// Meanwhile the other edge fills the gap.
+	a.link.sever()
+	b.link.sever()
+	h.Stop()
+	h.cfg.Dir = older
+	h.Broker = embeddedtest.StartBroker(t, h.cfg)
+	send(b, 10)
+	b.link.restore()
+	embeddedtest.Await(t, "the other edge has forwarded", func() bool { return len(idsIn(t, h.js, "VERSIVE")) == 15 })
+	a.link.restore()
+	awaitAll()
+
+	if err := h.js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
+		t.Fatal(err)
+	}
+	awaitAll()
+	a.Stop()
+	if err := h.js.DeleteStream(t.Context(), "VERSIVE"); err != nil {
+		t.Fatal(err)
+	}
+	a = runEdge(t, a.settings, a.link)
+	awaitAll()
+	for _, e := range []*edge{a, b} {
+		if strings.Contains(e.log.String(), "stream has lost messages that were forwarded") {
+			t.Errorf("the edge reports a loss of its own:\n%s", e.log)
+		}
+	}
+}
+
+// Events that were stored with another INGRESS_SUBJECT are forwarded and erased under the
+// current one.
+func TestForwardAfterAnotherSubject(t *testing.T) {
+	t.Parallel()
+	for _, place := range []string{"edge", "hub"} {
+		t.Run(place, func(t *testing.T) {
+			t.Parallel()
+			h := startHub(t)
+			before := newSettings(t)
+			before.Subject = "old"
+			first := run(t, before)
+			if a := first.post(t, "msg_1", plantedBody("interview.completed", "interview_1")); a.Status != 200 {
+				t.Fatalf("%v", a)
+			}
+			first.Stop()
+			e := startEdge(t, h, func(s *config.Settings) { s.DataDir = before.DataDir })
+			embeddedtest.Await(t, "the event is at the hub", func() bool { return len(idsIn(t, h.js, "VERSIVE")) == 1 })
+			at := map[string]config.Settings{"edge": e.settings, "hub": withBroker(newSettings(t), h.cfg.Listen)}[place]
+			must(t, at, "erase", "--interview", "interview_1", "--yes")
+			embeddedtest.Await(t, "it is erased at both", func() bool {
+				return len(live(t, e.js))+len(live(t, h.js))+len(filesWith(t, e.settings.DataDir, planted))+len(filesWith(t, h.cfg.Dir, planted)) == 0
+			})
+			embeddedtest.Await(t, "nothing pending", func() bool { return e.pending(t) == 0 })
+		})
+	}
+}
