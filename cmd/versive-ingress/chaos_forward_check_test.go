@@ -76,6 +76,11 @@ func (f *federation) settle(t *testing.T, lost map[string]bool) {
 		return true
 	}
 	f.await("erasures are everywhere", func() bool { return erasedOn(views[0].js) && erasedOn(views[1].js) && erasedOn(f.hub.js) })
+	for i, log := range f.logs {
+		if strings.Contains(log.String(), "has lost messages") {
+			t.Errorf("ingress %d reports a loss that was none", i)
+		}
+	}
 	at := make(map[string][]int)
 	for i, id := range idsIn(t, f.hub.js, "VERSIVE") {
 		at[id] = append(at[id], i)

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded/embeddedtest"
 )
@@ -151,5 +153,46 @@ func TestForwardAfterAnotherSubject(t *testing.T) {
 			})
 			embeddedtest.Await(t, "nothing pending", func() bool { return e.pending(t) == 0 })
 		})
+	}
+}
+
+// Events wait while the hub is full, or is edited so that it would not keep them.
+func TestForwardToAHubThatCannotKeep(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	e := startEdge(t, h)
+	sent := []string{e.send(t, "msg_0")}
+	awaitIDs(t, h.js, "VERSIVE", sent...)
+	stream, err := h.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := stream.CachedInfo().Config
+	full, discarding := good, good
+	full.MaxMsgs = 1
+	discarding.Discard, discarding.MaxMsgs = jetstream.DiscardOld, 100
+	connected := func(value int) func() bool {
+		return func() bool {
+			return strings.HasSuffix(e.metric("versive_ingress_forward_connected"), fmt.Sprintf(" %d\n", value))
+		}
+	}
+	for i, bad := range []jetstream.StreamConfig{full, discarding} {
+		embeddedtest.Await(t, "the link is up", connected(1))
+		if _, err := h.js.UpdateStream(t.Context(), bad); err != nil {
+			t.Fatal(err)
+		}
+		embeddedtest.Await(t, "the link is reported down", connected(0))
+		before := idsIn(t, h.js, "VERSIVE")
+		for j := range 5 {
+			sent = append(sent, e.send(t, fmt.Sprintf("msg_%d_%d", i, j)))
+		}
+		embeddedtest.Await(t, "the hub is tried", func() bool { return strings.Count(e.log.String(), "hub has not confirmed a batch") > i })
+		if have := idsIn(t, h.js, "VERSIVE"); !slices.Equal(have, before) {
+			t.Errorf("the hub has %v, want %v", have, before)
+		}
+		if _, err := h.js.UpdateStream(t.Context(), good); err != nil {
+			t.Fatal(err)
+		}
+		awaitIDs(t, h.js, "VERSIVE", sent...)
 	}
 }
