@@ -4,11 +4,13 @@
 // The edge is an ingress with an embedded broker, and the hub is the broker that
 // INGRESS_FORWARD_URL names. For each stream
 //
-//	watch  looks at the edge's stream every second, and decides whether this ingress
-//	       forwards it: of a site of three, the one whose server leads the consumer does
-//	up     reads the edge's stream, stores batches at the hub, and erases there what a
-//	       tombstone names
-//	down   reads the headers of the hub's stream, and erases here what a tombstone names
+//	watch    looks at the edge's stream every second, and decides whether this ingress
+//	         forwards it: of a site of three, the one whose server leads the consumer does
+//	up       reads the edge's stream, stores batches at the hub, and erases there what a
+//	         tombstone names
+//	down     reads the headers of the hub's stream, and erases here what a tombstone names
+//	compare  looks whether the hub's stream still has what it had; if not, watch forwards
+//	         everything again
 //
 // A message is never given up, and the next batch is sent when the hub has confirmed the
 // last one. What the hub has confirmed is the position of a durable consumer of the
