@@ -19,7 +19,7 @@ import (
 
 // fileLimit leaves space for the log of opened files that package testing writes,
 // to which the limit also applies.
-const fileLimit = 512 << 10
+const fileLimit = 4 << 20
 
 // limitFiles makes every write beyond fileLimit in a file fail, as on a full disk,
 // until lift is called. It affects the whole process.
