@@ -19,7 +19,7 @@ import (
 )
 
 var (
-	forwardEvents = flag.Int("forward.events", 600, "TestChaosForward sends so many events")
+	forwardEvents = flag.Int("forward.events", 200, "TestChaosForward sends so many events")
 	forwardSeeds  = flag.Int("forward.seeds", 1, "TestChaosForward runs with so many seeds, one after the other")
 	forwardSeed   = flag.Uint64("forward.seed", 1, "the first of them")
 )

@@ -17,7 +17,7 @@ import (
 	"versive-ingress/schema"
 )
 
-var forwardBacklog = flag.Int("forward.backlog", 1000, "TestForwardBacklog lets so many events of 8 KiB wait for the hub, and logs how fast they are forwarded")
+var forwardBacklog = flag.Int("forward.backlog", 400, "TestForwardBacklog lets so many events of 8 KiB wait for the hub, and logs how fast they are forwarded")
 
 // startHubCluster starts a hub of three servers, and returns their addresses.
 func startHubCluster(t *testing.T) (*hub, []string) {

@@ -40,7 +40,7 @@ const (
 	minFree = 16 << 20
 	// maxStaged is for how many checks of the health a batch may be staged. The server
 	// discards one that is not committed after 10 s.
-	maxStaged = 30
+	maxStaged = 15
 	// smallEvent is the space, in bytes, that the store must have left to be ready.
 	smallEvent = 4 << 10
 )
