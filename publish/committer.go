@@ -2,6 +2,7 @@ package publish
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -196,16 +197,16 @@ func (c *committer) publishEach(entries []*entry) {
 }
 
 // publishAlone publishes one message by itself, and retries while another copy is in
-// flight. It gives the callers of e their outcome when e.ctx ends at the latest.
+// flight, or if the leader was replaced before it answered. It gives the callers of e their outcome when e.ctx ends at the latest.
 func (c *committer) publishAlone(e *entry) {
 	if e.isDone() {
 		return
 	}
 	c.remember(e)
 	receipt, err := c.p.attempt(e.ctx, c.kind, e.msg)
-	for wait := 5 * time.Millisecond; isInFlight(err); wait *= 2 {
+	for wait := 5 * time.Millisecond; isInFlight(err) || errors.Is(err, errLeaderReplaced); wait *= 2 {
 		if sleep(e.ctx, wait) != nil {
-			err = fmt.Errorf("%w: another copy of the message is in flight: %v", e.ctx.Err(), err)
+			err = fmt.Errorf("%w: last: %v", e.ctx.Err(), err)
 			break
 		}
 		receipt, err = c.p.attempt(e.ctx, c.kind, e.msg)

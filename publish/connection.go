@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,9 +34,11 @@ type session struct {
 }
 
 // newSession ends the previous session for the given reason.
-func (p *Publisher) newSession(cause error) {
+func (p *Publisher) newSession(cause error) { renew(&p.session, cause) }
+
+func renew(s *atomic.Pointer[session], cause error) {
 	ctx, end := context.WithCancelCause(context.Background())
-	if previous := p.session.Swap(&session{ctx, end}); previous != nil {
+	if previous := s.Swap(&session{ctx, end}); previous != nil {
 		previous.end(cause)
 	}
 }

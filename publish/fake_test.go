@@ -35,6 +35,7 @@ type fakeJetStream struct {
 	commits   int                 // of batches
 	forgetful bool                // drops the metadata of streams
 	headless  string              // the stream that has no leader
+	leader    string              // of the streams of a cluster
 }
 
 func startFake(t *testing.T) *fakeJetStream {
@@ -141,6 +142,9 @@ func (f *fakeJetStream) info(m *nats.Msg, stream string) {
 		return
 	}
 	info := map[string]any{"config": config, "state": map[string]any{}}
+	if f.leader != "" {
+		info["cluster"] = map[string]any{"name": "c", "leader": f.leader}
+	}
 	if stream == f.headless {
 		info["cluster"] = map[string]any{"name": "c"}
 	}

@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"strings"
 	"testing"
+	"time"
 
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
@@ -49,6 +50,39 @@ func TestLeaderless(t *testing.T) {
 	})
 	headless("")
 	embeddedtest.Await(t, "ready", func() bool { return p.Ready() == nil })
+}
+
+// A message that a leader has not answered when another one is elected is published again,
+// and stored once.
+func TestLeaderIsReplaced(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string]fault{"not stored": {Lose: true}, "stored": {Silent: true}} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			fake := startFake(t)
+			fake.leader = "node-0"
+			cfg := config(fake.server.ClientURL())
+			cfg.Timeout = time.Minute
+			p := openPublisher(t, cfg)
+			fake.misbehave([]fault{lost}, nil, nil)
+			published := make(chan outcome)
+			go func() { published <- publishAll(t, p, events(t, 0, 1))[0] }()
+			embeddedtest.Await(t, "the message is not answered", func() bool {
+				fake.mu.Lock()
+				defer fake.mu.Unlock()
+				return len(fake.single) == 0
+			})
+			fake.mu.Lock()
+			fake.leader = "node-1"
+			fake.mu.Unlock()
+			if o := embeddedtest.Receive(t, "it is answered", published); o.err != nil || o.receipt.Sequence != 1 || o.receipt.Duplicate != lost.Silent {
+				t.Errorf("got %+v", o)
+			}
+			if ids := fake.ids(); len(ids) != 1 {
+				t.Errorf("stored: %v", ids)
+			}
+		})
+	}
 }
 
 // Open does not ask a broker that lacks something: there would be no answer, and the

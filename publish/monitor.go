@@ -117,6 +117,8 @@ func leaderUnknown(err error) bool {
 	return reason == "no_answer" || reason == "unreachable" || errors.Is(err, errNoLeader)
 }
 
+var errLeaderReplaced = errors.New("the leader of the stream was replaced")
+
 var errNoLeader = errors.New("has no leader")
 
 // errQuarantineAway means that only the leader of the quarantine is unknown.
@@ -221,6 +223,9 @@ func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 	}
 	info := stream.CachedInfo()
 	latest.Store(info)
+	if kind != schema.KindDead {
+		p.followLeader(kind, info.Cluster)
+	}
 	if p.cfg.Unwatched {
 		// deletions by others are normal
 	} else if err := p.compareMark(ctx, kind, stream, acked); err != nil && ctx.Err() == nil {
@@ -233,6 +238,17 @@ func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 		return fmt.Errorf("stream %s: %w", name, err)
 	}
 	return nil
+}
+
+// followLeader ends the term of a stream's leader when there is another one.
+func (p *Publisher) followLeader(kind schema.Kind, c *jetstream.ClusterInfo) {
+	if c == nil || c.Leader == "" {
+		return
+	}
+	if leader := fmt.Sprint(c.Leader, c.LeaderSince); leader != p.leaders[kind] {
+		p.leaders[kind] = leader
+		renew(&p.terms[kind], errLeaderReplaced)
+	}
 }
 
 func writable(info *jetstream.StreamInfo) error {

@@ -28,7 +28,11 @@ type Publisher struct {
 
 	// session is cancelled when the connection is lost, and every Publish with it:
 	// nats.go would wait for replies that can no longer arrive.
-	session  atomic.Pointer[session]
+	session atomic.Pointer[session]
+	// terms are the sessions of the streams' leaders on a cluster, by Kind: a leader that
+	// is replaced does not answer what it has received.
+	terms    [2]atomic.Pointer[session]
+	leaders  [2]string   // by Kind, who leads, and since when; owned by check
 	notReady atomic.Bool // what Config.Ready last reported; set by monitor
 
 	// unanswered counts how often callers have got an error although a batch with their
@@ -237,12 +241,29 @@ func (p *Publisher) durable(duplicate bool) error {
 	return nil
 }
 
+// request publishes a message. It returns errLeaderReplaced if the leader of the stream was
+// replaced before it has answered: the message may be stored.
+func (p *Publisher) request(ctx context.Context, kind schema.Kind, msg *nats.Msg) (*jetstream.PubAck, error) {
+	term := p.terms[kind].Load()
+	if term == nil { // not a cluster
+		return p.js.PublishMsg(ctx, msg)
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	defer context.AfterFunc(term.ctx, func() { cancel(errLeaderReplaced) })()
+	ack, err := p.js.PublishMsg(ctx, msg)
+	if err != nil && errors.Is(context.Cause(ctx), errLeaderReplaced) {
+		err = errLeaderReplaced
+	}
+	return ack, err
+}
+
 // attempt publishes a message once. It implements the exactly-once rule.
 func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg) (schema.Receipt, error) {
 	stream := p.streams[kind]
 	name := stream.CachedInfo().Config.Name
 
-	ack, err := p.js.PublishMsg(ctx, msg)
+	ack, err := p.request(ctx, kind, msg)
 	if err == nil {
 		if err := p.checkAck(name, ack.Stream, ack.Domain); err != nil {
 			return schema.Receipt{}, err
