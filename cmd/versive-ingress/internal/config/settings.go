@@ -25,11 +25,11 @@ type Settings struct {
 	// front must pass it on unchanged, and the URL of the endpoint at Versive ends with it.
 	Path string `env:"INGRESS_PATH" default:"/webhooks/versive" desc:"path of the webhook endpoint"`
 
-	// Address of the admin listener, which serves `/livez`, `/readyz` and `/metrics` without authentication, as
-	// `host:port` or `:port`. Keep it off the public network: bind it to loopback, or let a network policy admit only the
-	// probes and Prometheus. `health` and `doctor` look for the ingress at this address, by loopback if it is on all
+	// Address of the admin listener, which serves the [status page](operations.md#the-page), `/livez`, `/readyz` and
+	// `/metrics` without authentication, as `host:port` or `:port`. Keep it off the public network: bind it to loopback, or
+	// let a network policy admit only the probes, Prometheus and operators: the page shows the ids of interviews. `health` and `doctor` look for the ingress at this address, by loopback if it is on all
 	// interfaces.
-	AdminListen string `env:"INGRESS_ADMIN_LISTEN" default:"127.0.0.1:9090" desc:"address of the admin listener, which serves /livez, /readyz and /metrics"`
+	AdminListen string `env:"INGRESS_ADMIN_LISTEN" default:"127.0.0.1:9090" desc:"address of the admin listener, which serves the status page, /livez, /readyz and /metrics"`
 
 	// Signing secrets of the webhook endpoint, separated by commas, as copied from the endpoint's page at Versive:
 	// `whsec_` and the base64 encoding of at least 24 bytes. A webhook is accepted if any of them verifies it, so that a

@@ -34,28 +34,36 @@ func PrintTable(w io.Writer, list []publish.ConsumerState) error {
 	return table.Flush()
 }
 
-// PrintJSON writes a JSON object for each consumer to w, one a line.
-// docs/commands.md describes its members to programs.
+// A Record is the state of a consumer for programs. docs/commands.md describes its
+// members.
+type Record struct {
+	Consumer       string     `json:"consumer"`
+	Subjects       []string   `json:"subjects"`
+	Pending        uint64     `json:"pending"`
+	AckPending     int        `json:"ack_pending"`
+	Redelivered    int        `json:"redelivered"`
+	OldestSequence *uint64    `json:"oldest_sequence"`
+	Oldest         *time.Time `json:"oldest_time"`
+	OldestSeconds  float64    `json:"oldest_seconds"`
+	LastActivity   *time.Time `json:"last_activity"`
+	StalledSince   *time.Time `json:"stalled_since"`
+	StalledSeconds float64    `json:"stalled_seconds"`
+	Paused         bool       `json:"paused"`
+}
+
+// NewRecord returns the record of a consumer.
+func NewRecord(c publish.ConsumerState) Record {
+	return Record{
+		c.Name, c.Filters(), c.NumPending, c.NumAckPending, c.NumRedelivered,
+		known(c.OldestSequence), known(c.Oldest.UTC()), c.Lag().Seconds(),
+		known(c.LastActivity().UTC()), known(c.StalledSince().UTC()), c.Stalled().Seconds(), c.Paused,
+	}
+}
+
+// PrintJSON writes the record of each consumer to w, one a line.
 func PrintJSON(w io.Writer, list []publish.ConsumerState) error {
 	for _, c := range list {
-		line, err := json.Marshal(struct {
-			Consumer       string     `json:"consumer"`
-			Subjects       []string   `json:"subjects"`
-			Pending        uint64     `json:"pending"`
-			AckPending     int        `json:"ack_pending"`
-			Redelivered    int        `json:"redelivered"`
-			OldestSequence *uint64    `json:"oldest_sequence"`
-			Oldest         *time.Time `json:"oldest_time"`
-			OldestSeconds  float64    `json:"oldest_seconds"`
-			LastActivity   *time.Time `json:"last_activity"`
-			StalledSince   *time.Time `json:"stalled_since"`
-			StalledSeconds float64    `json:"stalled_seconds"`
-			Paused         bool       `json:"paused"`
-		}{
-			c.Name, c.Filters(), c.NumPending, c.NumAckPending, c.NumRedelivered,
-			known(c.OldestSequence), known(c.Oldest.UTC()), c.Lag().Seconds(),
-			known(c.LastActivity().UTC()), known(c.StalledSince().UTC()), c.Stalled().Seconds(), c.Paused,
-		})
+		line, err := json.Marshal(NewRecord(c))
 		if err != nil {
 			return err
 		}

@@ -109,7 +109,7 @@ func (d *doctor) checkIngress(ctx context.Context, r *Result) {
 	public := slices.IndexFunc(addresses, func(a net.Addr) bool { ip := a.(*net.IPNet).IP; return ip.IsGlobalUnicast() && !ip.IsPrivate() })
 	if host, _, _ := net.SplitHostPort(d.Settings.AdminListen); public >= 0 && (host == "" || host == "0.0.0.0" || host == "::") {
 		r.add(Warning, "admin_public", fmt.Sprintf("the admin listener is on all interfaces, of which one has the address %v", addresses[public]),
-			"it has no authentication; without a firewall, everybody can read the metrics", "export INGRESS_ADMIN_LISTEN=127.0.0.1:9090  # and restart")
+			"it has no authentication; without a firewall, everybody can read the metrics, and the ids of interviews on the status page", "export INGRESS_ADMIN_LISTEN=127.0.0.1:9090  # and restart")
 	}
 	d.checkOutput(r, ready)
 	r.Seen = "at " + webhooks

@@ -1,15 +1,18 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"runtime"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"versive-ingress/cmd/versive-ingress/internal/page"
 	"versive-ingress/publish/embedded"
 )
 
@@ -28,7 +31,30 @@ func (s *Server) adminRoutes() http.Handler {
 	mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics, promhttp.HandlerOpts{
 		EnableOpenMetrics: true, // the format that has exemplars
 	}))
+	s.page.Register(mux)
 	return mux
+}
+
+// newPage returns the status page.
+func (s *Server) newPage() *page.Page {
+	return page.New(page.Config{
+		Stream:  s.settings.Stream,
+		Version: s.cfg.Version,
+		Metrics: s.metrics,
+		Ready:   s.ready,
+		JetStream: func() jetstream.JetStream {
+			if s.handler.Load() == nil {
+				return nil
+			}
+			return s.publisher.JetStream()
+		},
+	})
+}
+
+// startPage begins to remember what the page shows.
+func (s *Server) startPage(context.Context) error {
+	s.tasks.Go(func() { s.page.Run(s.background, s.settings) })
+	return nil
 }
 
 // newRegistry returns a registry with the metrics of the process as a whole.

@@ -113,7 +113,7 @@ func TestNoBanner(t *testing.T) {
 		"many headers":   talk(t, sys.settings.Listen, "GET / HTTP/1.1\r\n"+strings.Repeat("X: x\r\n", maxHeader/6)+"\r\n"),
 		"HTTP for HTTPS": talk(t, secure.settings.Listen, at("/")),
 		"probe":          talk(t, sys.settings.AdminListen, at("/livez")),
-		"admin, nowhere": talk(t, sys.settings.AdminListen, at("/")),
+		"admin, nowhere": talk(t, sys.settings.AdminListen, at("/x")),
 		"admin, method":  talk(t, sys.settings.AdminListen, strings.Replace(at("/metrics"), "GET", "POST", 1)),
 	} {
 		if !strings.HasPrefix(answer, "HTTP/1.") {

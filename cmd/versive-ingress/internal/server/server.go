@@ -36,6 +36,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/forward"
+	"versive-ingress/cmd/versive-ingress/internal/page"
 	"versive-ingress/ingest"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
@@ -63,6 +64,7 @@ type Server struct {
 	settings config.Settings // with the addresses of the listeners, whose ports the system may have chosen
 	log      *slog.Logger
 	metrics  *prometheus.Registry
+	page     *page.Page
 
 	admin, webhook *http.Server
 	failed         chan error // of the two, while they run; capacity 2
@@ -120,6 +122,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.metrics = s.newRegistry()
+	s.page = s.newPage()
 	s.admin = newHTTPServer(s.adminRoutes(), s.log)
 	s.webhook = newHTTPServer(http.HandlerFunc(s.serveWebhook), s.log)
 	s.background, s.stopBackground = context.WithCancel(context.Background())
@@ -133,6 +136,7 @@ func Start(ctx context.Context, cfg Config) (*Server, error) {
 		s.openHandler,
 		s.startScrub,
 		s.startReloader,
+		s.startPage,
 		s.reportReady,
 	} {
 		if err := start(ctx); err != nil {

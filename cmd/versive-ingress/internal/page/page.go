@@ -1,0 +1,117 @@
+// Package page serves the status page of the admin listener: what has come in within the
+// last hour, what is stored, what waits for an operator, how far the consumers are, and
+// what doctor finds. It shows ids and counts, never the content of an interview.
+//
+// The page is read-only, and is rendered from a [Status], which is also served as JSON.
+// Nothing is read from the broker unless somebody looks; only the counts of requests are
+// remembered, once a minute.
+package page
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"html/template"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"versive-ingress/cmd/versive-ingress/internal/config"
+)
+
+// Config configures a Page. All fields must be set.
+type Config struct {
+	Stream    string // of events
+	Version   string
+	Metrics   prometheus.Gatherer
+	Ready     func() error               // as /readyz answers
+	JetStream func() jetstream.JetStream // the connection of the ingress; nil before it is open
+}
+
+// A Page serves the status of an ingress. Its methods are safe for concurrent use.
+type Page struct {
+	cfg     Config
+	history history
+	doctor  checkup
+
+	mu     sync.Mutex // held while the status is read, so that many lookers cost one
+	latest *Status    // guarded by mu
+}
+
+// statusAge is how old a status may be that is shown.
+const statusAge = time.Second
+
+// New returns a Page. It has no rates and no findings of doctor before Run.
+func New(cfg Config) *Page { return &Page{cfg: cfg} }
+
+// Run remembers the counts of requests every minute until ctx ends, and then waits for
+// the checks of doctor to end, which are those of s.
+func (p *Page) Run(ctx context.Context, s config.Settings) {
+	p.doctor.begin(ctx, s)
+	defer p.doctor.wait()
+	ticker := time.NewTicker(minute)
+	defer ticker.Stop()
+	p.history.add(time.Now(), p.counts())
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			p.history.add(now, p.counts())
+		}
+	}
+}
+
+//go:embed page.html style.css refresh.js
+var files embed.FS
+
+var document = template.Must(template.New("page.html").Funcs(functions).ParseFS(files, "page.html"))
+
+// A view is what the template renders.
+type view struct {
+	*Status
+	Find string // what is looked for
+}
+
+// Register adds the page at /, its data at /status, and its style sheet and script.
+func (p *Page) Register(mux *http.ServeMux) {
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
+		var page bytes.Buffer
+		if err := document.Execute(&page, view{p.look(r), r.FormValue("find")}); err != nil {
+			http.Error(w, "the page cannot be rendered: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, "text/html; charset=utf-8", page.Bytes())
+	})
+	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
+		body, err := json.Marshal(p.look(r), jsontext.WithIndent("  "))
+		if err != nil {
+			http.Error(w, "the status cannot be encoded: "+err.Error(), http.StatusInternalServerError)
+			return
+		}
+		answer(w, "application/json", append(body, '\n'))
+	})
+	for name, contentType := range map[string]string{"style.css": "text/css; charset=utf-8", "refresh.js": "text/javascript; charset=utf-8"} {
+		content, _ := files.ReadFile(name) // is embedded
+		mux.HandleFunc("GET /"+name, func(w http.ResponseWriter, _ *http.Request) { answer(w, contentType, content) })
+	}
+}
+
+// answer writes a part of the page. A browser then runs nothing but its own script, sends
+// its address nowhere, and lets no other site frame or read it.
+func answer(w http.ResponseWriter, contentType string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", contentType)
+	h.Set("Content-Security-Policy", "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; form-action 'self'; base-uri 'none'; frame-ancestors 'none'")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	h.Set("Cross-Origin-Opener-Policy", "same-origin")
+	h.Set("Cache-Control", "no-store")
+	_, _ = w.Write(body) // the browser may be gone
+}
