@@ -75,7 +75,8 @@ type Filter struct {
 	Type        string // for example "interview.completed"
 	StudyID     string
 	InterviewID string
-	NoInterview bool // only events that belong to no interview; InterviewID must be ""
+	NoInterview bool   // only events that belong to no interview; InterviewID must be ""
+	ID          string // the svix-id
 }
 
 // anyType matches every event type: their names are two tokens.
@@ -96,6 +97,9 @@ func (f Filter) Subject(prefix string) string {
 	}
 	if f.NoInterview {
 		tokens[3] = noID
+	}
+	if f.ID != "" {
+		tokens[4] = Escape(f.ID)
 	}
 	return strings.Join(tokens[:], ".")
 }

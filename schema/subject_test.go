@@ -96,6 +96,7 @@ func TestFilter(t *testing.T) {
 		{schema.Filter{StudyID: "study.1"}, "versive.*.*.study%2E1.*.*"},
 		{schema.Filter{InterviewID: "i*"}, "versive.*.*.*.i%2A.*"},
 		{schema.Filter{Type: "interview.completed", StudyID: "s", InterviewID: "i"}, "versive.interview.completed.s.i.*"},
+		{schema.Filter{ID: "msg_1.2"}, "versive.*.*.*.*.msg_1%2E2"},
 	} {
 		if got := test.filter.Subject("versive"); got != test.want {
 			t.Errorf("%+v: got %s, want %s", test.filter, got, test.want)
