@@ -50,6 +50,7 @@ var mayImport = map[string][]string{
 	rooms + "erasure":   {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "held":      {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "consumers": {rooms + "broker", rooms + "terminal", "publish", "subscribe"},
+	rooms + "find":      {rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "doctor":    {rooms + "config", rooms + "broker", rooms + "forward", rooms + "sender", rooms + "terminal", "ingest", "publish", "publish/access", "publish/embedded", "schema", "subscribe"},
 	"docs":              {"schema", "subscribe"}, // what other teams' programs need
 

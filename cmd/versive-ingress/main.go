@@ -40,8 +40,12 @@ func main() {
 // unchecked is the error of doctor if something could not be checked.
 type unchecked struct{ error }
 
+// absent is the error of find and missing if what they look for is not stored.
+type absent struct{ error }
+
 func exitCode(err error) int {
-	if _, ok := errors.AsType[unchecked](err); ok {
+	_, isUnchecked := errors.AsType[unchecked](err)
+	if _, isAbsent := errors.AsType[absent](err); isAbsent || isUnchecked {
 		return 2
 	}
 	return 1

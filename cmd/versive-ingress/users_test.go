@@ -161,6 +161,9 @@ func TestShippedUsersCan(t *testing.T) {
 			t.Errorf("received %d events again, want 30", len(got))
 		}
 	}
+	if out := must(t, settings, "find", "msg_1"); !strings.Contains(out, "consumer reports gave up on event 1") {
+		t.Errorf("find: %s", out)
+	}
 	must(t, settings, "consumers", "delete", "reports", "--yes")
 
 	// The operator reads all streams, dead letters and quarantine as well, and

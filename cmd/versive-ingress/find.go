@@ -1,0 +1,82 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/find"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+)
+
+func findCommand() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "find ID",
+		Short: "Find an event, an interview or a study, and which consumers have it",
+		Long: `Print what is stored under a svix-id, an interview id or a study id: when, in
+which stream, under which sequence and subject; whether it was erased; why it is
+in the quarantine or among the dead letters; and for each durable consumer
+whether it has acknowledged the event or has yet to receive it, beside the lag
+of that consumer. No content is printed.
+
+The broker reports how many events a consumer has received and not acknowledged,
+but not which. Where that cannot be concluded, the state is "delivered,
+acknowledgement unknown". A consumer that was created later than the event, or
+reads other subjects, is not for it.
+
+Of several events, such as those of a study, the newest 20 are listed. Webhooks
+in the quarantine and dead letters are found by a svix-id; for an interview or a
+study, the newest 1000 of each are searched. docs/commands.md describes the
+members of --json.
+
+` + aboutSettings + `
+
+EXIT STATUS
+  0  something was found
+  1  the streams cannot be read
+  2  nothing is stored under the id`,
+		Example: `  versive-ingress find msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa
+  versive-ingress find 3fa85f64-5717-4562-b3fc-2c963f66afa6
+  versive-ingress find study_123 --json | jq '.consumers[] | {consumer, waiting}'`,
+		Args: cobra.ExactArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id := strings.TrimSpace(args[0])
+			if id == "" {
+				return fmt.Errorf("want a svix-id, an interview id or a study id")
+			}
+			ctx := cmd.Context()
+			c, err := broker.Dial(ctx, "find")
+			if err != nil {
+				return err
+			}
+			defer c.Close()
+			f := find.Finder{Source: c.Source}
+			reports, err := f.Find(ctx, id)
+			switch {
+			case err != nil:
+				return err
+			case len(reports) == 0:
+				similar, err := f.Suggest(ctx, id)
+				if err != nil {
+					return err
+				}
+				text := fmt.Sprintf("nothing is stored under the id %q", id)
+				if len(similar) > 0 {
+					text += "; did you mean " + terminal.Printable([]byte(strings.Join(similar, ", ")))
+				}
+				return absent{fmt.Errorf("%s", text)}
+			case asJSON:
+				return find.PrintJSON(cmd.OutOrStdout(), reports)
+			}
+			return find.Print(cmd.OutOrStdout(), reports)
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
+	return cmd
+}

@@ -1,0 +1,246 @@
+package find
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+const (
+	// maxLookedUp is the largest number of interviews that are looked up one by one. For
+	// more of them, all events are read.
+	maxLookedUp = 1000
+
+	// Part is how many interviews the command has in memory at the same time. The streams
+	// are read once for each such part of a list.
+	Part = 1_000_000
+)
+
+// An Absence is why an interview has no event.
+type Absence string
+
+// Absences, and Stored for an interview that has an event.
+const (
+	Stored      Absence = "stored"
+	Missing     Absence = "missing"     // nothing of it is stored
+	Quarantined Absence = "quarantined" // a webhook in the quarantine names it
+	Erased      Absence = "erased"
+)
+
+// Interviews are those of a list, in its order, without duplicates.
+type Interviews struct {
+	ids   []string
+	state map[string]Absence
+}
+
+// All returns the interviews and their absences.
+func (i *Interviews) All() iter.Seq2[string, Absence] {
+	return func(yield func(string, Absence) bool) {
+		for _, id := range i.ids {
+			if !yield(id, i.state[id]) {
+				return
+			}
+		}
+	}
+}
+
+// ReadInterviews reads a list of interview ids, one a line, and yields it in parts of at
+// most size. It skips blank lines, a byte order mark and carriage returns.
+func ReadInterviews(r io.Reader, size int) iter.Seq2[*Interviews, error] {
+	return func(yield func(*Interviews, error) bool) {
+		part := &Interviews{state: map[string]Absence{}}
+		scanner := bufio.NewScanner(r)
+		for line := 1; scanner.Scan(); line++ {
+			id := strings.TrimSpace(scanner.Text())
+			if line == 1 {
+				id = strings.TrimPrefix(id, "\ufeff")
+			}
+			if id == "" {
+				continue
+			}
+			if len(id) > schema.MaxIDLen || !utf8.ValidString(id) || strings.ContainsFunc(id, notInID) {
+				yield(nil, fmt.Errorf("line %d: want one interview id a line; of a CSV file, such as by cut -d, -f1", line))
+				return
+			}
+			if _, ok := part.state[id]; ok {
+				continue
+			}
+			part.ids, part.state[id] = append(part.ids, id), Missing
+			if len(part.ids) == size {
+				if !yield(part, nil) {
+					return
+				}
+				part = &Interviews{state: map[string]Absence{}}
+			}
+		}
+		if err := scanner.Err(); err != nil {
+			yield(nil, fmt.Errorf("reading the list: %w", err))
+			return
+		}
+		if len(part.ids) > 0 {
+			yield(part, nil)
+		}
+	}
+}
+
+// notInID reports whether a character separates the fields of a table, or cannot be
+// printed. The ids of the vendor are UUIDs.
+func notInID(r rune) bool {
+	return strings.ContainsRune(",;\"", r) || unicode.IsSpace(r) || !unicode.IsPrint(r)
+}
+
+// Missing sets which of the interviews are absent, and why.
+func (f Finder) Missing(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
+	read := f.readAll
+	if len(list.ids) <= maxLookedUp {
+		read = f.lookUpAll
+	}
+	if err := read(ctx, list, progress); err != nil {
+		return err
+	}
+	return f.readQuarantine(ctx, list, progress)
+}
+
+// readAll reads the subjects of all events, or, if some may have been erased, their
+// headers.
+func (f Finder) readAll(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
+	complete, err := f.neverErased(ctx)
+	if err != nil {
+		return err
+	}
+	if complete {
+		stream, err := f.open(ctx, schema.KindEvent)
+		if err != nil {
+			return err
+		}
+		subjects, err := f.subjects(ctx, stream, ">")
+		if err != nil {
+			return err
+		}
+		for _, subject := range subjects {
+			if s, err := schema.ParseSubject(subject); err == nil && list.state[s.InterviewID] == Missing {
+				list.state[s.InterviewID] = Stored
+			}
+		}
+		return nil
+	}
+	defer progress.Clear()
+	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: ">", HeadersOnly: true}) {
+		if err != nil {
+			return err
+		}
+		progress.Expect(m.Pending + 1)
+		progress.Add()
+		s, err := schema.ParseSubject(m.Subject)
+		if err != nil {
+			continue
+		}
+		state, listed := list.state[s.InterviewID]
+		switch {
+		case !listed || state == Stored:
+		case m.Erased():
+			list.state[s.InterviewID] = Erased
+		default:
+			list.state[s.InterviewID] = Stored
+		}
+	}
+	return nil
+}
+
+// neverErased reports whether there are few enough events to list their subjects, and no
+// message was ever removed.
+func (f Finder) neverErased(ctx context.Context) (bool, error) {
+	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine} {
+		stream, err := f.open(ctx, kind)
+		if err != nil {
+			return false, err
+		}
+		if state := stream.CachedInfo().State; state.NumSubjects > maxSubjects || state.NumDeleted > 0 || state.FirstSeq > 1 {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+// lookUpAll looks up the events of each interview.
+func (f Finder) lookUpAll(ctx context.Context, list *Interviews, _ *terminal.Progress) error {
+	stream, err := f.open(ctx, schema.KindEvent)
+	if err != nil {
+		return err
+	}
+	found := make([]Absence, len(list.ids))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(concurrency)
+	for i, id := range list.ids {
+		group.Go(func() (err error) {
+			found[i], err = f.lookUpInterview(ctx, stream, id)
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	for i, id := range list.ids {
+		list.state[id] = found[i]
+	}
+	return nil
+}
+
+func (f Finder) lookUpInterview(ctx context.Context, stream jetstream.Stream, id string) (Absence, error) {
+	subject := schema.Filter{InterviewID: id}.Subject("*")
+	last, err := stream.GetLastMsgForSubject(ctx, subject)
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return Missing, nil
+	case err != nil:
+		return Missing, fmt.Errorf("looking up an interview: %w", err)
+	case !schema.IsTombstone(last.Header):
+		return Stored, nil
+	}
+	subjects, err := f.subjects(ctx, stream, subject)
+	if err != nil {
+		return Missing, err
+	}
+	events, err := f.lookUp(ctx, stream, subjects)
+	for _, e := range events {
+		if !e.Erased {
+			return Stored, err
+		}
+	}
+	return Erased, err
+}
+
+// readQuarantine looks for the missing interviews in the bodies of the quarantine.
+func (f Finder) readQuarantine(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
+	missing := false
+	for _, state := range list.All() {
+		missing = missing || state == Missing
+	}
+	stream, err := f.open(ctx, schema.KindQuarantine)
+	if err != nil || !missing || stream.CachedInfo().State.Msgs == 0 {
+		return err
+	}
+	for m, err := range f.Source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: ">"}) {
+		if err != nil {
+			return err
+		}
+		s, ok := schema.GuessSubject(m.ID, m.Data)
+		if ok && list.state[s.InterviewID] == Missing {
+			list.state[s.InterviewID] = Quarantined
+		}
+	}
+	return nil
+}

@@ -1,0 +1,204 @@
+package find
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+)
+
+// PrintJSON writes a JSON object for each report to w, one a line. docs/commands.md
+// describes its members to programs.
+func PrintJSON(w io.Writer, reports []Report) error {
+	for _, r := range reports {
+		line, err := json.Marshal(r, json.Deterministic(true))
+		if err != nil {
+			return err
+		}
+		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Print writes the reports to w.
+func Print(w io.Writer, reports []Report) error {
+	for i, r := range reports {
+		if i > 0 {
+			fmt.Fprintln(w)
+		}
+		if err := r.print(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r Report) print(w io.Writer) error {
+	table := terminal.NewTable(w)
+	row := func(name, format string, args ...any) {
+		fmt.Fprintf(table, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+	}
+	row(r.Kind, "%s", r.ID)
+	switch {
+	case r.Events == 1 && len(r.List) == 1:
+		r.List[0].print(row, r.Kind)
+	case r.Events > 0:
+		text := terminal.Plural(r.Events, "event", "events")
+		if r.Erased != nil && *r.Erased > 0 {
+			text += fmt.Sprintf(", %d of them erased", *r.Erased)
+		}
+		if r.Interviews != nil && r.Kind == "study" {
+			text += ", " + terminal.Plural(*r.Interviews, "interview", "interviews")
+		}
+		row("stored", "%s", text)
+		row("first", "%s", at(*r.First))
+		row("last", "%s", at(*r.Last))
+	default:
+		row("stored", "no")
+	}
+	for _, h := range r.Quarantined {
+		row("quarantine", "%s", h.describe(h.Reason+": "+h.Detail))
+	}
+	for _, h := range r.DeadLetters {
+		row("dead letter", "%s", h.describe(fmt.Sprintf("consumer %s gave up on event %d after %s: %s", h.Consumer, h.EventSequence,
+			terminal.Plural(h.Deliveries, "delivery", "deliveries"), h.Reason)))
+	}
+	for _, s := range r.Unsearched {
+		row("not searched", "%s of %s, older ones", terminal.Plural(s.Messages, "message", "messages"), s.Stream)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if r.Events > 1 {
+		if err := r.printList(w); err != nil {
+			return err
+		}
+	}
+	return r.printConsumers(w)
+}
+
+// print writes the rows of an event, except for the id by which it was found.
+func (e Event) print(row func(name, format string, args ...any), kind string) {
+	for _, id := range [...][2]string{{"event", e.ID}, {"interview", e.Interview}, {"study", e.Study}} {
+		if id[0] != kind && id[1] != "" {
+			row(id[0], "%s", id[1])
+		}
+	}
+	row("type", "%s", e.Type)
+	if e.Erased {
+		row("erased", "%s; the tombstone is %s %d%s", at(e.Time), e.Stream, e.Sequence, e.copies())
+	} else {
+		row("stored", "%s, as %s %d, %s", at(e.Time), e.Stream, e.Sequence, terminal.Bytes(e.Size))
+	}
+	row("subject", "%s", e.Subject)
+}
+
+// copies names the sequences of what was erased.
+func (e Event) copies() string {
+	if len(e.ErasedCopies) == 0 {
+		return ""
+	}
+	return ", the copy was " + strings.Trim(fmt.Sprint(e.ErasedCopies), "[]")
+}
+
+func (r Report) printList(w io.Writer) error {
+	fmt.Fprintln(w)
+	table := terminal.NewTable(w)
+	fmt.Fprintln(table, "STORED\tSEQUENCE\tINTERVIEW\tEVENT\tSIZE")
+	for _, e := range r.List {
+		size := terminal.Bytes(e.Size)
+		if e.Erased {
+			size = "erased"
+		}
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", e.Time.Format(time.RFC3339), e.Sequence, printable(cmp.Or(e.Interview, "-")), printable(e.ID), size)
+	}
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	if left := r.Events - uint64(len(r.List)); left > 0 {
+		fmt.Fprintf(w, "and %s before them; to list all: versive-ingress tail --%s %s --since %s\n",
+			terminal.Plural(left, "event", "events"), r.Kind, printable(r.ID), r.First.Truncate(time.Second).Format(time.RFC3339))
+	}
+	return nil
+}
+
+// words describe the states of events.
+var words = map[State]string{
+	Acknowledged:   "acknowledged",
+	Unacknowledged: "delivered, not acknowledged",
+	Delivered:      "delivered, acknowledgement unknown",
+	Waiting:        "not delivered yet",
+	DeadLettered:   "given up: dead letter",
+	NotSelected:    "not for it",
+}
+
+func (r Report) printConsumers(w io.Writer) error {
+	if len(r.Consumers) == 0 {
+		if r.Events > 0 {
+			fmt.Fprintln(w, "\nthere are no durable consumers")
+		}
+		return nil
+	}
+	fmt.Fprintln(w)
+	table := terminal.NewTable(w)
+	fmt.Fprintln(table, "CONSUMER\tSTATE\tPENDING\tACK PENDING\tOLDEST")
+	for _, c := range r.Consumers {
+		oldest := "-"
+		if c.Oldest != nil {
+			oldest = terminal.Age(time.Duration(c.OldestSeconds * float64(time.Second)))
+		}
+		state := c.describe()
+		if r.Events == 1 && len(r.List) == 1 {
+			state = words[r.List[0].Consumers[c.Consumer]]
+		}
+		fmt.Fprintf(table, "%s\t%s\t%d\t%d\t%s\n", c.Consumer, state, c.Pending, c.AckPending, oldest)
+	}
+	return table.Flush()
+}
+
+// describe returns the numbers of events in each state.
+func (r Reading) describe() string {
+	var parts []string
+	for _, part := range [...]struct {
+		n     uint64
+		state State
+	}{
+		{r.Acknowledged, Acknowledged},
+		{r.Unacknowledged, Unacknowledged},
+		{r.Delivered, Delivered},
+		{r.Waiting, Waiting},
+		{r.NotSelected, NotSelected},
+		{r.DeadLettered, DeadLettered},
+	} {
+		if part.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", part.n, words[part.state]))
+		}
+	}
+	return strings.Join(parts, "; ")
+}
+
+// describe returns where the message is, and what it holds, unless it is a tombstone.
+func (h Held) describe(what string) string {
+	text := fmt.Sprintf("%s, %s %d, %s", h.ID, h.Stream, h.Sequence, at(h.Time))
+	if h.Erased {
+		return text + ": erased"
+	}
+	return text + ", " + terminal.Bytes(h.Size) + ": " + what
+}
+
+// at returns a time and its age.
+func at(t time.Time) string {
+	return fmt.Sprintf("%s, %s ago", t.Format(time.RFC3339), terminal.Age(time.Since(t)))
+}
+
+// printable returns text for one line of a terminal. Ids may contain any characters.
+func printable(text string) string {
+	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(string(terminal.Printable([]byte(text))))
+}
