@@ -46,7 +46,7 @@ func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 	}
 	state := info.State
 	if state.LastSeq > b.read {
-		err := readHeaders(ctx, stream, startAt(b.read+1), func(sequence uint64, header nats.Header) bool {
+		err := p.readHeaders(ctx, stream, startAt(b.read+1), func(sequence uint64, header nats.Header) bool {
 			if b.read = sequence; schema.IsSettled(header) {
 				b.settled.Add(sequence, sequence)
 			}

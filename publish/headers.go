@@ -33,8 +33,9 @@ func startAtTime(t time.Time) jetstream.ConsumerConfig {
 
 // readHeaders calls each for the headers of a stream's messages, in order, from a
 // start to the end of the stream or until each returns false. It skips messages
-// that the stream counts but cannot return.
-func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.ConsumerConfig, each func(sequence uint64, header nats.Header) bool) error {
+// that the stream counts but cannot return. If the start is a sequence, it returns an
+// error if the consumer was on a replica that lags, and so has ended early.
+func (p *Publisher) readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.ConsumerConfig, each func(sequence uint64, header nats.Header) bool) error {
 	start.AckPolicy = jetstream.AckNonePolicy
 	start.HeadersOnly, start.MemoryStorage, start.Replicas = true, true, 1
 	start.InactiveThreshold = 10 * time.Second // in case deleting it fails
@@ -52,7 +53,7 @@ func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.C
 	if limit := consumer.CachedInfo().Config.MaxRequestBatch; limit > 0 { // the server's, which rejects more
 		size = min(size, uint64(limit))
 	}
-	pending := consumer.CachedInfo().NumPending
+	pending, next := consumer.CachedInfo().NumPending, start.OptStartSeq
 	for delivered := uint64(0); pending > 0; {
 		before := delivered
 		batch, err := consumer.Fetch(int(min(pending, size)), jetstream.FetchMaxWait(headerWait), jetstream.FetchHeartbeat(headerWait/2))
@@ -68,7 +69,7 @@ func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.C
 			if delivered++; metadata.Sequence.Consumer != delivered {
 				return errors.New("a header was lost in transit; it will be read again")
 			}
-			pending = metadata.NumPending
+			pending, next = metadata.NumPending, metadata.Sequence.Stream+1
 			wanted = wanted && each(metadata.Sequence.Stream, msg.Headers())
 		}
 		if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) {
@@ -77,11 +78,33 @@ func readHeaders(ctx context.Context, stream jetstream.Stream, start jetstream.C
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case !wanted, delivered == before: // the pending messages are unreadable or were deleted
+		case !wanted:
 			return nil
+		case delivered == before: // the pending messages are unreadable or were deleted
+			pending = 0
 		}
 	}
+	if last := stream.CachedInfo().State.LastSeq; start.OptStartSeq > 0 && next <= last {
+		return p.requireNone(ctx, stream.CachedInfo().Config.Name, next, last)
+	}
 	return nil
+}
+
+// requireNone returns an error if the leader of a stream returns a message from next to last.
+func (p *Publisher) requireNone(ctx context.Context, name string, next, last uint64) error {
+	stream, err := p.js.Stream(ctx, name)
+	if err != nil {
+		return err
+	}
+	ReadFromLeader(stream)
+	m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
+	switch {
+	case errors.Is(err, jetstream.ErrMsgNotFound):
+		return nil
+	case err == nil && m.Sequence <= last:
+		return fmt.Errorf("a replica of stream %s lags; it will be read again", name)
+	}
+	return err
 }
 
 // explainRecent is how long an erasure may take from its tombstone to the deletion of
@@ -102,7 +125,7 @@ func (p *Publisher) explainDeletions(ctx context.Context) error {
 	}
 	info, rest := stream.CachedInfo(), suspects
 	for _, start := range [...]jetstream.ConsumerConfig{startAtTime(brokerTime(info).Add(-explainRecent)), startAt(suspects.First() + 1)} {
-		err := readHeaders(ctx, stream, start, func(sequence uint64, header nats.Header) bool {
+		err := p.readHeaders(ctx, stream, start, func(sequence uint64, header nats.Header) bool {
 			rest = rest.Minus(schema.SequencesOf(ErasedCopies(header)))
 			return sequence < info.State.LastSeq && rest.Len() > 0
 		})

@@ -1,7 +1,10 @@
 package publish_test
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -13,6 +16,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish"
+	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
@@ -251,6 +255,88 @@ func TestNoLoss(t *testing.T) {
 	d.wantLosses()
 	if strings.Contains(d.log.String(), "stream has lost") {
 		t.Error(d.log.String())
+	}
+}
+
+// An erasure is not a loss while its tombstone is missing only on the replica that is read.
+// Here that is the stream of another account.
+func TestNoLossOnALaggingReplica(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(`
+		listen: "127.0.0.1:-1"
+		no_auth_user: ingress
+		accounts {
+			LEADER {
+				jetstream: enabled
+				users: [{user: leader, password: p}]
+				exports: [{service: "$JS.API.INFO"}, {service: "$JS.API.STREAM.>"}, {service: "versive.>"}]
+			}
+			REPLICA {
+				jetstream: enabled
+				users: [{user: replica, password: p}]
+				exports: [{service: "$JS.API.CONSUMER.>", response_type: stream}]
+			}
+			INGRESS {
+				users: [{user: ingress, password: p}]
+				imports: [
+					{service: {account: LEADER, subject: "$JS.API.INFO"}}, {service: {account: LEADER, subject: "$JS.API.STREAM.>"}}
+					{service: {account: LEADER, subject: "versive.>"}}, {service: {account: REPLICA, subject: "$JS.API.CONSUMER.>"}}
+				]
+			}
+		}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broker := embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file})
+	leader := embeddedtest.Connect(t, broker.URL(), nats.UserInfo("leader", "p"))
+	replica := embeddedtest.Connect(t, broker.URL(), nats.UserInfo("replica", "p"))
+	log := &embeddedtest.Log{}
+	cfg := config(broker.URL())
+	cfg.Logger, cfg.MarksDir = slog.New(slog.NewTextHandler(log, nil)), t.TempDir()
+	p := openPublisher(t, cfg)
+	stream, err := leader.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replica.CreateStream(t.Context(), stream.CachedInfo().Config); err != nil {
+		t.Fatal(err)
+	}
+	copyTo := func(id string) {
+		if _, err := replica.PublishMsg(t.Context(), &nats.Msg{Subject: event(t, id).Subject("versive")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 3 {
+		if _, err := p.Publish(t.Context(), event(t, fmt.Sprint("msg_", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copyTo("msg_0")
+	copyTo("msg_1")
+	if err := (publish.Eraser{JetStream: leader, Stream: "VERSIVE"}).Erase(t.Context(), publish.Copy{Subject: event(t, "msg_0").Subject("versive"), Sequence: 1}); err != nil {
+		t.Fatal(err)
+	}
+	reported := func() string {
+		losses, _, err := publish.ReadLosses(cfg.MarksDir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			t.Fatal(err)
+		}
+		return fmt.Sprint(losses) + log.String()
+	}
+	embeddedtest.Await(t, "the replica lags", func() bool { return strings.Contains(reported(), "lags") || strings.Contains(reported(), "has lost") })
+	copyTo("msg_2")
+	tombstone, err := schema.Tombstone(schema.KindEvent, event(t, "msg_0").Subject("versive"), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := replica.PublishMsg(t.Context(), &nats.Msg{Subject: event(t, "msg_0").Subject("versive"), Header: tombstone.Header}, jetstream.WithMsgID(tombstone.ID)); err != nil {
+		t.Fatal(err)
+	}
+	embeddedtest.Await(t, "the tombstone is found", func() bool {
+		return strings.Contains(log.String(), "resolved") || strings.Contains(log.String(), "has lost")
+	})
+	if text := reported(); strings.Contains(text, "has lost") {
+		t.Error(text)
 	}
 }
 
