@@ -1,12 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 	"time"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 )
@@ -27,13 +29,15 @@ var (
 // TestChaosForward sends events to two edges, of which one is a site of three ingresses,
 // that forward them to a hub of three servers. A fifth of the answers is thrown away, and
 // these events are resent to the other edge. Meanwhile links are cut, frozen and slowed,
-// ingresses and servers of the hub are killed, and the leader of the hub's stream is killed
-// after its duplicate window. One edge is restored from an older copy of its data. Some
-// events are erased, at the site or at the hub.
+// ingresses, forwarders and servers of the hub are killed, and the leader of the hub's
+// stream is killed after its duplicate window. The edge that is alone is restored from an
+// older copy of its data, and loses its disk later; a member of the site loses its disk.
+// Some events are erased, at either edge or at the hub, with its links up or cut.
 //
 // Each event that was answered 2xx by an edge that kept its disk is at the hub once, in
-// the order of its edge. What the restored edge has lost is counted, and is no more than
-// it had accepted since the copy. What was erased has no copy anywhere. The long form:
+// the order of its edge. What the disks of the lone edge have cost is counted, and is no
+// more than what waited there. What was erased is on no disk, and is rejected everywhere.
+// The long form:
 //
 //	make chaos-forward
 func TestChaosForward(t *testing.T) {
@@ -47,113 +51,127 @@ func TestChaosForward(t *testing.T) {
 
 // A federation is two edges and their hub.
 type federation struct {
-	testing.TB
+	*testing.T
 	random *rand.Rand
+	long   bool
+	window time.Duration // of the hub
 
-	hub      *hub
-	servers  [3]*exec.Cmd // of the hub
-	configs  [3]embedded.Config
-	links    []*proxy          // of all ingresses to the hub
-	edges    []config.Settings // the ingress that is alone, and three of a site
-	programs []*exec.Cmd
-	logs     []*embeddedtest.Log // of the programs
-	urls     []string            // of the ingresses
-	secret   string
-	slow     atomic.Bool
+	hub       *hub
+	servers   [3]*exec.Cmd // of the hub
+	configs   [3]embedded.Config
+	links     []*proxy          // of all ingresses to the hub, three each
+	ingresses []config.Settings // edge 0, which is alone, and the three of edge 1, a site
+	programs  []*exec.Cmd
+	logs      []*embeddedtest.Log // of the programs
+	senders   []sender.Sender     // to the ingresses
+	secret    string
+	slow      atomic.Bool
+	linking   sync.Mutex // held while links are cut or frozen
+
+	begun, requests atomic.Int64
+	quota           atomic.Int64 // events after it are not sent yet
+	staged          int
+	disks           []disk // that edge 0 has no longer
+
+	// alone is shared by what uses edge 0, and held while its disk is replaced.
+	alone  sync.RWMutex
+	number int // of disks of edge 0 that were replaced; guarded by alone
 
 	mu       sync.Mutex
-	tried    map[string][2]bool // by id, whether it was sent to edge 0 and 1; guarded by mu
-	accepted map[string][]int   // by id, the edges that have answered 2xx; guarded by mu
-	erased   map[string]bool    // guarded by mu
-	recent   map[string]bool    // accepted by edge 0 since it was last restarted from here; guarded by mu
+	tried    map[string][2]bool         // by id, whether it was sent to edge 0 and 1; guarded by mu
+	accepted map[string][]int           // by id, the edges that have answered 2xx; guarded by mu
+	erasures map[string]*plannedErasure // by id
 }
 
-// takeRecent returns recent, and begins a new one, after the edge was killed.
-func (f *federation) takeRecent() map[string]bool {
-	time.Sleep(time.Second) // for answers that are being noted
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	taken := f.recent
-	f.recent = make(map[string]bool)
-	return taken
-}
+// A plannedErasure is of an event that is first sent to the edge at which it is erased.
+type plannedErasure struct {
+	edge int  // -1 is the hub
+	cut  bool // the links of the edge, or all of them, are cut meanwhile
 
-const hubWindow = 5 * time.Second
+	accepted int // number of the disk on which edge 0 has it, and 1; guarded by mu
+	erased   int // the same of its erasure; guarded by mu
+}
 
 func chaosForward(t *testing.T, random *rand.Rand) {
-	f := &federation{TB: t, random: random, tried: make(map[string][2]bool), accepted: make(map[string][]int), erased: make(map[string]bool), recent: make(map[string]bool)}
-	f.start(t)
+	f := &federation{
+		T: t, random: random, long: *forwardEvents >= 10_000, window: time.Second,
+		tried: make(map[string][2]bool), accepted: make(map[string][]int), erasures: make(map[string]*plannedErasure),
+	}
+	if f.long {
+		f.window = 5 * time.Second
+	}
+	f.plan()
+	f.start()
+	began := time.Now()
 
-	var sending sync.WaitGroup
-	var next atomic.Int64
-	for range 12 { // before the faults, which use random as well
+	var sending, erasing sync.WaitGroup
+	defer sending.Wait()
+	defer erasing.Wait()
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}, Timeout: config.SenderTimeout}
+	defer client.CloseIdleConnections()
+	for i := range f.senders {
+		f.senders[i].HTTP = client
+	}
+	for range 64 {
 		random := rand.New(rand.NewPCG(random.Uint64(), 0))
 		sending.Go(func() {
-			for n := next.Add(1); n <= int64(*forwardEvents); n = next.Add(1) {
-				f.deliver(random, fmt.Sprintf("msg_%d", n))
+			for n := f.begun.Add(1); n <= int64(*forwardEvents); n = f.begun.Add(1) {
+				for n > f.quota.Load() && !f.Failed() {
+					time.Sleep(5 * time.Millisecond)
+				}
+				if f.deliver(random, fmt.Sprintf("msg_%d", n), random.IntN(2)) {
+					id, again := fmt.Sprintf("msg_%d", n), rand.New(rand.NewPCG(random.Uint64(), 0))
+					sending.Go(func() { // after the hub's window
+						time.Sleep(f.window + time.Second)
+						f.deliver(again, id, again.IntN(2))
+					})
+				}
 			}
 		})
 	}
-	faults := make(chan struct{})
-	go func() { defer close(faults); f.disturb() }()
-	erasing := make(chan struct{})
-	go func() { defer close(erasing); f.erase(t, &next) }()
-	// The edge that is alone is stopped, copied, and later restored from the copy.
-	older := t.TempDir()
-	embeddedtest.Await(t, "a third is sent", func() bool { return next.Load() > int64(*forwardEvents)/3 })
-	f.restart(0, func(s *config.Settings) {
-		if err := os.CopyFS(older, os.DirFS(s.DataDir)); err != nil {
-			t.Fatal(err)
-		}
-		f.takeRecent()
-	})
-	f.await("two thirds are sent", func() bool { return next.Load() > 2*int64(*forwardEvents)/3 })
-	var lost map[string]bool
-	f.restart(0, func(s *config.Settings) { s.DataDir, lost = older, f.takeRecent() })
+	erasing.Go(f.erase)
+	f.disturb()
 	sending.Wait()
-	<-faults
-	<-erasing
-	f.settle(t, lost)
+	erasing.Wait()
+	sent := time.Since(began)
+	f.settle()
+	t.Logf("%d events in %d requests, %d faults; sent in %v, checked after %v", *forwardEvents, f.requests.Load(), f.staged,
+		sent.Round(time.Second), time.Since(began).Round(time.Second))
 }
 
-// await is Await without its limit, for the long form.
+// await is Await with a limit for the long form. It ends early if the test has failed.
 func (f *federation) await(what string, condition func() bool) {
+	f.Helper()
 	for began := time.Now(); !condition(); time.Sleep(20 * time.Millisecond) {
-		if time.Since(began) > 6*time.Hour {
-			f.Fatal("not within 6 hours: " + what)
+		if f.Failed() || time.Since(began) > 10*time.Minute {
+			f.Fatal("not within 10 minutes, or before the test has failed: " + what)
 		}
 	}
 }
 
-func (f *federation) start(t *testing.T) {
-	// The hub: three processes.
+func (f *federation) start() {
+	// The hub: three processes, which are launched last.
 	var routes []string
 	for range f.servers {
-		routes = append(routes, embeddedtest.FreeAddress(t))
+		routes = append(routes, embeddedtest.FreeAddress(f))
 	}
 	for i := range f.servers {
-		file := writeFile(t, "nats.conf", fmt.Sprintf(`
+		file := writeFile(f.T, "nats.conf", fmt.Sprintf(`
 			server_name: hub-%d
 			cluster { name: %q, listen: %q, no_advertise: true, routes: ["nats://%s"] }`, i, routes[0], routes[i], strings.Join(routes, `", "nats://`)))
-		f.configs[i] = embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t), ConfigFile: file}
-		f.servers[i] = launchBroker(t, f.configs[i])
+		f.configs[i] = embedded.Config{Dir: f.TempDir(), Listen: embeddedtest.FreeAddress(f), ConfigFile: file}
 	}
-	urls := make([]string, len(f.configs))
-	for i, c := range f.configs {
-		urls[i] = "nats://" + c.Listen
-	}
-	f.hub = &hub{js: embeddedtest.Connect(t, strings.Join(urls, ","))}
 
 	// The edges: one alone, and a site of three.
-	site := []string{embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)}
+	site := []string{embeddedtest.FreeAddress(f), embeddedtest.FreeAddress(f), embeddedtest.FreeAddress(f)}
 	f.secret = config.NewSecret()
 	for i := range 4 {
-		s := newSettings(t)
+		s := newSettings(f)
 		s.Secrets = []string{f.secret}
-		s.ForwardReplicas, s.DedupeWindow = 3, hubWindow
+		s.ForwardReplicas, s.DedupeWindow = 3, f.window
 		var links []string
 		for _, c := range f.configs {
-			link := newProxy(t, c.Listen, func() (v verdict) {
+			link := newProxy(f, c.Listen, func() (v verdict) {
 				if f.slow.Load() {
 					v.delay = time.Millisecond
 				}
@@ -165,28 +183,58 @@ func (f *federation) start(t *testing.T) {
 		s.ForwardURL = strings.Join(links, ",")
 		if i > 0 {
 			s.Replicas = 3
-			s.NATSConfig = writeFile(t, "site.conf", fmt.Sprintf(`
+			s.NATSConfig = writeFile(f.T, "site.conf", fmt.Sprintf(`
 				server_name: site-%d
 				listen: %q
 				cluster { name: %q, listen: %q, routes: ["nats://%s"] }`, i, s.NATSListen, site[0], site[i-1], strings.Join(site, `", "nats://`)))
 			s.NATSListen = ""
 		}
-		f.edges, f.urls = append(f.edges, s), append(f.urls, "http://"+s.Listen+s.Path)
+		to := sender.Sender{URL: "http://" + s.Listen + s.Path}
+		if err := to.SignWith(f.secret); err != nil {
+			f.Fatal(err)
+		}
+		f.ingresses, f.senders = append(f.ingresses, s), append(f.senders, to)
 		f.programs, f.logs = append(f.programs, nil), append(f.logs, nil)
 		f.launch(i)
-		t.Cleanup(func() {
-			if text := f.logs[i].String(); t.Failed() {
-				t.Logf("ingress %d:\n%s", i, text[max(0, len(text)-3000):])
+		f.Cleanup(func() {
+			if text := f.logs[i].String(); f.Failed() {
+				f.Logf("ingress %d:\n%s", i, text[max(0, len(text)-3000):])
 			}
 		})
 	}
-	for i := range f.edges {
-		embeddedtest.Await(t, "ready", func() bool { return f.ready(i) })
+	for i, c := range f.configs {
+		f.servers[i] = launchBroker(f, c)
 	}
+	f.hub = &hub{js: embeddedtest.Connect(f, f.hubURL())}
+	f.awaitReady()
+}
+
+func (f *federation) hubURL() string {
+	var urls []string
+	for _, c := range f.configs {
+		urls = append(urls, "nats://"+c.Listen)
+	}
+	return strings.Join(urls, ",")
+}
+
+// siteURL returns the address of all brokers of the site.
+func (f *federation) siteURL() string {
+	var urls []string
+	for _, s := range f.ingresses[1:] {
+		urls = append(urls, "nats://"+strings.Split(readText(f.T, s.NATSConfig), "\"")[1])
+	}
+	return strings.Join(urls, ",")
 }
 
 func (f *federation) launch(i int) {
-	f.programs[i], f.logs[i] = launch(f, "versive-ingress", f.edges[i])
+	f.programs[i], f.logs[i] = launch(f, "versive-ingress", f.ingresses[i])
+}
+
+func (f *federation) awaitReady() {
+	f.Helper()
+	for i := range f.ingresses {
+		f.await(fmt.Sprintf("ingress %d is ready", i), func() bool { return f.ready(i) })
+	}
 }
 
 // ready reports whether an ingress is ready. As a supervisor does, it starts one again that
@@ -196,101 +244,85 @@ func (f *federation) ready(i int) bool {
 		kill(f.programs[i])
 		f.launch(i)
 	}
-	return readyz(f.edges[i]) == http.StatusOK
+	return readyz(f.ingresses[i]) == http.StatusOK
 }
 
-// restart ends an ingress, changes its settings, and starts it again.
-func (f *federation) restart(i int, change func(*config.Settings)) {
-	kill(f.programs[i])
-	change(&f.edges[i])
-	f.launch(i)
+// quarantined reports whether an event is one that the ingresses do not understand.
+func quarantined(id string) bool { return strings.HasSuffix(id, "47") }
+
+// content stands before the id of an event in its content, and a semicolon after it.
+const content = "the content of "
+
+// body returns a webhook with content of its own.
+func (f *federation) body(id string) []byte {
+	body := bytes.Replace(interview(id), []byte(`"transcript": "`), []byte(`"transcript": "`+content+id+`;`), 1)
+	if quarantined(id) {
+		body = bytes.Replace(body, []byte("interview.completed"), []byte("interview.imagined"), 1)
+	}
+	return body
 }
 
 // deliver posts an event until it is accepted. A fifth of the answers is thrown away: the
-// event is resent to the other edge, sometimes after the hub's duplicate window.
-func (f *federation) deliver(random *rand.Rand, id string) {
-	edge := random.IntN(2)
-	for attempts := 0; ; attempts++ {
-		i := edge
-		if edge == 1 {
-			i += random.IntN(3)
+// event is resent to the other edge. It returns whether that is to be done later.
+func (f *federation) deliver(random *rand.Rand, id string, edge int) (again bool) {
+	erasure := f.erasures[id]
+	if erasure != nil && len(f.acceptedBy(id)) == 0 { // an erasure at the hub must not wait for a disk that is lost
+		if edge = erasure.edge; edge < 0 {
+			edge = 1
 		}
-		f.mu.Lock()
-		tried := f.tried[id]
-		tried[edge] = true
-		f.tried[id] = tried
-		f.mu.Unlock()
-		response, err := http.DefaultClient.Do(signed(f.urls[i], f.secret, id, interview(id)))
-		if err == nil {
-			response.Body.Close()
-		}
-		if err != nil || response.StatusCode != http.StatusOK {
-			time.Sleep(50 * time.Millisecond)
-			if attempts%20 == 19 {
+	}
+	for attempts := 1; !f.Failed(); attempts++ {
+		if f.post(random, id, edge) {
+			switch random.IntN(50) {
+			case 0:
+				return true
+			case 1, 2, 3, 4, 5, 6, 7, 8, 9:
 				edge = 1 - edge
+				attempts = 0
+				erasure = nil
+			default:
+				return false
 			}
 			continue
 		}
-		f.mu.Lock()
-		f.accepted[id] = append(f.accepted[id], edge)
-		if edge == 0 {
-			f.recent[id] = true
-		}
-		f.mu.Unlock()
-		if random.IntN(5) > 0 {
-			return
-		}
-		if random.IntN(10) == 0 {
-			time.Sleep(hubWindow + time.Second)
-		}
-		edge = 1 - edge
-	}
-}
-
-// disturb stages faults, each for a while.
-func (f *federation) disturb() {
-	rounds := 6 + *forwardEvents/2000
-	for round := range rounds {
-		time.Sleep(time.Duration(f.random.IntN(1000)) * time.Millisecond)
-		pause := time.Duration(500+f.random.IntN(2500)) * time.Millisecond
-		kind := f.random.IntN(6)
-		if round < 6 { // each at least once
-			kind = round
-		}
-		switch server := f.random.IntN(len(f.servers)); kind {
-		case 0: // a cut
-			links := f.links[f.random.IntN(2)*3:]
-			for _, link := range links {
-				link.sever()
-			}
-			time.Sleep(pause)
-			for _, link := range links {
-				link.restore()
-			}
-		case 1: // a slow link
-			f.slow.Store(true)
-			time.Sleep(pause)
-			f.slow.Store(false)
-		case 2: // a frozen server
-			thaw := freeze(f, f.servers[server])
-			time.Sleep(pause)
-			thaw()
-		case 3: // a killed server
-			f.bounce(server)
-		case 4: // the leader of the stream, after the window
-			time.Sleep(hubWindow)
-			if stream, err := f.hub.js.Stream(f.Context(), "VERSIVE"); err == nil && stream.CachedInfo().Cluster != nil {
-				if _, err := fmt.Sscanf(stream.CachedInfo().Cluster.Leader, "hub-%d", &server); err == nil {
-					f.bounce(server)
-				}
-			}
-		case 5: // an ingress of the site, and with it perhaps the forwarder
-			f.restart(1+f.random.IntN(3), func(*config.Settings) {})
+		time.Sleep(50 * time.Millisecond)
+		if attempts%5 == 0 && erasure == nil {
+			edge = 1 - edge
 		}
 	}
+	return false
 }
 
-func (f *federation) bounce(server int) {
-	kill(f.servers[server])
-	f.servers[server] = launchBroker(f, f.configs[server])
+func (f *federation) acceptedBy(id string) []int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.accepted[id])
+}
+
+// post posts an event to an edge once.
+func (f *federation) post(random *rand.Rand, id string, edge int) (accepted bool) {
+	i := edge * (1 + random.IntN(3))
+	if i == 0 {
+		f.alone.RLock()
+		defer f.alone.RUnlock()
+	}
+	f.mu.Lock()
+	tried := f.tried[id]
+	tried[edge] = true
+	f.tried[id] = tried
+	f.mu.Unlock()
+	f.requests.Add(1)
+	answer, err := f.senders[i].Post(f.Context(), id, time.Now(), f.body(id))
+	if err != nil || !answer.Accepted() {
+		return false
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.accepted[id] = append(f.accepted[id], edge)
+	if e := f.erasures[id]; e != nil && e.edge == 0 && edge == 0 {
+		e.accepted = f.number + 1
+	} else if e != nil && e.edge != 0 && edge == 1 {
+		e.accepted = 1
+	}
+	return true
 }

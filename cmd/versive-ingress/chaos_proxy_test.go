@@ -18,6 +18,7 @@ type proxy struct {
 	target   string
 	judge    func() verdict // on a message of the server; called by one goroutine at a time
 	running  sync.WaitGroup
+	passing  sync.RWMutex // held by stall, and shared by each write
 
 	mu      sync.Mutex
 	severed bool              // no connection is let through; guarded by mu
@@ -67,6 +68,25 @@ func (p *proxy) restore() {
 	p.severed = false
 }
 
+// stall keeps everything on the way, and all connections open, until the returned
+// function is called.
+func (p *proxy) stall() (resume func()) {
+	p.passing.Lock()
+	return p.passing.Unlock
+}
+
+// A passage is one direction of a connection through a proxy.
+type passage struct {
+	io.Writer
+	proxy *proxy
+}
+
+func (w passage) Write(b []byte) (int, error) {
+	w.proxy.passing.RLock()
+	defer w.proxy.passing.RUnlock()
+	return w.Writer.Write(b)
+}
+
 func (p *proxy) accept() {
 	for {
 		client, err := p.listener.Accept()
@@ -83,14 +103,14 @@ func (p *proxy) accept() {
 		}
 		p.running.Go(func() {
 			defer p.dismiss(client, server)
-			_, _ = io.Copy(server, client)
+			_, _ = io.Copy(passage{server, p}, client)
 		})
 		p.running.Go(func() {
 			defer p.dismiss(client, server)
 			if p.judge == nil {
-				_, _ = io.Copy(client, server)
+				_, _ = io.Copy(passage{client, p}, server)
 			} else {
-				p.relay(client, bufio.NewReader(server))
+				p.relay(passage{client, p}, bufio.NewReader(server))
 			}
 		})
 	}
