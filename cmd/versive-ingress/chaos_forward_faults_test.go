@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"time"
@@ -326,6 +327,10 @@ func (f *federation) tryErase(id string, e *plannedErasure, attempts int) (out s
 	case 1:
 		s = f.ingresses[1+attempts%3]
 	}
-	out, err = runCommand(f.T, "versive-ingress", s, "erase", "--interview", id, "--yes")
-	return out, on, err
+	ctx, cancel := context.WithTimeout(f.Context(), 30*time.Second) // it waits for a broker that was killed
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "versive-ingress", "erase", "--interview", id, "--yes")
+	cmd.Env = append(cmd.Environ(), environment(s)...)
+	text, err := cmd.CombinedOutput()
+	return string(text), on, err
 }
