@@ -43,7 +43,7 @@ var mayImport = map[string][]string{
 	rooms + "config":    {"ingest", "publish", "publish/access", "schema"},
 	rooms + "broker":    {rooms + "config", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "forward":   {rooms + "config", rooms + "broker", "publish", "publish/embedded", "subscribe", "schema"},
-	rooms + "page":      {rooms + "config", rooms + "broker", rooms + "consumers", rooms + "doctor", rooms + "terminal", "publish", "subscribe", "schema"},
+	rooms + "page":      {rooms + "config", rooms + "broker", rooms + "consumers", rooms + "doctor", rooms + "find", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "server":    {rooms + "config", rooms + "broker", rooms + "forward", rooms + "page", "ingest", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "sender":    {rooms + "config", "ingest"},
 	rooms + "replay":    {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "publish/access", "subscribe", "schema"},

@@ -27,6 +27,7 @@ import (
 // Config configures a Page. All fields must be set.
 type Config struct {
 	Stream    string // of events
+	Subject   string // first token of their subjects
 	Version   string
 	Metrics   prometheus.Gatherer
 	Ready     func() error               // as /readyz answers
@@ -72,24 +73,24 @@ var files embed.FS
 
 var document = template.Must(template.New("page.html").Funcs(functions).ParseFS(files, "page.html"))
 
-// A view is what the template renders.
+// A view is what is served.
 type view struct {
 	*Status
-	Find string // what is looked for
+	Find *Lookup `json:"find"` // nil if nothing is looked for
 }
 
 // Register adds the page at /, its data at /status, and its style sheet and script.
 func (p *Page) Register(mux *http.ServeMux) {
 	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, r *http.Request) {
 		var page bytes.Buffer
-		if err := document.Execute(&page, view{p.look(r), r.FormValue("find")}); err != nil {
+		if err := document.Execute(&page, view{p.look(r), p.lookUp(r)}); err != nil {
 			http.Error(w, "the page cannot be rendered: "+err.Error(), http.StatusInternalServerError)
 			return
 		}
 		answer(w, "text/html; charset=utf-8", page.Bytes())
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		body, err := json.Marshal(p.look(r), jsontext.WithIndent("  "))
+		body, err := json.Marshal(view{p.look(r), p.lookUp(r)}, json.Deterministic(true), jsontext.WithIndent("  "))
 		if err != nil {
 			http.Error(w, "the status cannot be encoded: "+err.Error(), http.StatusInternalServerError)
 			return

@@ -1,8 +1,8 @@
-// Replaces what the page shows every five seconds, unless nobody looks, or somebody
-// selects text or has the focus on a part of it.
+// Replaces what the page shows every five seconds, unless nobody looks, somebody selects
+// text or has the focus on a part of it, or it shows what was found.
 setInterval(async () => {
   const main = document.querySelector("main");
-  if (document.hidden || main.contains(document.activeElement) || !getSelection().isCollapsed) return;
+  if (document.hidden || location.search || main.contains(document.activeElement) || !getSelection().isCollapsed) return;
   let page;
   try {
     const response = await fetch(location.href);

@@ -21,6 +21,7 @@ var functions = template.FuncMap{
 	"share":  share,
 	"flows":  flows,
 	"tiles":  tiles,
+	"plain":  func(id string) string { return terminal.Printable([]byte(id)) },
 }
 
 // number returns an integer with commas between thousands.

@@ -109,20 +109,28 @@ func (p *Page) read(ctx context.Context) *Status {
 		s.Ready, s.Problem = false, err.Error()
 	}
 	s.readMetrics(p)
+	source, err := p.source()
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, readTimeout)
+		defer cancel()
+		err = s.readStreams(ctx, source)
+	}
+	if err != nil {
+		s.Unread = err.Error()
+	}
+	return s
+}
+
+// source returns the streams of the ingress, if its broker can be asked.
+func (p *Page) source() (subscribe.Source, error) {
 	js := p.cfg.JetStream()
 	switch {
 	case js == nil:
-		s.Unread = "the streams are not open yet"
+		return subscribe.Source{}, errors.New("the streams are not open yet")
 	case !js.Conn().IsConnected():
-		s.Unread = "there is no connection to the broker"
-	default:
-		ctx, cancel := context.WithTimeout(ctx, readTimeout)
-		defer cancel()
-		if err := s.readStreams(ctx, p, js); err != nil {
-			s.Unread = err.Error()
-		}
+		return subscribe.Source{}, errors.New("there is no connection to the broker")
 	}
-	return s
+	return subscribe.Source{JetStream: js, Stream: p.cfg.Stream, Subject: p.cfg.Subject}, nil
 }
 
 // readMetrics sets what the ingress counts anyway.
@@ -169,15 +177,15 @@ func (s *Status) readMetrics(p *Page) {
 }
 
 // readStreams sets what the broker knows.
-func (s *Status) readStreams(ctx context.Context, p *Page, js jetstream.JetStream) error {
+func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error {
 	var events jetstream.Stream
 	for kind := range schema.KindDead + 1 {
-		stream, err := js.Stream(ctx, kind.Stream(p.cfg.Stream))
+		stream, err := source.JetStream.Stream(ctx, kind.Stream(source.Stream))
 		if errors.Is(err, jetstream.ErrStreamNotFound) { // the first consumer to need it creates that of dead letters
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("stream %s: %w", kind.Stream(p.cfg.Stream), err)
+			return fmt.Errorf("stream %s: %w", kind.Stream(source.Stream), err)
 		}
 		if kind == schema.KindEvent {
 			events = stream
@@ -187,7 +195,7 @@ func (s *Status) readStreams(ctx context.Context, p *Page, js jetstream.JetStrea
 	if events == nil {
 		return nil
 	}
-	if err := s.readEvents(ctx, subscribe.Source{JetStream: js, Stream: p.cfg.Stream}); err != nil {
+	if err := s.readEvents(ctx, source); err != nil {
 		return err
 	}
 	publish.ReadFromLeader(events)

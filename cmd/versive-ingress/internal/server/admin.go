@@ -39,6 +39,7 @@ func (s *Server) adminRoutes() http.Handler {
 func (s *Server) newPage() *page.Page {
 	return page.New(page.Config{
 		Stream:  s.settings.Stream,
+		Subject: s.settings.Subject,
 		Version: s.cfg.Version,
 		Metrics: s.metrics,
 		Ready:   s.ready,

@@ -3,6 +3,7 @@ package server
 import (
 	"encoding/json"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -71,8 +72,21 @@ func TestPage(t *testing.T) {
 		t.Errorf("status %+v", status)
 	}
 
+	for id, want := range map[string]string{
+		"msg_1":       "event: 1 stored",
+		"interview_1": "interview: 1 stored",
+		"study_<b>":   "study: 1 stored",
+		"msg_2":       "In the quarantine as VERSIVE_QUARANTINE 1",
+		"INTERVIEW_1": "Did you mean interview interview_1?",
+		"msg_9":       "Nothing.",
+	} {
+		if _, found := s.admin("/?find=" + url.QueryEscape(id)); !strings.Contains(found, want) || strings.Contains(found, marker) {
+			t.Errorf("find %s: want %q in:\n%s", id, want, found)
+		}
+	}
+
 	_, html := s.admin("/")
-	_, data := s.admin("/status")
+	_, data := s.admin("/status?find=interview_1")
 	for _, text := range []string{"msg_1", "study_%3Cb%3E", "interview_1", "reports", "VERSIVE_QUARANTINE", "quarantine list", status.Secrets[0].Fingerprint, status.Doctor.Verdict} {
 		if !strings.Contains(html, text) {
 			t.Errorf("the page does not show %q", text)
