@@ -151,6 +151,10 @@ func TestAsyncAPI(t *testing.T) {
 				if err := headers[want].Validate(header); err != nil {
 					t.Error(err)
 				}
+				named := asStored(message.WithOrganization("a-1"), "0")
+				if err := headers[want].Validate(named); err != nil {
+					t.Error(err)
+				}
 				if err := payloads[want].Validate(data); err != nil {
 					t.Error(err)
 				}
@@ -173,7 +177,7 @@ func TestAsyncAPI(t *testing.T) {
 					}
 				}
 				for described := range described.Properties {
-					if _, ok := header[described]; !ok && described != "ce-time" {
+					if _, ok := header[described]; !ok && described != "ce-time" && described != "ce-organization" {
 						t.Errorf("header %s is described and not there", described)
 					}
 				}
@@ -211,6 +215,9 @@ func TestAsyncAPIRefuses(t *testing.T) {
 		{"ce-time", ""},
 		{"ce-datacontenttype", "text/plain"},
 		{"ce-dataschema", "urn:versive-ingress:interview.completed:2"},
+		{"ce-organization", ""},
+		{"ce-organization", "Acme"},
+		{"ce-organization", "acme-"},
 		{"Nats-Msg-Id", "a b"},
 	} {
 		header := asStored(event, "0")

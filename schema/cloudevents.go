@@ -21,6 +21,7 @@ const (
 	headerTime            = "ce-time"
 	headerDataContentType = "ce-datacontenttype"
 	headerDataSchema      = "ce-dataschema"
+	headerOrganization    = "ce-organization" // an extension
 )
 
 const (
@@ -79,7 +80,7 @@ func first(header map[string][]string, name string) string {
 // attributes are the CloudEvents attributes of an event, in the order in which
 // they are written.
 var attributes = [...]string{
-	headerSpecVersion, headerID, headerSource, headerType, headerSubject, headerTime, headerDataContentType, headerDataSchema,
+	headerSpecVersion, headerID, headerSource, headerType, headerSubject, headerTime, headerDataContentType, headerDataSchema, headerOrganization,
 }
 
 // AppendStructured appends an event or a tombstone, as it is stored, to dst as

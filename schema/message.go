@@ -65,7 +65,7 @@ func (k Kind) name() string { return [...]string{"event", "quarantine", "dead"}[
 
 // Message is an event, a quarantined body, a dead letter or a tombstone, as it
 // is stored. [Normalize], [Quarantine], [DeadLetter] and [Tombstone] return
-// messages, which are not modified afterwards.
+// messages, which only [Message.WithOrganization] modifies afterwards.
 type Message struct {
 	Kind   Kind
 	ID     string              // the Nats-Msg-Id: the svix-id, except as DeadLetter and Tombstone document

@@ -69,6 +69,56 @@ func TestEventMessage(t *testing.T) {
 	}
 }
 
+// A message without an organization has no header for it, and is the same as ever
+// otherwise. A dead letter has the organization of its event.
+func TestOrganization(t *testing.T) {
+	plain, named := normalize(t, body("", "", "")).WithOrganization(""), normalize(t, body("", "", "")).WithOrganization("acme-1")
+	if got := schema.Organization(plain.Header); got != "" || len(plain.Header["ce-organization"]) > 0 {
+		t.Errorf("without a name: %q, header %v", got, plain.Header)
+	}
+	if got := schema.Organization(named.Header); got != "acme-1" {
+		t.Errorf("got %q", got)
+	}
+	dead := schema.DeadLetter(schema.Dead{Consumer: "c", ID: named.ID, Subject: named.Subject("versive")}, named.Header, named.Data)
+	if got := schema.Organization(dead.Header); got != "acme-1" {
+		t.Errorf("its dead letter has %q", got)
+	}
+	stored := schema.Stored(named.Kind, named.Subject("versive"), named.Header, named.Data)
+	if diff := cmp.Diff(named.Header, stored.Header); diff != "" {
+		t.Errorf("passed on (-before +after)\n%s", diff)
+	}
+	if delete(named.Header, "ce-organization"); !cmp.Equal(plain.Header, named.Header) || plain.Subject("versive") != named.Subject("versive") || !bytes.Equal(plain.Data, named.Data) {
+		t.Error("the organization changes more than its header")
+	}
+	if got := schema.Organization(map[string][]string{"ce-organization": {"\x1b[31m"}}); got != "" {
+		t.Errorf("a header of another program is the organization %q", got)
+	}
+}
+
+func TestValidOrganization(t *testing.T) {
+	for name, want := range map[string]bool{
+		"a":                     true,
+		"acme":                  true,
+		"acme-corp-2":           true,
+		"4711":                  true,
+		strings.Repeat("a", 63): true,
+		strings.Repeat("a", 64): false,
+		"":                      false,
+		"-acme":                 false,
+		"acme-":                 false,
+		"Acme":                  false,
+		"acme_corp":             false,
+		"acme.corp":             false,
+		"acme corp":             false,
+		"acmé":                  false,
+		"acme\n":                false,
+	} {
+		if got := schema.ValidOrganization(name); got != want {
+			t.Errorf("%q: got %v", name, got)
+		}
+	}
+}
+
 func TestValidID(t *testing.T) {
 	for id, want := range map[string]bool{
 		"":                                   false,

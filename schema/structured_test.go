@@ -56,6 +56,15 @@ func TestAppendStructured(t *testing.T) {
 	}
 }
 
+// The organization is an extension attribute.
+func TestAppendStructuredOrganization(t *testing.T) {
+	event := normalize(t, body("", "", "")).WithOrganization("acme")
+	line := structured(t, event.Header, event.Data)
+	if want := `"dataschema":"urn:versive-ingress:interview.completed:1","organization":"acme","sequence":`; !strings.Contains(string(line), want) {
+		t.Errorf("got %s, want %s in it", line, want)
+	}
+}
+
 // A tombstone has its own type and no data.
 func TestAppendStructuredTombstone(t *testing.T) {
 	m, err := schema.Tombstone(schema.KindEvent, "versive.interview.completed.s.i.msg_1", 7)
