@@ -45,13 +45,14 @@ const retryAfter = 5 * time.Second
 // returns if it rejects the request.
 type result struct {
 	*outcome
-	reason  string         // for logs and metrics; one of a small, fixed set, or ""
-	detail  string         // for the sender
-	err     error          // for the log; may be nil
-	skew    float64        // for the log: seconds by which a rejected timestamp is ahead of the clock, or 0
-	id      string         // "" until it is verified
-	bytes   int            // length of the verified body
-	receipt schema.Receipt // of what is stored
+	reason       string         // for logs and metrics; one of a small, fixed set, or ""
+	detail       string         // for the sender
+	err          error          // for the log; may be nil
+	skew         float64        // for the log: seconds by which a rejected timestamp is ahead of the clock, or 0
+	id           string         // "" until it is verified
+	organization string         // of the secret that has verified it; "" if that has none
+	bytes        int            // length of the verified body
+	receipt      schema.Receipt // of what is stored
 }
 
 func reject(o *outcome, reason string) *result {
@@ -82,9 +83,12 @@ func (h *Handler) answer(w http.ResponseWriter, r *http.Request, result *result,
 }
 
 func (h *Handler) log(ctx context.Context, r *result, elapsed time.Duration) {
-	attrs := make([]slog.Attr, 0, 10)
+	attrs := make([]slog.Attr, 0, 11)
 	if r.id != "" {
 		attrs = append(attrs, slog.String("id", r.id))
+	}
+	if r.organization != "" {
+		attrs = append(attrs, slog.String("organization", r.organization))
 	}
 	if span := trace.SpanContextFromContext(ctx); span.IsValid() {
 		attrs = append(attrs, slog.String("trace_id", span.TraceID().String()))

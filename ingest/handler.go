@@ -36,7 +36,7 @@ type Publisher interface {
 // its zero value does.
 type Config struct {
 	Path        string        // the only path served, in decoded form
-	Secrets     []string      // at least one; any of them verifies; see CheckSecret and Handler.SetSecrets
+	Secrets     []string      // at least one; any of them verifies, and the one that does names the organization; see CheckSecret and Handler.SetSecrets
 	Tolerance   time.Duration // largest difference between the signed timestamp and the clock
 	MaxBody     int64         // largest body, in bytes
 	MaxInflight int64         // bytes of all bodies in memory; at least 4/3 of MaxBody
@@ -168,8 +168,9 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		}
 		defer h.processing.Release(size)
 	}
+	var signer *secret
 	err = h.measure(ctx, "verify", func(context.Context) error {
-		if !h.secrets.Load().verify(body, claim.header, h.cfg.Now()) {
+		if signer = h.secrets.Load().verify(body, claim.header, h.cfg.Now()); signer == nil {
 			return reject(unauthorized, "signature")
 		}
 		return nil
@@ -181,7 +182,7 @@ func (h *Handler) handle(w http.ResponseWriter, r *http.Request, deadline time.T
 		h.cfg.Verified(ctx)
 	}
 	linkCaller(r)
-	return h.store(r, claim, body), nil
+	return h.store(r, claim, signer.organization, body), nil
 }
 
 func (h *Handler) checkRequest(r *http.Request) error {
@@ -198,21 +199,22 @@ func (h *Handler) checkRequest(r *http.Request) error {
 	return nil
 }
 
-// store publishes a verified body as an event, or to the quarantine if it cannot
-// be parsed.
-func (h *Handler) store(r *http.Request, claim claim, body []byte) *result {
+// store publishes a verified body of an organization as an event, or to the
+// quarantine if it cannot be parsed.
+func (h *Handler) store(r *http.Request, claim claim, organization string, body []byte) *result {
 	h.metrics.bodies.Observe(float64(len(body)))
 	var message schema.Message
 	err := h.measure(r.Context(), "normalize", func(context.Context) (err error) {
 		message, err = schema.Normalize(claim.id, body)
 		return err
 	})
-	result := &result{outcome: stored, id: claim.id, bytes: len(body)}
+	result := &result{outcome: stored, id: claim.id, organization: organization, bytes: len(body)}
 	if err != nil {
 		problem := err.(*schema.Error) // as Normalize documents
 		message = schema.Quarantine(claim.id, body, problem, claim.quarantineHeader(r.Header))
 		result.outcome, result.reason, result.detail = quarantined, string(problem.Reason), problem.Description()
 	}
+	message = message.WithOrganization(organization)
 	err = h.measure(r.Context(), "publish", func(ctx context.Context) (err error) {
 		result.receipt, err = h.cfg.Publisher.Publish(ctx, message)
 		describePublish(ctx, message, result.receipt)

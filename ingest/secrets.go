@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -13,6 +14,8 @@ import (
 	"unicode"
 
 	svix "github.com/svix/svix-webhooks/go"
+
+	"versive-ingress/schema"
 )
 
 // MinSecretLen is the length in bytes of the shortest accepted key, which is the
@@ -21,14 +24,42 @@ const MinSecretLen = 24
 
 // CheckSecret returns an error unless secret is a signing secret: the standard
 // base64 encoding of at least [MinSecretLen] bytes, with or without the prefix
-// "whsec_". The error completes a sentence that names the secret; it does not
-// quote it.
-func CheckSecret(secret string) error {
-	_, err := decodeSecret(secret)
-	return err
+// "whsec_", and before it the name of an organization and a colon if it has one; see
+// [schema.ValidOrganization]. It also returns an error if one of the earlier secrets
+// has the same key and another organization. The error completes a sentence that
+// names the secret; it does not quote it.
+func CheckSecret(secret string, earlier ...string) error {
+	key, err := decodeSecret(secret)
+	if err != nil {
+		return err
+	}
+	organization, _ := SplitSecret(secret)
+	for i, other := range earlier {
+		if name, _ := SplitSecret(other); name == organization {
+			continue
+		}
+		if otherKey, err := decodeSecret(other); err == nil && bytes.Equal(key, otherKey) {
+			return fmt.Errorf("is the same as secret %d, which has another organization; an organization is known by its secret, so each needs a secret of its own", i+1)
+		}
+	}
+	return nil
+}
+
+// SplitSecret returns the organization that a signing secret names, or "", and the
+// secret without it. It does not check them.
+func SplitSecret(secret string) (organization, unnamed string) {
+	if organization, unnamed, ok := strings.Cut(secret, ":"); ok {
+		return organization, unnamed
+	}
+	return "", secret
 }
 
 func decodeSecret(secret string) (key []byte, err error) {
+	organization, unnamed := SplitSecret(secret)
+	if strings.Contains(secret, ":") && !schema.ValidOrganization(organization) {
+		return nil, fmt.Errorf("has an invalid name before its colon; want an organization's, of 1 to %d lower-case letters, digits and hyphens, as in acme:whsec_…", schema.MaxOrganizationLen)
+	}
+	secret = unnamed
 	key, err = base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 	switch {
 	case secret == "":
@@ -46,23 +77,28 @@ func decodeSecret(secret string) (key []byte, err error) {
 }
 
 // Fingerprint returns a public name for a secret: the first 8 hexadecimal digits
-// of the key's SHA-256. It returns "" for a secret that [CheckSecret] does not
-// accept.
+// of the key's SHA-256, and before them the organization and a colon if the secret
+// has one. It returns "" for a secret that [CheckSecret] does not accept.
 func Fingerprint(secret string) string {
 	key, err := decodeSecret(secret)
 	if err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(key)
-	return hex.EncodeToString(sum[:4])
+	unnamed := hex.EncodeToString(sum[:4])
+	if organization, _ := SplitSecret(secret); organization != "" {
+		return organization + ":" + unnamed
+	}
+	return unnamed
 }
 
 // A secret is a signing secret and its usage.
 type secret struct {
 	*svix.Webhook
-	fingerprint string
-	verified    atomic.Uint64
-	last        atomic.Int64 // time of the last verification in Unix milliseconds; 0 if none
+	organization string // "" if it has none
+	fingerprint  string // without the organization
+	verified     atomic.Uint64
+	last         atomic.Int64 // time of the last verification in Unix milliseconds; 0 if none
 }
 
 // A keyring holds the current secrets in their configured order. It is immutable:
@@ -76,38 +112,40 @@ func newKeyring(secrets []string, old keyring) (keyring, error) {
 	}
 	counted := make(map[string]*secret, len(old))
 	for _, s := range old {
-		counted[s.fingerprint] = s
+		counted[s.organization+":"+s.fingerprint] = s
 	}
 	k := make(keyring, len(secrets))
 	for i, text := range secrets {
-		if err := CheckSecret(text); err != nil {
+		if err := CheckSecret(text, secrets[:i]...); err != nil {
 			return nil, fmt.Errorf("signing secret %d of %d %w", i+1, len(secrets), err)
 		}
-		name := Fingerprint(text)
+		organization, unnamed := SplitSecret(text)
+		fingerprint := Fingerprint(unnamed)
+		name := organization + ":" + fingerprint
 		s := counted[name]
 		if delete(counted, name); s == nil { // of two equal secrets, only the first is counted
-			webhook, err := svix.NewWebhook(text)
+			webhook, err := svix.NewWebhook(unnamed)
 			if err != nil {
 				return nil, fmt.Errorf("signing secret %d of %d: %w", i+1, len(secrets), err)
 			}
-			s = &secret{Webhook: webhook, fingerprint: name}
+			s = &secret{Webhook: webhook, organization: organization, fingerprint: fingerprint}
 		}
 		k[i] = s
 	}
 	return k, nil
 }
 
-// verify reports whether one of the secrets has signed the body, and counts the
-// first that has.
-func (k keyring) verify(body []byte, header http.Header, now time.Time) bool {
+// verify returns the first of the secrets that has signed the body, and counts it.
+// It returns nil if none has.
+func (k keyring) verify(body []byte, header http.Header, now time.Time) *secret {
 	for _, s := range k {
 		if s.VerifyIgnoringTimestamp(body, header) == nil {
 			s.verified.Add(1)
 			s.last.Store(now.UnixMilli())
-			return true
+			return s
 		}
 	}
-	return false
+	return nil
 }
 
 // SetSecrets replaces the accepted secrets; see [Config.Secrets]. If it returns an

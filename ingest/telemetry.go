@@ -119,6 +119,9 @@ func endSpan(ctx context.Context, r *result) {
 	if r.id != "" {
 		span.SetAttributes(semconv.MessagingMessageID(r.id), semconv.HTTPRequestBodySize(r.bytes))
 	}
+	if r.organization != "" {
+		span.SetAttributes(attribute.String("versive_ingress.organization", r.organization))
+	}
 	if r.status >= http.StatusInternalServerError {
 		fail(span, r.reason)
 	}
@@ -166,7 +169,7 @@ type metrics struct {
 
 func newMetrics(r prometheus.Registerer, inflight *budget, secrets *atomic.Pointer[keyring]) *metrics {
 	if r != nil {
-		r.MustRegister(prometheus.CollectorFunc(func(ch chan<- prometheus.Metric) { secrets.Load().collect(ch) }))
+		r.MustRegister(secretCollector{secrets})
 	}
 	factory := promauto.With(r)
 	factory.NewGaugeFunc(prometheus.GaugeOpts{
@@ -235,20 +238,26 @@ func observe(ctx context.Context, o prometheus.Observer, elapsed time.Duration) 
 	o.Observe(elapsed.Seconds())
 }
 
-var (
-	secretLabels = []string{"position", "fingerprint"}
+// A secretCollector collects the metrics of the current secrets. A removed secret has
+// none.
+type secretCollector struct{ *atomic.Pointer[keyring] }
 
-	verifiedDesc = prometheus.NewDesc("versive_ingress_secret_verified_total",
-		"Requests verified by a signing secret, by its position in the settings and its fingerprint.", secretLabels, nil)
-	lastVerifiedDesc = prometheus.NewDesc("versive_ingress_secret_last_verified_timestamp_seconds",
-		"When a signing secret last verified a request; 0 if it has not since the start.", secretLabels, nil)
-)
+// Describe describes nothing, because the metrics of a secret with an organization
+// have a label more than those of another.
+func (secretCollector) Describe(chan<- *prometheus.Desc) {}
 
-// collect sends the metrics of the current secrets. A removed secret has none.
-func (k keyring) collect(ch chan<- prometheus.Metric) {
-	for i, s := range k {
-		position := strconv.Itoa(i + 1)
-		ch <- prometheus.MustNewConstMetric(verifiedDesc, prometheus.CounterValue, float64(s.verified.Load()), position, s.fingerprint)
-		ch <- prometheus.MustNewConstMetric(lastVerifiedDesc, prometheus.GaugeValue, float64(s.last.Load())/1000, position, s.fingerprint)
+// Collect implements [prometheus.Collector].
+func (c secretCollector) Collect(ch chan<- prometheus.Metric) {
+	for i, s := range *c.Load() {
+		labels := prometheus.Labels{"position": strconv.Itoa(i + 1), "fingerprint": s.fingerprint}
+		if s.organization != "" {
+			labels["organization"] = s.organization
+		}
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("versive_ingress_secret_verified_total",
+			"Requests verified by a signing secret, by its position in the settings, its fingerprint and, if it names one, its organization.", nil, labels),
+			prometheus.CounterValue, float64(s.verified.Load()))
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("versive_ingress_secret_last_verified_timestamp_seconds",
+			"When a signing secret last verified a request; 0 if it has not since the start.", nil, labels),
+			prometheus.GaugeValue, float64(s.last.Load())/1000)
 	}
 }
