@@ -14,15 +14,15 @@ import (
 	"versive-ingress/ingest"
 )
 
-// SigningSecrets returns the signing secrets: those of INGRESS_SECRETS, and then
-// those that INGRESS_SECRETS_FILE holds now. There is at least one, and all are
-// valid.
+// SigningSecrets returns the signing secrets, with their organizations: those of
+// INGRESS_SECRETS, and then those that INGRESS_SECRETS_FILE holds now. There is at
+// least one, and all are valid.
 func (s *Settings) SigningSecrets() ([]string, error) {
 	const want = "want the endpoint's signing secret (whsec_…)"
 	list := parseSecrets(strings.Join(s.Secrets, ","))
 	inVariable := len(list)
 	if s.SecretsFile != "" {
-		if name := NormalizeSecret(s.SecretsFile); strings.HasPrefix(name, "whsec_") {
+		if isPrefixed(NormalizeSecret(s.SecretsFile)) {
 			return nil, errors.New("INGRESS_SECRETS_FILE: want the name of a file; a secret belongs in it, or in INGRESS_SECRETS")
 		}
 		text, err := ReadFile(s.SecretsFile)
@@ -40,7 +40,7 @@ func (s *Settings) SigningSecrets() ([]string, error) {
 	secrets := make([]string, len(list))
 	for i, secret := range list {
 		secrets[i] = secret.text
-		if err := ingest.CheckSecret(secret.text); err != nil {
+		if err := ingest.CheckSecret(secret.text, secrets[:i]...); err != nil {
 			place := "INGRESS_SECRETS"
 			if i >= inVariable {
 				place = fmt.Sprintf("INGRESS_SECRETS_FILE: %s, line %d", s.SecretsFile, secret.line)
@@ -81,7 +81,7 @@ func parseSecrets(text string) (list []pastedSecret) {
 			for j := range words {
 				words[j] = unquote(words[j])
 			}
-			if slices.ContainsFunc(words, func(word string) bool { return !strings.HasPrefix(word, "whsec_") }) {
+			if slices.ContainsFunc(words, func(word string) bool { return !isPrefixed(word) }) {
 				words = []string{unquote(part)} // one secret, which is refused if white space divides it
 			}
 			for _, word := range words {
@@ -90,6 +90,12 @@ func parseSecrets(text string) (list []pastedSecret) {
 		}
 	}
 	return list
+}
+
+// isPrefixed reports whether a text begins with "whsec_", or with a name and "whsec_".
+func isPrefixed(text string) bool {
+	_, unnamed := ingest.SplitSecret(text)
+	return strings.HasPrefix(unnamed, "whsec_")
 }
 
 // decodeText returns a text in UTF-8, without a byte order mark: the shell of
@@ -117,8 +123,11 @@ func unquote(s string) string {
 // base64. A text without the prefix is returned as it is, because it may be no secret.
 // A secret that was encoded as a whole, as for Kubernetes, is decoded.
 func standardBase64(secret string) string {
-	if whole, err := base64.StdEncoding.DecodeString(secret); err == nil && strings.HasPrefix(string(whole), "whsec_") {
+	if whole, err := base64.StdEncoding.DecodeString(secret); err == nil && isPrefixed(string(whole)) {
 		secret = strings.TrimSpace(string(whole))
+	}
+	if name, unnamed, ok := strings.Cut(secret, ":"); ok {
+		return name + ":" + standardBase64(unquote(unnamed))
 	}
 	text, ok := strings.CutPrefix(secret, "whsec_")
 	text = strings.NewReplacer("-", "+", "_", "/").Replace(strings.TrimRight(text, "="))

@@ -18,6 +18,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/doctor"
+	"versive-ingress/ingest"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
@@ -70,6 +71,11 @@ func TestRunOnSettings(t *testing.T) {
 		verified = `# TYPE versive_ingress_secret_last_verified_timestamp_seconds gauge
 versive_ingress_secret_last_verified_timestamp_seconds{position="1",fingerprint="01234567"} %f
 versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint="89abcdef"} %f
+`
+		named = `# TYPE versive_ingress_secret_last_verified_timestamp_seconds gauge
+versive_ingress_secret_last_verified_timestamp_seconds{position="1",fingerprint="01234567",organization="acme"} %f
+versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint="89abcdef",organization="acme"} %f
+versive_ingress_secret_last_verified_timestamp_seconds{position="3",fingerprint="456789ab",organization="globex"} %f
 `
 	)
 	for name, test := range map[string]struct {
@@ -147,6 +153,21 @@ versive_ingress_secret_last_verified_timestamp_seconds{position="2",fingerprint=
 			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+reloaded+verified, old, now, 0., now))
 		}, nil},
 		"an unused secret since when": {func(d *doctor.Config) { d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(verified, 0., now)) }, nil},
+		"an organization's old secret": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+named, old, old, now, old))
+		}, []string{"warning secret_unused: remove secret 1 (acme:01234567)"}},
+		"quiet organizations": {func(d *doctor.Config) {
+			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+named, old, old, old, now))
+		}, nil},
+		"one secret, two organizations": {func(d *doctor.Config) {
+			d.Settings.Secrets = []string{"acme:" + good.Secrets[0], "globex:" + good.Secrets[0]}
+		}, []string{"problem secret_invalid: export INGRESS_SECRETS=whsec_"}},
+		"secret twice, one prefix": {func(d *doctor.Config) {
+			d.Settings.Secrets = append(d.Settings.Secrets, strings.TrimPrefix(good.Secrets[0], "whsec_"))
+		}, []string{"warning secret_duplicate: export INGRESS_SECRETS=whsec_"}},
+		"another organization": {func(d *doctor.Config) {
+			d.Settings.Secrets = []string{"acme:" + good.Secrets[0]}
+		}, []string{"problem secrets_differ: systemctl restart"}},
 		"losses in the metrics": {func(d *doctor.Config) {
 			d.Settings.NATSURL, d.Settings.NATSListen = broker.URL(d.Settings), ""
 			d.Settings.AdminListen = fakeAdmin(t, `# TYPE versive_ingress_stream_lost_events_total counter
@@ -177,6 +198,28 @@ versive_ingress_stream_lost_events_total{stream="VERSIVE_QUARANTINE"} 5
 			}
 			requireFindings(t, d, test.want...)
 		})
+	}
+}
+
+// The check of the secrets names their organizations, and a probe verifies each.
+func TestRunOnOrganizations(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	s.Secrets = []string{"acme:" + config.NewSecret(), config.NewSecret(), "globex:" + config.NewSecret()}
+	run(t, s)
+	post(t, s)
+	d := newDoctor(s)
+	d.Probe = true
+	requireFindings(t, d)
+	for _, c := range doctor.Run(t.Context(), *d).Checks {
+		if c.Check != "secrets" {
+			continue
+		}
+		for i, secret := range s.Secrets {
+			if want := fmt.Sprintf("secret %d (%s) verified a webhook", i+1, ingest.Fingerprint(secret)); !strings.Contains(c.Seen, want) {
+				t.Errorf("want %q in %q", want, c.Seen)
+			}
+		}
 	}
 }
 

@@ -200,8 +200,7 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 		r.fails("secret_invalid", err, "serve does not start without valid secrets", remedy)
 	}
 	for i, secret := range secrets {
-		secrets[i] = strings.TrimPrefix(secret, "whsec_") // the prefix is optional
-		first := slices.Index(secrets, secrets[i])
+		first := slices.IndexFunc(secrets, func(s string) bool { return ingest.Fingerprint(s) == ingest.Fingerprint(secret) })
 		r.when(first < i, Warning, "secret_duplicate", fmt.Sprintf("secrets %d and %d of %d are the same", first+1, i+1, len(secrets)),
 			"one of them may have been meant to be another, such as the new one of a rotation", setSecret)
 	}
@@ -210,32 +209,45 @@ func (d *doctor) checkSecrets(_ context.Context, r *Result) {
 }
 
 func (d *doctor) checkRunningSecrets(r *Result) {
-	running := d.metrics.labels("versive_ingress_secret_verified_total", "fingerprint")
-	var set []string
+	unique := func(list []string) []string { slices.Sort(list); return slices.Compact(list) }
+	var running, set []string
+	for _, s := range d.metrics.series("versive_ingress_secret_verified_total") {
+		running = append(running, secretName(s))
+	}
 	for _, secret := range d.secrets {
 		set = append(set, ingest.Fingerprint(secret))
 	}
-	slices.Sort(set)
-	set = slices.Compact(set)
+	running, set = unique(running), unique(set)
 	d.sameSecrets = slices.Equal(running, set)
 	r.when(!d.sameSecrets && len(running) > 0 && len(set) > 0, Problem, "secrets_differ",
 		fmt.Sprintf("the ingress runs with the secrets %s, and these settings have %s", strings.Join(running, ", "), strings.Join(set, ", ")),
-		"it rejects what is signed with the others", restart+"  # if these settings are right")
+		"it rejects what is signed with the others, or gives it another organization", restart+"  # if these settings are right")
+}
+
+// secretName returns the name of a secret that a metric is about, as ingest.Fingerprint
+// does.
+func secretName(s *model.Sample) string {
+	if organization := string(s.Metric["organization"]); organization != "" {
+		return organization + ":" + string(s.Metric["fingerprint"])
+	}
+	return string(s.Metric["fingerprint"])
 }
 
 // rotation is how long the sender also signs with the old secret after a rotation.
 const rotation = 24 * time.Hour
 
 // checkUse reports secrets that have verified nothing for longer than a rotation lasts
-// while another has, and webhooks that were rejected since the last event was stored.
-// A probe stores no event.
+// while another of the same organization has, and webhooks that were rejected since the
+// last event was stored. A probe stores no event.
 func (d *doctor) checkUse(r *Result) {
 	// The secrets are in use since then; 0 if that is unknown.
 	since := cmp.Or(d.metrics.where("source", "secrets").sum("versive_ingress_config_last_reload_success_timestamp_seconds"), d.metrics.sum("process_start_time_seconds"))
 	secrets := d.metrics.series("versive_ingress_secret_last_verified_timestamp_seconds")
-	inUse := slices.ContainsFunc(secrets, func(s *model.Sample) bool { return d.since(s.Value) < rotation })
 	for _, s := range secrets {
-		secret, verified := fmt.Sprintf("secret %s (%s)", s.Metric["position"], s.Metric["fingerprint"]), "has verified nothing"
+		inUse := slices.ContainsFunc(secrets, func(other *model.Sample) bool {
+			return d.since(other.Value) < rotation && other.Metric["organization"] == s.Metric["organization"]
+		})
+		secret, verified := fmt.Sprintf("secret %s (%s)", s.Metric["position"], secretName(s)), "has verified nothing"
 		if s.Value > 0 {
 			verified = fmt.Sprintf("verified a webhook %s ago", terminal.Age(d.since(s.Value)))
 		}
