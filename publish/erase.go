@@ -32,7 +32,7 @@ type Eraser struct {
 
 // Erase puts a tombstone after the copy and then overwrites and deletes the copy.
 // The tombstone notifies consumers, and makes the broker reject a resend as the copy
-// did.
+// did. In the event stream it names the organization that the copy names.
 //
 // The broker overwrites without an fsync of the directory; Erased in package
 // embedded makes that durable.
@@ -99,9 +99,9 @@ func (e Eraser) eraseSubject(ctx context.Context, kind schema.Kind, subject stri
 	if err != nil {
 		return nil, err
 	}
-	last, _, err := lastOn(ctx, stream, subject)
+	last, err := lastOn(ctx, stream, subject)
 	if err == nil {
-		err = e.putTombstone(ctx, stream, Copy{kind, subject, last})
+		err = e.putTombstone(ctx, stream, Copy{kind, subject, last.Sequence})
 	}
 	if err != nil {
 		return nil, err
@@ -195,13 +195,16 @@ func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Cop
 	msg := &nats.Msg{Subject: c.Subject, Header: tombstone.Header}
 	msg.Header.Set(jetstream.MsgIDHeader, tombstone.ID)
 	for wait := time.Duration(0); ; wait = tombstoneWait {
-		last, exists, err := lastOn(ctx, stream, c.Subject)
-		if exists {
+		last, err := lastOn(ctx, stream, c.Subject)
+		if err == nil && schema.IsTombstone(last.Header) {
 			return nil
 		}
 		var ack *jetstream.PubAck
 		if err == nil {
-			msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(last))
+			if c.Kind == schema.KindEvent { // the other tombstones hold nothing of an event
+				tombstone.WithOrganization(schema.Organization(last.Header)) // in the header of msg
+			}
+			msg.Header.Set(jetstream.ExpectedLastSubjSeqHeader, fmt.Sprint(last.Sequence))
 			ack, err = e.JetStream.PublishMsg(ctx, msg)
 		}
 		switch name := stream.CachedInfo().Config.Name; {
@@ -225,17 +228,14 @@ func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Cop
 	}
 }
 
-// lastOn returns the sequence of the last message on a subject, or 0, and whether
-// that message is a tombstone.
-func lastOn(ctx context.Context, stream jetstream.Stream, subject string) (sequence uint64, tombstone bool, err error) {
+// lastOn returns the last message on a subject, which has the sequence 0 if there is
+// none.
+func lastOn(ctx context.Context, stream jetstream.Stream, subject string) (*jetstream.RawStreamMsg, error) {
 	last, err := stream.GetLastMsgForSubject(ctx, subject)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return 0, false, nil
-	case err != nil:
-		return 0, false, err
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return &jetstream.RawStreamMsg{}, nil
 	}
-	return last.Sequence, schema.IsTombstone(last.Header), nil
+	return last, err
 }
 
 // overwrite overwrites the copy with random bytes and deletes it.

@@ -22,8 +22,19 @@ type Selection struct {
 	First, Last  uint64    // sequences, both included; 0 is no bound
 	Since, Until time.Time // stored at Since or later and before Until; zero is no bound
 
+	// Organization, if it is not "", leaves only the messages of the organization, and
+	// the tombstones of which it is not known. Subjects do not name it, so the broker
+	// sends the other messages as well, and Message.Pending counts them.
+	Organization string
+
 	HeadersOnly bool // leave out the data; Message.Size is its length
 	Follow      bool // wait for new messages instead of ending; Last and Until are ignored
+}
+
+// includes reports whether a message is selected by what the broker does not know.
+func (s Selection) includes(m Message) bool {
+	unknown := m.Organization == "" && m.Erased()
+	return !m.Time.Before(s.Since) && (s.Organization == "" || s.Organization == m.Organization || unknown)
 }
 
 // Range reads a part of a stream in order and ends. It acknowledges nothing
@@ -46,7 +57,7 @@ func (s Source) Range(ctx context.Context, sel Selection) iter.Seq2[Message, err
 		if sel.Follow {
 			read = c.follow
 		}
-		err := read(withoutDeadline{ctx}, func(m Message) bool { return m.Time.Before(sel.Since) || yield(m, nil) })
+		err := read(withoutDeadline{ctx}, func(m Message) bool { return !sel.includes(m) || yield(m, nil) })
 		if err != nil {
 			yield(Message{}, fmt.Errorf("reading stream %s: %w", s.stream(sel.Kind), err))
 		}

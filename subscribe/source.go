@@ -42,14 +42,17 @@ func (s Source) subject() string { return cmp.Or(s.Subject, "versive") }
 // Message is a stored message with its position in the stream: an event, another
 // message of its stream, or a tombstone.
 type Message struct {
-	ID         string // the svix-id: the idempotency key
-	Subject    string
-	Header     nats.Header
-	Data       []byte    // empty in a tombstone, and where Selection.HeadersOnly is set
-	Size       int       // of the data in the stream, in bytes
-	Sequence   uint64    // in the stream
-	Time       time.Time // at which it was stored, in UTC
-	Deliveries uint64    // how often the broker has sent it to this consumer, including now; not how often it was handled
+	ID      string // the svix-id: the idempotency key
+	Subject string
+	Header  nats.Header
+	// Organization is that whose secret has verified the webhook, as the ingress names
+	// it; "" if it names none. A tombstone may have none although its event had one.
+	Organization string
+	Data         []byte    // empty in a tombstone, and where Selection.HeadersOnly is set
+	Size         int       // of the data in the stream, in bytes
+	Sequence     uint64    // in the stream
+	Time         time.Time // at which it was stored, in UTC
+	Deliveries   uint64    // how often the broker has sent it to this consumer, including now; not how often it was handled
 
 	// Pending is how many messages of the selection, or for the consumer, are
 	// stored after it. The broker counted them when it delivered this one.
@@ -73,15 +76,16 @@ func newMessage(msg jetstream.Msg) Message {
 		metadata = &jetstream.MsgMetadata{}
 	}
 	m := Message{
-		Subject:    msg.Subject(),
-		Header:     msg.Headers(),
-		Data:       msg.Data(),
-		Size:       len(msg.Data()),
-		Sequence:   metadata.Sequence.Stream,
-		Time:       metadata.Timestamp.UTC(),
-		Deliveries: metadata.NumDelivered,
-		delivery:   metadata.Sequence.Consumer,
-		Pending:    metadata.NumPending,
+		Subject:      msg.Subject(),
+		Header:       msg.Headers(),
+		Organization: schema.Organization(msg.Headers()),
+		Data:         msg.Data(),
+		Size:         len(msg.Data()),
+		Sequence:     metadata.Sequence.Stream,
+		Time:         metadata.Timestamp.UTC(),
+		Deliveries:   metadata.NumDelivered,
+		delivery:     metadata.Sequence.Consumer,
+		Pending:      metadata.NumPending,
 	}
 	if size, err := strconv.Atoi(m.Header.Get(nats.MsgSize)); err == nil {
 		m.Size = size

@@ -132,7 +132,7 @@ func awaitIDs(t testing.TB, js jetstream.JetStream, stream string, want ...strin
 func TestForward(t *testing.T) {
 	t.Parallel()
 	h := startHub(t)
-	e := startEdge(t, h)
+	e := startEdge(t, h, func(s *config.Settings) { s.Secrets[0] = "acme:" + s.Secrets[0] })
 	e.link.sever()
 	var sent []string
 	for i := range 5 {
@@ -153,8 +153,14 @@ func TestForward(t *testing.T) {
 	awaitIDs(t, h.js, "VERSIVE_QUARANTINE", "msg_q")
 	embeddedtest.Await(t, "nothing pending", func() bool { return e.pending(t) == 0 })
 
+	if q := readAll(t, h.js, "VERSIVE_QUARANTINE")[0]; q.Headers().Get("ce-organization") != "acme" {
+		t.Errorf("the quarantined webhook has the header %v", q.Headers())
+	}
 	here, there := readAll(t, e.js, "VERSIVE"), readAll(t, h.js, "VERSIVE")
 	for i := range there {
+		if got := there[i].Headers().Get("ce-organization"); got != "acme" {
+			t.Errorf("the hub has organization %q", got)
+		}
 		for name, values := range here[i].Headers() {
 			if !strings.HasPrefix(name, "Nats-") && !slices.Equal(there[i].Headers()[name], values) {
 				t.Errorf("header %s is %q at the hub, and %q at the edge", name, there[i].Headers()[name], values)

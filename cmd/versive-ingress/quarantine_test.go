@@ -27,7 +27,13 @@ func TestLifeInQuarantine(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := place(t, newSettings(t))
+			s := newSettings(t)
+			organization := ""
+			if name == "embedded" {
+				organization = "acme"
+				s.Secrets[0] = "acme:" + s.Secrets[0]
+			}
+			s = place(t, s)
 			today := run(t, s)
 			body := []byte(`{"event_type":"interview.started","interview":{"id":"i","started_at":"2026-01-02T03:04:05+01:00"},"study":{"id":"s"}}`)
 			for _, id := range []string{"msg_started", "msg_again", "msg_started"} {
@@ -72,6 +78,9 @@ func TestLifeInQuarantine(t *testing.T) {
 			for m, err := range (subscribe.Source{JetStream: js}).Range(t.Context(), subscribe.Selection{First: 2}) {
 				if err != nil {
 					t.Fatal(err)
+				}
+				if m.Organization != organization {
+					t.Errorf("requeued for organization %q, want %q", m.Organization, organization)
 				}
 				if m.Subject != "versive.interview.started.s.i.msg_started" || m.Header.Get("ce-type") != "com.getversive.interview.started" || !strings.Contains(string(m.Data), `"2026-01-02T02:04:05Z"`) {
 					t.Errorf("got %s %v %s", m.Subject, m.Header, m.Data)

@@ -24,7 +24,8 @@ are new, so that the stream does not reject the events as duplicates; the
 svix-id is in the header Ingress-Original-Id.
 
 With --to-url, post each event to an HTTP endpoint, one after the other, signed
-anew under its svix-id. Failed attempts are repeated; after 429 and 503, at the
+anew under its svix-id: with --secret, or else with the first secret of the
+settings that has the organization of the event. Failed attempts are repeated; after 429 and 503, at the
 time that Retry-After names. Erased events are skipped.
 
 The replay ends with the event that is the last one of the stream when it
@@ -59,7 +60,7 @@ EXIT STATUS
 	flags := cmd.Flags()
 	flags.StringVar(&f.ToSubject, "to-subject", "", "publish the events to this NATS subject")
 	flags.StringVar(&f.ToURL, "to-url", "", "post the events to this URL")
-	flags.StringVar(&f.Secret, "secret", "", "signing secret for --to-url (default: the first of INGRESS_SECRETS and INGRESS_SECRETS_FILE)")
+	flags.StringVar(&f.Secret, "secret", "", "signing secret for --to-url (default: the first of INGRESS_SECRETS and INGRESS_SECRETS_FILE that has the event's organization)")
 	flags.BoolVar(&f.KeepID, "keep-id", false, "keep the message ids with --to-subject, so that a stream rejects the events that it has")
 	flags.Float64Var(&f.Rate, "rate", 0, "largest number of events a second (default: unlimited)")
 	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file that records the progress, for resuming")

@@ -17,12 +17,13 @@ as 2024-01-31T08:00:00Z, or how long ago, such as 90m or 48h.`
 	aboutSettings = `The settings of serve determine the broker; see versive-ingress serve --help.`
 )
 
-// addFilter adds the flags that choose events by study, interview and type.
+// addFilter adds the flags that choose events by study, interview, type and organization.
 func addFilter(cmd *cobra.Command, f *replay.Selection) {
 	flags := cmd.Flags()
 	flags.StringVar(&f.Study, "study", "", "only events of the study with this id")
 	flags.StringVar(&f.Interview, "interview", "", "only events of the interview with this id")
 	flags.StringVar(&f.Type, "type", "", "only events of this type, such as interview.completed")
+	flags.StringVar(&f.Organization, "organization", "", "only events of this organization, and erasures of which it is not known")
 }
 
 // addBounds adds the flags that choose a range of the stream.

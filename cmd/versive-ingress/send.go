@@ -26,9 +26,9 @@ const sampleInterview = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 
 func sendCommand() *cobra.Command {
 	var (
-		secret, file, id, timestamp string
-		count                       int
-		duplicate                   bool
+		secret, organization, file, id, timestamp string
+		count                                     int
+		duplicate                                 bool
 	)
 	cmd := &cobra.Command{
 		Use:   "send [URL]",
@@ -51,6 +51,11 @@ EXIT STATUS
 			s, err := sender.New(append(args, "")[0], secret)
 			if err != nil {
 				return err
+			}
+			if organization != "" {
+				if err := s.SignAs(organization); err != nil {
+					return err
+				}
 			}
 			at, err := parseTimestamp(timestamp)
 			if err != nil {
@@ -93,11 +98,13 @@ EXIT STATUS
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&secret, "secret", "", "signing secret (default: the first of INGRESS_SECRETS and INGRESS_SECRETS_FILE)")
+	flags.StringVar(&organization, "organization", "", "sign with the first secret of INGRESS_SECRETS and INGRESS_SECRETS_FILE that has this organization")
 	flags.StringVar(&file, "file", "", "post the body in this file instead of the sample")
 	flags.IntVar(&count, "count", 1, "number of webhooks to post; more than one are generated interviews")
 	flags.StringVar(&id, "id", "", "svix-id of the webhook (default: a random one)")
 	flags.BoolVar(&duplicate, "duplicate", false, "post each webhook twice")
 	flags.StringVar(&timestamp, "timestamp", "", "time at which the webhook is signed, RFC 3339 or Unix seconds (default: now)")
+	cmd.MarkFlagsMutuallyExclusive("secret", "organization")
 	return cmd
 }
 

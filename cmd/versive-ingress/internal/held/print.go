@@ -26,14 +26,15 @@ func (c *Chosen) PrintTable(w io.Writer) error {
 func (c *Chosen) PrintJSON(w io.Writer) error {
 	for _, k := range c.List {
 		line, err := json.Marshal(struct {
-			Age      int64     `json:"age_seconds"`
-			Reason   string    `json:"reason"`
-			Size     int       `json:"size"`
-			ID       string    `json:"id"`
-			Detail   string    `json:"detail"`
-			Time     time.Time `json:"time"`
-			Sequence uint64    `json:"sequence"`
-		}{int64(time.Since(k.Time).Seconds()), k.reason(), k.Size, k.ID, k.description(), k.Time, k.Sequence})
+			Age          int64     `json:"age_seconds"`
+			Reason       string    `json:"reason"`
+			Size         int       `json:"size"`
+			ID           string    `json:"id"`
+			Organization string    `json:"organization,omitempty"`
+			Detail       string    `json:"detail"`
+			Time         time.Time `json:"time"`
+			Sequence     uint64    `json:"sequence"`
+		}{int64(time.Since(k.Time).Seconds()), k.reason(), k.Size, k.ID, k.Organization, k.description(), k.Time, k.Sequence})
 		if err != nil {
 			return err
 		}
@@ -50,6 +51,9 @@ func (c *Chosen) Show(w io.Writer, k Kept, body []byte) error {
 	table := terminal.NewTable(w)
 	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }
 	row("id", k.ID)
+	if k.Organization != "" {
+		row("organization", k.Organization)
+	}
 	row("received", fmt.Sprintf("%s, %s ago", k.Time.Format(time.RFC3339), terminal.Age(time.Since(k.Time))))
 	row("stored", fmt.Sprintf("%s %d", schema.KindQuarantine.Stream(c.Settings.Stream), k.Sequence))
 	row("size", fmt.Sprintf("%d bytes", len(body)))

@@ -116,6 +116,7 @@ func (c *Chosen) requeueOne(ctx context.Context, publisher *publish.Publisher, k
 	if err != nil {
 		return "", err
 	}
+	event = event.WithOrganization(k.Organization)
 	if publisher == nil {
 		return "would be stored", nil
 	}

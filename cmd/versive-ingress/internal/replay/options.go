@@ -70,13 +70,14 @@ func (o *Options) target() string {
 // A Selection chooses a part of the event stream, as given on the command line and
 // kept in a checkpoint.
 type Selection struct {
-	Since     string `json:"since,omitzero"`
-	Until     string `json:"until,omitzero"`
-	First     uint64 `json:"first,omitzero"`
-	Last      uint64 `json:"last,omitzero"`
-	Study     string `json:"study,omitzero"`
-	Interview string `json:"interview,omitzero"`
-	Type      string `json:"type,omitzero"`
+	Since        string `json:"since,omitzero"`
+	Until        string `json:"until,omitzero"`
+	First        uint64 `json:"first,omitzero"`
+	Last         uint64 `json:"last,omitzero"`
+	Study        string `json:"study,omitzero"`
+	Interview    string `json:"interview,omitzero"`
+	Type         string `json:"type,omitzero"`
+	Organization string `json:"organization,omitzero"`
 }
 
 // String returns the selection in JSON.
@@ -90,9 +91,10 @@ var eventType = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)+$`)
 // resolve returns the selection that the flags make now.
 func (s Selection) resolve() (subscribe.Selection, error) {
 	sel := subscribe.Selection{
-		Filter: schema.Filter{Type: s.Type, StudyID: s.Study, InterviewID: s.Interview},
-		First:  s.First,
-		Last:   s.Last,
+		Filter:       schema.Filter{Type: s.Type, StudyID: s.Study, InterviewID: s.Interview},
+		First:        s.First,
+		Last:         s.Last,
+		Organization: s.Organization,
 	}
 	var err error
 	if sel.Since, err = terminal.ParseTime("since", s.Since); err != nil {
@@ -104,6 +106,8 @@ func (s Selection) resolve() (subscribe.Selection, error) {
 	switch {
 	case s.Type != "" && !eventType.MatchString(s.Type):
 		return sel, fmt.Errorf("--type %q: want a type such as interview.completed", s.Type)
+	case s.Organization != "" && !schema.ValidOrganization(s.Organization):
+		return sel, fmt.Errorf("--organization %q: want lower-case letters, digits and hyphens, as before the colon of a secret", s.Organization)
 	case s.Last > 0 && s.First > s.Last:
 		return sel, fmt.Errorf("--first %d is above --last %d", s.First, s.Last)
 	case s.Until != "" && !sel.Since.Before(sel.Until):

@@ -24,8 +24,8 @@ const (
 	longestRetryAfter = 10 * time.Minute
 )
 
-// urlTarget posts events as the vendor does: signed anew under their svix-ids, one
-// after the other. Erasures have no webhook, so they are skipped.
+// urlTarget posts events as the vendor does: signed anew under their svix-ids, by a
+// secret of their organizations, one after the other. Erasures have no webhook, so they are skipped.
 type urlTarget struct {
 	immediate
 	sender    *sender.Sender
@@ -64,6 +64,9 @@ func (t *urlTarget) deliver(ctx context.Context, m subscribe.Message) error {
 // post posts an event once. After an error, pause is how long the endpoint asks to
 // wait: 0 if it does not ask, below 0 if another attempt would not help.
 func (t *urlTarget) post(ctx context.Context, m subscribe.Message) (pause time.Duration, err error) {
+	if err := t.sender.SignAs(m.Organization); err != nil {
+		return -1, err
+	}
 	answer, err := t.sender.Post(ctx, m.ID, time.Now(), m.Data)
 	switch status := answer.Status; {
 	case status == 0:

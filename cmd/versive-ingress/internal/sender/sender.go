@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -28,6 +29,7 @@ type Sender struct {
 	URL     string
 	HTTP    *http.Client // nil is Client
 	webhook *svix.Webhook
+	secrets []string // of the settings; nil if New was given another
 }
 
 // New returns a sender to url, or if that is "" to the webhook listener of the settings,
@@ -40,23 +42,43 @@ func New(url, secret string) (*Sender, error) {
 			return nil, err
 		}
 	}
+	s := &Sender{URL: cmp.Or(url, settings.WebhookURL())}
 	if secret == "" {
-		secrets, err := settings.SigningSecrets()
-		if err != nil {
+		var err error
+		if s.secrets, err = settings.SigningSecrets(); err != nil {
 			return nil, fmt.Errorf("no --secret, and %w", err)
 		}
-		secret = secrets[0]
+		secret = s.secrets[0]
 	}
-	s := &Sender{URL: cmp.Or(url, settings.WebhookURL())}
 	return s, s.SignWith(config.NormalizeSecret(secret))
 }
 
-// SignWith sets the signing secret.
+// SignWith sets the signing secret. The name of its organization, if it has one, has no
+// effect.
 func (s *Sender) SignWith(secret string) (err error) {
-	if s.webhook, err = svix.NewWebhook(secret); err != nil {
+	_, unnamed := ingest.SplitSecret(secret)
+	if s.webhook, err = svix.NewWebhook(unnamed); err != nil || unnamed == "" {
 		return fmt.Errorf("the signing secret %w", ingest.CheckSecret(secret))
 	}
 	return nil
+}
+
+// SignAs sets the first secret of the settings that has the organization, so that an
+// ingress with these settings names the same; "" is a secret that has none. If New was
+// given a secret, SignAs has no effect.
+func (s *Sender) SignAs(organization string) error {
+	for _, secret := range s.secrets {
+		if name, _ := ingest.SplitSecret(secret); name == organization {
+			return s.SignWith(secret)
+		}
+	}
+	switch {
+	case s.secrets == nil:
+		return nil
+	case organization == "":
+		return errors.New("the settings have no secret without an organization; --secret sets one")
+	}
+	return fmt.Errorf("the settings have no secret of organization %s; --secret sets one", organization)
 }
 
 // An Answer is how the ingress answered one webhook.
