@@ -24,9 +24,9 @@ are new, so that the stream does not reject the events as duplicates; the
 svix-id is in the header Ingress-Original-Id.
 
 With --to-url, post each event to an HTTP endpoint, one after the other, signed
-anew under its svix-id: with --secret, or else with the first secret of the
-settings that has the organization of the event. Failed attempts are repeated; after 429 and 503, at the
-time that Retry-After names. Erased events are skipped.
+anew under its svix-id: with --secret, or with the first secret of the settings
+that has the event's organization. Failed attempts are repeated; after 429 and
+503, at the time that Retry-After names. Erased events are skipped.
 
 The replay ends with the event that is the last one of the stream when it
 starts, or earlier if --until or --last are set.

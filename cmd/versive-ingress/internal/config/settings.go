@@ -38,7 +38,11 @@ type Settings struct {
 	// answered 401. Text that is often pasted with a secret does no harm: quotes, `v1,`, white space around it, a comment after
 	// it, `INGRESS_SECRETS=`, base64 of the URL alphabet or without padding, or a second encoding for Kubernetes. Anything
 	// else is refused with the reason, and so is a public key (`whpk_…`).
-	Secrets []string `env:"INGRESS_SECRETS" desc:"signing secrets (whsec_…), comma separated; any of them is accepted"`
+	//
+	// With [several organizations](operations.md#several-organizations), put the name of each before its secrets, as in
+	// `acme:whsec_…,globex:whsec_…`: 1 to 63 lower-case letters, digits and hyphens. Events then have the name of the
+	// secret that has verified them. One secret under two names, or with a name and without one, is refused.
+	Secrets []string `env:"INGRESS_SECRETS" desc:"signing secrets (whsec_…), comma separated; any of them is accepted; acme:whsec_… names its organization"`
 
 	// File with further signing secrets, one a line; empty lines and text after a `#` are ignored. The text is UTF-8, or
 	// UTF-16 with a byte order mark. The file is read again when it changes and on SIGHUP, so that a secret can be rotated
