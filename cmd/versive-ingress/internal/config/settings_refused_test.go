@@ -98,11 +98,15 @@ func TestSettingsRefused(t *testing.T) {
 		"FORWARD, no hub":    {settings{"INGRESS_FORWARD_CA": "a"}, []string{`INGRESS_FORWARD_CA="a"`, "INGRESS_FORWARD_URL"}},
 		"FORWARD_REPLICAS":   {settings{"INGRESS_FORWARD_URL": "a", "INGRESS_FORWARD_REPLICAS": "6"}, []string{`INGRESS_FORWARD_REPLICAS="6"`, "1 to 5"}},
 
-		"organization, name": {settings{"INGRESS_SECRETS_FILE": secretsFile(t, "acme:"+NewSecret()+"\nBigCo:whsec_"+password+"\n")},
-			[]string{"secrets, line 2: secret 3 of 3 has an invalid name before its colon", "lower-case letters"}},
+		"organization, name": {
+			settings{"INGRESS_SECRETS_FILE": secretsFile(t, "acme:"+NewSecret()+"\nBigCo:whsec_"+password+"\n")},
+			[]string{"secrets, line 2: secret 3 of 3 has an invalid name before its colon", "lower-case letters"},
+		},
 		"organization, none": {settings{"INGRESS_SECRETS": ":" + testSecret}, []string{"INGRESS_SECRETS: secret 1 of 1 has an invalid name before its colon"}},
-		"organizations": {settings{"INGRESS_SECRETS": "acme:" + testSecret, "INGRESS_SECRETS_FILE": secretsFile(t, "# of the other\n\nglobex:"+testSecret+"\n")},
-			[]string{"secrets, line 3: secret 2 of 2 is the same as secret 1, which has another organization"}},
+		"organizations": {
+			settings{"INGRESS_SECRETS": "acme:" + testSecret, "INGRESS_SECRETS_FILE": secretsFile(t, "# of the other\n\nglobex:"+testSecret+"\n")},
+			[]string{"secrets, line 3: secret 2 of 2 is the same as secret 1, which has another organization"},
+		},
 		"named for file":  {settings{"INGRESS_SECRETS_FILE": "acme:whsec_" + password}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
 		"secret for file": {settings{"INGRESS_SECRETS_FILE": "whsec_" + password}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
 		"quoted for file": {settings{"INGRESS_SECRETS_FILE": "\"v1,whsec_" + password + "\""}, []string{"INGRESS_SECRETS_FILE", "name of a file"}},
