@@ -62,6 +62,7 @@ type Event struct {
 	Type         string            `json:"type"`
 	Study        string            `json:"study"`
 	Interview    string            `json:"interview"`
+	Organization string            `json:"organization,omitzero"`
 	Stream       string            `json:"stream"`
 	Sequence     uint64            `json:"sequence"`
 	Subject      string            `json:"subject"`
@@ -80,7 +81,7 @@ func newEvent(stream string, m subscribe.Message) Event {
 		s = schema.Subject{ID: m.ID}
 	}
 	e := Event{
-		ID: s.ID, Type: s.Type, Study: s.StudyID, Interview: s.InterviewID,
+		ID: s.ID, Type: s.Type, Study: s.StudyID, Interview: s.InterviewID, Organization: schema.Organization(m.Header),
 		Stream: stream, Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Size: m.Size,
 		Erased: m.Erased(), ErasedCopies: []uint64{}, Consumers: map[string]string{},
 	}

@@ -20,15 +20,16 @@ const maxSearched = 1000
 // A Held message waits for an operator: a quarantined webhook or a dead letter, or the
 // tombstone that has replaced one.
 type Held struct {
-	ID       string    `json:"id"` // the svix-id
-	Stream   string    `json:"stream"`
-	Sequence uint64    `json:"sequence"`
-	Subject  string    `json:"subject"`
-	Time     time.Time `json:"time"` // at which it was stored
-	Size     int       `json:"size"` // of its content, in bytes
-	Erased   bool      `json:"erased"`
-	Reason   string    `json:"reason"`          // "" in a tombstone
-	Detail   string    `json:"detail,omitzero"` // of a quarantined webhook: what was not understood
+	ID           string    `json:"id"` // the svix-id
+	Stream       string    `json:"stream"`
+	Sequence     uint64    `json:"sequence"`
+	Subject      string    `json:"subject"`
+	Time         time.Time `json:"time"` // at which it was stored
+	Size         int       `json:"size"` // of its content, in bytes
+	Erased       bool      `json:"erased"`
+	Reason       string    `json:"reason"` // "" in a tombstone
+	Organization string    `json:"organization,omitzero"`
+	Detail       string    `json:"detail,omitzero"` // of a quarantined webhook: what was not understood
 
 	// Of dead letters.
 	Consumer      string `json:"consumer,omitzero"`
@@ -84,7 +85,7 @@ func (f Finder) readHeld(ctx context.Context, svixID string, has func(schema.Sub
 func newHeld(kind schema.Kind, stream string, m subscribe.Message, has func(schema.Subject) bool) (Held, bool) {
 	h := Held{
 		ID: m.ID, Stream: stream, Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Size: m.Size,
-		Erased: schema.IsSettled(m.Header),
+		Erased: schema.IsSettled(m.Header), Organization: m.Organization,
 	}
 	s := schema.Subject{ID: m.ID}
 	if kind == schema.KindQuarantine {

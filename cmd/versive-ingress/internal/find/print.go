@@ -91,6 +91,9 @@ func (e Event) print(row func(name, format string, args ...any), kind string) {
 			row(id[0], "%s", id[1])
 		}
 	}
+	if e.Organization != "" {
+		row("organization", "%s", e.Organization)
+	}
 	row("type", "%s", e.Type)
 	if e.Erased {
 		row("erased", "%s; the tombstone is %s %d%s", at(e.Time), e.Stream, e.Sequence, e.copies())

@@ -61,6 +61,7 @@ type Hub struct {
 type Secret struct {
 	Position     int        `json:"position"`
 	Fingerprint  string     `json:"fingerprint"`
+	Organization string     `json:"organization,omitzero"`
 	Verified     uint64     `json:"verified"` // requests, since the start
 	LastVerified *time.Time `json:"last_verified"`
 }
@@ -166,7 +167,7 @@ func (s *Status) readMetrics(p *Page) {
 	}
 	for _, m := range metrics["versive_ingress_secret_last_verified_timestamp_seconds"] {
 		position := m.labels["position"]
-		secret := Secret{Fingerprint: m.labels["fingerprint"], Verified: uint64(verified[position])}
+		secret := Secret{Fingerprint: m.labels["fingerprint"], Organization: m.labels["organization"], Verified: uint64(verified[position])}
 		secret.Position, _ = strconv.Atoi(position)
 		if m.value > 0 {
 			secret.LastVerified = new(time.UnixMilli(int64(m.value * 1000)).UTC())
