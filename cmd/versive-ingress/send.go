@@ -49,16 +49,11 @@ EXIT STATUS
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			s, err := sender.New(append(args, "")[0], secret)
-			if err != nil {
-				return err
+			if err == nil && organization != "" {
+				err = s.SignAs(organization)
 			}
-			if organization != "" {
-				if err := s.SignAs(organization); err != nil {
-					return err
-				}
-			}
-			at, err := parseTimestamp(timestamp)
-			if err != nil {
+			at, errAt := parseTimestamp(timestamp)
+			if err = cmp.Or(err, errAt); err != nil {
 				return err
 			}
 			body := sample
