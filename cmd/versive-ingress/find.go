@@ -22,10 +22,10 @@ in the quarantine or among the dead letters; and for each durable consumer
 whether it has acknowledged the event or has yet to receive it, beside the lag
 of that consumer. No content is printed.
 
-The broker reports how many events a consumer has received and not acknowledged,
-but not which. Where that cannot be concluded, the state is "delivered,
-acknowledgement unknown". A consumer that was created later than the event, or
-reads other subjects, is not for it.
+The broker reports how many events a consumer has received and not acknowledged
+(ack pending), but not which. Where that cannot be concluded, the state is
+"delivered, acknowledged unless among the ack pending". An event is not for a
+consumer that was created later or reads other subjects.
 
 Of several events, such as those of a study, the newest 20 are listed. Webhooks
 in the quarantine and dead letters are found by a svix-id; for an interview or a

@@ -139,14 +139,19 @@ func (f Finder) Find(ctx context.Context, id string) ([]Report, error) {
 
 // readEvents adds the events on a subject to r, with the newest of them.
 func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject string, r *Report) (err error) {
-	if r.Events, err = f.count(ctx, stream, subject, 1, time.Time{}); err != nil || r.Events == 0 {
-		return err
+	if r.Kind == "study" { // the others have few
+		if r.Events, err = f.count(ctx, stream, subject, 1, time.Time{}); err != nil {
+			return err
+		}
 	}
 	var subjects []string
 	if r.Events <= maxSubjects {
-		if subjects, err = f.subjects(ctx, stream, subject); err != nil {
+		// The stream's leader lists them, while a replica that counts may lag.
+		if subjects, err = f.subjects(ctx, stream, subject); err != nil || len(subjects) == 0 {
+			r.Events = 0
 			return err
 		}
+		r.Events = uint64(len(subjects))
 		interviews := map[string]bool{}
 		for _, subject := range subjects {
 			if s, err := schema.ParseSubject(subject); err == nil && s.InterviewID != "" {
@@ -170,7 +175,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 		if r.List, err = f.lookUp(ctx, stream, subjects); err != nil {
 			return err
 		}
-		r.Events = uint64(len(r.List)) // without copies whose erasure was interrupted
+		r.Events = uint64(len(r.List)) // others were removed meanwhile
 		erased := 0
 		for _, e := range r.List {
 			if e.Erased {

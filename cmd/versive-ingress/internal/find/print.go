@@ -136,7 +136,7 @@ func (r Report) printList(w io.Writer) error {
 var words = map[State]string{
 	Acknowledged:   "acknowledged",
 	Unacknowledged: "delivered, not acknowledged",
-	Delivered:      "delivered, acknowledgement unknown",
+	Delivered:      "delivered, acknowledged unless among the ack pending",
 	Waiting:        "not delivered yet",
 	DeadLettered:   "given up: dead letter",
 	NotSelected:    "not for it",
