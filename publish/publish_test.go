@@ -180,7 +180,7 @@ func publishConcurrently(t *testing.T, cfg publish.Config, n, times int) {
 				t.Errorf("id %d is at sequences %d and %d", i, of[0].Sequence, r.Sequence)
 			}
 		}
-		if fresh != 1 {
+		if fresh > 1 || fresh == 0 && cfg.Replicas <= 1 { // a leader may be replaced before it answers
 			t.Errorf("id %d was new %d times, want once", i, fresh)
 		}
 		sequences[of[0].Sequence] = true

@@ -153,6 +153,7 @@ func resendToNewStream(t *testing.T, cfg publish.Config) {
 			receipt, err = p.Publish(t.Context(), event(t, id))
 			return err == nil
 		})
+		receipt.Duplicate = false // an earlier attempt may have stored it without an answer
 		if want := (schema.Receipt{Stream: cfg.Stream, Sequence: uint64(i + 1)}); receipt != want {
 			t.Errorf("%s: got %+v, want %+v", id, receipt, want)
 		}
