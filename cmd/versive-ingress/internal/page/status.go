@@ -7,12 +7,12 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/consumers"
+	"versive-ingress/cmd/versive-ingress/internal/find"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -40,7 +40,7 @@ type Status struct {
 	Unread     string             `json:"unread"` // why the rest is incomplete: what the broker did not answer
 	Streams    []Stream           `json:"streams"`
 	Consumers  []consumers.Record `json:"consumers"` // the first 100 by name
-	Events     []Event            `json:"events"`    // the last 50, the latest first
+	Events     []find.Event       `json:"events"`    // the last 50, the latest first
 	Doctor     *Checkup           `json:"doctor"`    // nil until the first look has led to a report
 }
 
@@ -79,18 +79,6 @@ type Stream struct {
 	FirstTime     *time.Time `json:"first_time"`
 	LastTime      *time.Time `json:"last_time"`
 	Replicas      int        `json:"replicas"`
-}
-
-// An Event is a stored event, or the tombstone of one, without its content. Ids are
-// encoded as in the subject: decoded, they could contain control characters.
-type Event struct {
-	Time      time.Time `json:"time"`
-	Sequence  uint64    `json:"sequence"`
-	Type      string    `json:"type"`
-	Study     string    `json:"study"`
-	Interview string    `json:"interview"`
-	ID        string    `json:"id"`
-	Erased    bool      `json:"erased"`
 }
 
 // look returns the status, which may be as old as statusAge.
@@ -196,9 +184,12 @@ func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error
 	if events == nil {
 		return nil
 	}
-	if err := s.readEvents(ctx, source); err != nil {
+	last, err := find.Finder{Source: source}.Newest(ctx, shownEvents)
+	if err != nil {
 		return err
 	}
+	slices.Reverse(last)
+	s.Events = last
 	publish.ReadFromLeader(events)
 	list, err := publish.ReadConsumers(ctx, events, maxConsumers)
 	for _, c := range list {
@@ -220,27 +211,4 @@ func newStream(info *jetstream.StreamInfo) Stream {
 		s.LastTime = new(state.LastTime.UTC())
 	}
 	return s
-}
-
-// readEvents sets the last events, without reading their content.
-func (s *Status) readEvents(ctx context.Context, source subscribe.Source) error {
-	last := s.Streams[0].LastSequence
-	first := uint64(1)
-	if last > 2*shownEvents { // some may be missing, because they were erased
-		first = last - 2*shownEvents
-	}
-	for m, err := range source.Range(ctx, subscribe.Selection{Subject: ">", First: first, HeadersOnly: true}) {
-		if err != nil {
-			return err
-		}
-		event := Event{Time: m.Time, Sequence: m.Sequence, Type: "?", Study: "?", Interview: "?", ID: m.ID, Erased: m.Erased()}
-		if subject, err := schema.ParseSubject(m.Subject); err == nil {
-			tokens := strings.Split(m.Subject, ".")
-			event.Type, event.Study, event.Interview, event.ID = subject.Type, tokens[len(tokens)-3], tokens[len(tokens)-2], tokens[len(tokens)-1]
-		}
-		s.Events = append(s.Events, event)
-	}
-	slices.Reverse(s.Events)
-	s.Events = s.Events[:min(len(s.Events), shownEvents)]
-	return nil
 }

@@ -62,7 +62,7 @@ func TestPage(t *testing.T) {
 	if want := (page.Requests{Received: 3 + rejected, Stored: 1, Duplicates: 1, Quarantined: 1, Rejected: rejected}); status.LastHour != want {
 		t.Errorf("last hour %+v, want %+v", status.LastHour, want)
 	}
-	if e := status.Events; len(e) != 1 || e[0].ID != "msg_1" || e[0].Study != "study_%3Cb%3E" || e[0].Interview != "interview_1" || e[0].Sequence != 1 || time.Since(e[0].Time) > time.Minute {
+	if e := status.Events; len(e) != 1 || e[0].ID != "msg_1" || e[0].Study != "study_<b>" || e[0].Interview != "interview_1" || e[0].Sequence != 1 || time.Since(e[0].Time) > time.Minute {
 		t.Errorf("events %+v", e)
 	}
 	if c := status.Consumers[0]; c.Consumer != "reports" || c.Pending != 1 {
@@ -87,7 +87,7 @@ func TestPage(t *testing.T) {
 
 	_, html := s.admin("/")
 	_, data := s.admin("/status?find=interview_1")
-	for _, text := range []string{"msg_1", "study_%3Cb%3E", "interview_1", "reports", "VERSIVE_QUARANTINE", "quarantine list", status.Secrets[0].Fingerprint, status.Doctor.Verdict} {
+	for _, text := range []string{"msg_1", "study_&lt;b&gt;", "interview_1", "reports", "VERSIVE_QUARANTINE", "quarantine list", status.Secrets[0].Fingerprint, status.Doctor.Verdict} {
 		if !strings.Contains(html, text) {
 			t.Errorf("the page does not show %q", text)
 		}
