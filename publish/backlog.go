@@ -15,7 +15,7 @@ import (
 )
 
 // A backlog counts the messages of a stream that wait for an operator, which are
-// those that are not settled (see [schema.IsSettled]). It remembers which ones are
+// those that are not settled (see [schema.IsSettled]), except for requests to requeue. It remembers which ones are
 // settled, so that it reads each header once.
 type backlog struct {
 	count atomic.Int64 // -1 until all headers have been read
@@ -47,7 +47,7 @@ func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 	state := info.State
 	if state.LastSeq > b.read {
 		err := p.readHeaders(ctx, stream, startAt(b.read+1), func(sequence uint64, header nats.Header) bool {
-			if b.read = sequence; schema.IsSettled(header) {
+			if b.read = sequence; schema.IsSettled(header) || schema.RequeuedLetter(header) > 0 {
 				b.settled.Add(sequence, sequence)
 			}
 			return true

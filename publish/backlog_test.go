@@ -69,6 +69,10 @@ func TestBacklog(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	request := schema.Requeue("reports", "msg_0", 1)
+	if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: request.Subject("versive"), Header: request.Header}); err != nil {
+		t.Fatal(err)
+	}
 	backlog(schema.KindDead, 2)
 	if err := eraser.Erase(t.Context(), publish.Copy{Kind: schema.KindDead, Subject: "versive-dead.reports.msg_0", Sequence: 1}); err != nil {
 		t.Fatal(err)

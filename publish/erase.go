@@ -41,7 +41,7 @@ type Eraser struct {
 // never puts a second tombstone. If the stream does not allow erasure, or belongs to
 // another ingress, Erase returns a [*ConflictError] and puts no tombstone.
 func (e Eraser) Erase(ctx context.Context, c Copy) error {
-	stream, err := e.openErasable(ctx, c.Kind)
+	stream, err := e.Erasable(ctx, c.Kind)
 	if err != nil {
 		return err
 	}
@@ -92,7 +92,7 @@ func (e Eraser) EraseSubject(ctx context.Context, kind schema.Kind, subject stri
 }
 
 func (e Eraser) eraseSubject(ctx context.Context, kind schema.Kind, subject string) (erased []Copy, err error) {
-	stream, err := e.openErasable(ctx, kind)
+	stream, err := e.Erasable(ctx, kind)
 	if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) {
 		return nil, nil
 	}
@@ -143,7 +143,7 @@ func (e Eraser) subjects(ctx context.Context, kind schema.Kind, pattern string) 
 // Delete overwrites and deletes the copy without a tombstone: a resend after the
 // duplicate window is stored again. Its errors are those of [Eraser.Erase].
 func (e Eraser) Delete(ctx context.Context, c Copy) error {
-	stream, err := e.openErasable(ctx, c.Kind)
+	stream, err := e.Erasable(ctx, c.Kind)
 	if err != nil {
 		return err
 	}
@@ -164,9 +164,10 @@ func (e Eraser) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 	return stream, nil
 }
 
-// openErasable returns a [*ConflictError] if an operator has configured the stream so
-// that a copy cannot be overwritten.
-func (e Eraser) openErasable(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
+// Erasable opens the stream of a kind of message for look-ups that ask its leader. It
+// returns a [*ConflictError] if the stream belongs to another ingress, or if an operator
+// has configured it so that a copy cannot be overwritten.
+func (e Eraser) Erasable(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	stream, err := e.open(ctx, kind)
 	if err != nil {
 		return nil, err

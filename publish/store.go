@@ -92,6 +92,7 @@ func (p *Publisher) storeDead(ctx context.Context, m schema.Message) (schema.Rec
 	}
 	ReadFromLeader(stream)
 	msg := p.message(context.Background(), m)
+	msg.Header.Set(schema.HeaderDeadForwarded, "true")
 	for {
 		last := uint64(0)
 		for stored, err := range onSubject(ctx, stream, msg.Subject) {

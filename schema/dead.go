@@ -1,6 +1,7 @@
 package schema
 
 import (
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -11,7 +12,18 @@ const (
 	HeaderDeadSubject    = "Ingress-Dead-Subject"    // the event's own subject
 	HeaderDeadSequence   = "Ingress-Dead-Sequence"   // its sequence in the event stream
 	HeaderDeadDeliveries = "Ingress-Dead-Deliveries" // how often it was delivered
+
+	// HeaderDeadForwarded marks a dead letter that an edge has forwarded to a hub: the
+	// consumer is at the edge.
+	HeaderDeadForwarded = "Ingress-Dead-Forwarded"
 )
+
+// HeaderRequeue names the header of a request to requeue a dead letter, whose sequence
+// in its stream is the value.
+const HeaderRequeue = "Ingress-Requeue"
+
+// requeueToken distinguishes the subject of a request from that of its dead letter.
+const requeueToken = "requeue"
 
 // maxDeadReason bounds the reason in the header of a dead letter, in bytes:
 // all headers of a message share 64 KiB.
@@ -48,4 +60,48 @@ func DeadLetter(d Dead, header map[string][]string, data []byte) Message {
 // there is none.
 func DecodeReason(header map[string][]string) string {
 	return decodeHeader(first(header, HeaderReason))
+}
+
+// DeadSequence returns the sequence in the event stream of a dead letter's event, or 0 if
+// the header is not that of a dead letter.
+func DeadSequence(header map[string][]string) uint64 { return sequence(header, HeaderDeadSequence) }
+
+// ParseDeadLetter returns the consumer and the svix-id that the subject of a dead letter
+// names.
+func ParseDeadLetter(subject string) (consumer, id string, err error) {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) != 3 {
+		return "", "", fmt.Errorf("%q is not the subject of a dead letter", subject)
+	}
+	if consumer, err = Unescape(tokens[1]); err != nil {
+		return "", "", err
+	}
+	id, err = Unescape(tokens[2])
+	return consumer, id, err
+}
+
+// Requeue returns the request to a consumer to handle the event of its dead letter once
+// more: of the letter with this svix-id and this sequence. It has no ID, with which the
+// broker would drop the request that follows another one as a duplicate.
+func Requeue(consumer, id string, sequence uint64) Message {
+	return Message{
+		Kind:   KindDead,
+		Header: newHeader(HeaderRequeue, strconv.FormatUint(sequence, 10)),
+		tokens: Escape(consumer) + "." + requeueToken + "." + Escape(id),
+	}
+}
+
+// RequeueFilter returns the subject, with a wildcard, of the requests to a consumer,
+// given the first token of the events' subjects.
+func RequeueFilter(prefix, consumer string) string {
+	return KindDead.Prefix(prefix) + "." + Escape(consumer) + "." + requeueToken + ".*"
+}
+
+// RequeuedLetter returns the sequence of the dead letter that a request names, or 0 if
+// the header is not that of a request.
+func RequeuedLetter(header map[string][]string) uint64 { return sequence(header, HeaderRequeue) }
+
+func sequence(header map[string][]string, name string) uint64 {
+	n, _ := strconv.ParseUint(first(header, name), 10, 64)
+	return n
 }

@@ -116,7 +116,7 @@ func (e *Erasure) inspect(kind schema.Kind, m subscribe.Message) (t Match, ok bo
 			e.tombstones++
 		}
 		return t, !m.Erased()
-	case m.Erased():
+	case m.Erased(), schema.RequeuedLetter(m.Header) > 0: // which has no effect once the dead letter is erased
 		return t, false
 	case kind == schema.KindQuarantine:
 		s, ok := schema.GuessSubject(m.ID, m.Data)

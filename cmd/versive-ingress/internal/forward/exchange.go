@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -44,6 +45,8 @@ func (s *stream) up(ctx context.Context, hub *publish.Publisher) error {
 	}()
 	for batch := collect(messages, nil); len(batch) > 0; batch = collect(messages, batch[:0]) {
 		last := upPosition{batch[len(batch)-1].Sequence, batch[len(batch)-1].Time}
+		// A requeued dead letter is handled at the edge, where its consumer is.
+		batch = slices.DeleteFunc(batch, func(m subscribe.Message) bool { return schema.RequeuedLetter(m.Header) > 0 })
 		if err := s.deliver(ctx, hub, batch); err != nil {
 			stop()
 			<-failed
@@ -93,12 +96,12 @@ func collect(messages <-chan subscribe.Message, batch []subscribe.Message) []sub
 // the connection to the hub ends.
 func (s *stream) deliver(ctx context.Context, hub *publish.Publisher, batch []subscribe.Message) error {
 	pause, timeout, logged := interval/8, storeTimeout, ""
-	for {
+	for len(batch) > 0 {
 		attempt, cancel := context.WithTimeout(ctx, timeout)
 		n, err := s.attempt(attempt, hub, batch)
 		cancel()
 		if batch = batch[n:]; len(batch) == 0 {
-			return nil
+			break
 		}
 		if n > 0 {
 			pause, timeout = interval/8, storeTimeout
@@ -115,6 +118,7 @@ func (s *stream) deliver(ctx context.Context, hub *publish.Publisher, batch []su
 			return fmt.Errorf("batch is not confirmed: %w", context.Cause(ctx))
 		}
 	}
+	return nil
 }
 
 // attempt forwards the first messages of a batch: those before the first tombstone, or the
