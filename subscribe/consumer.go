@@ -135,10 +135,15 @@ func (s Source) Consume(ctx context.Context, c Consumer) error {
 	if err != nil {
 		return err
 	}
-	ctx = withoutDeadline{ctx}
+	ctx, stop := context.WithCancel(withoutDeadline{ctx})
+	defer stop()
 	d, err := s.awaitDispatcher(ctx, c)
 	if err == nil {
+		requeued := make(chan error, 1)
+		go func() { requeued <- d.runRequeued(ctx) }()
 		err = d.run(ctx)
+		stop()
+		err = errors.Join(err, <-requeued)
 	} else if ctx.Err() != nil {
 		return nil
 	}

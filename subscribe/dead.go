@@ -58,7 +58,8 @@ func (s Source) ensureDeadLetters(ctx context.Context, events jetstream.StreamCo
 	return nil
 }
 
-// deadLetter stores a message as a dead letter, once, before it is acknowledged.
+// deadLetter stores a message as a dead letter, once, before it is acknowledged. If the
+// message is that of a requeued letter, the new one is stored after it.
 func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) error {
 	dead, err := d.source.open(ctx, schema.KindDead)
 	if err != nil {
@@ -85,7 +86,7 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 			stored = &jetstream.RawStreamMsg{}
 		case err != nil:
 			return fmt.Errorf("looking the dead letter up: %w", err)
-		case stored.Header.Get(schema.HeaderDeadSequence) == header.Get(schema.HeaderDeadSequence):
+		case schema.DeadSequence(stored.Header) == m.Sequence && stored.Sequence != m.letter:
 			return d.checkErased(ctx, m, dead, stored.Sequence)
 		case schema.IsTombstone(stored.Header) && !m.Erased():
 			return nil // the event was erased
@@ -95,7 +96,8 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 		if ack != nil {
 			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
 		}
-		// The stored letter is that of the event, while m is its tombstone.
+		// The stored letter is the one that was requeued, which the caller deletes, or that
+		// of the event, while m is its tombstone.
 		header.Set(jetstream.ExpectedLastSubjSeqHeader, strconv.FormatUint(stored.Sequence, 10))
 		if ack, err = d.source.JetStream.PublishMsg(ctx, msg); err != nil {
 			return err

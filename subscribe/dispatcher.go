@@ -22,22 +22,24 @@ import (
 //
 // A message takes a slot when it is requested, and has it until its handler has
 // returned and it was acknowledged, dead-lettered or left to be redelivered. In
-// between it waits for exclusive: a suspect (see suspects.go) holds that for
-// writing while it is handled, every other event for reading. mu is held for
-// no longer than a look at what it guards, and never while another lock is awaited.
+// between it waits for a worker, or, as a suspect (see suspects.go), for all of them.
+// The consumer has a second dispatcher for requeued dead letters (see requeue.go), which
+// has slots of its own and shares the workers. mu is held for no longer than a look at
+// what it guards, and never while another lock is awaited.
 //
 // The goroutine that runs fetches and owns empty and reported; those of the
 // handlers share all else.
 type dispatcher struct {
 	cfg     Consumer
 	source  Source
+	kind    schema.Kind        // KindEvent, or KindDead for requests to requeue dead letters
 	stream  jetstream.Stream   // of the events
-	durable jetstream.Consumer // at the broker
+	durable jetstream.Consumer // at the broker, of the messages of kind
 
-	slots     *semaphore.Weighted // Concurrency of them
-	exclusive sync.RWMutex
-	empty     bool   // whether the last batch was
-	reported  string // see report
+	slots    *semaphore.Weighted // Concurrency of them
+	workers  *semaphore.Weighted // as many; shared by the dispatchers of a consumer
+	empty    bool                // whether the last batch was
+	reported string              // see report
 
 	mu       sync.Mutex
 	records  map[uint64]record  // of events that were not handled successfully yet, by sequence; guarded by mu
@@ -56,16 +58,22 @@ func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error)
 	if err != nil {
 		return nil, err
 	}
+	return newDispatcher(c, s, schema.KindEvent, stream, durable, semaphore.NewWeighted(int64(c.Concurrency))), nil
+}
+
+func newDispatcher(c Consumer, s Source, kind schema.Kind, stream jetstream.Stream, durable jetstream.Consumer, workers *semaphore.Weighted) *dispatcher {
 	return &dispatcher{
 		cfg:     c,
 		source:  s,
+		kind:    kind,
 		stream:  stream,
 		durable: durable,
 		slots:   semaphore.NewWeighted(int64(c.Concurrency)),
+		workers: workers,
 		records: readRecords(durable.CachedInfo()),
 
 		inFlight: make(map[uint64]*flight),
-	}, nil
+	}
 }
 
 // run handles events until fetchCtx ends, or fetching fails permanently.
@@ -176,15 +184,15 @@ func (d *dispatcher) process(ctx, handlerCtx context.Context, msg jetstream.Msg)
 	alive, done := context.WithCancel(handlerCtx)
 	defer done()
 	go d.keepAlive(alive, msg)
-	suspect := d.isSuspect(m)
+	suspect, workers := d.isSuspect(m), int64(1)
 	if suspect {
-		d.exclusive.Lock()
-		defer d.exclusive.Unlock()
-	} else {
-		d.exclusive.RLock()
-		defer d.exclusive.RUnlock()
+		workers = int64(d.cfg.Concurrency)
 	}
-	if ctx.Err() != nil {
+	err := d.workers.Acquire(ctx, workers)
+	if err == nil {
+		defer d.workers.Release(workers)
+	}
+	if err != nil || ctx.Err() != nil {
 		_ = msg.Nak() // not begun, so another process may have it immediately
 		return
 	}

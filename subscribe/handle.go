@@ -20,10 +20,27 @@ import (
 	"versive-ingress/schema"
 )
 
-// handle calls the handler for a message, and acknowledges it, dead-letters it,
-// or leaves it to be redelivered.
+// handle calls the handler for a message, or for the event of the dead letter that the
+// message requeues, and acknowledges it, dead-letters it, or leaves it to be redelivered.
 func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, suspect bool) {
-	log := d.cfg.Logger.With("consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "delivery", m.Deliveries)
+	log := d.cfg.Logger.With("consumer", d.cfg.Durable, "id", m.ID, "delivery", m.Deliveries)
+	event := m
+	if d.kind == schema.KindDead {
+		var ok bool
+		var err error
+		event, ok, err = d.requeued(ctx, m)
+		if err != nil {
+			log.Warn("cannot look up the dead letter that was requeued; retrying", "error", err)
+			_ = msg.NakWithDelay(d.cfg.pause(1))
+			return
+		}
+		if !ok {
+			d.confirm(ctx, msg, m, event)
+			return
+		}
+		log = log.With("dead_letter", event.letter)
+	}
+	log = log.With("sequence", event.Sequence)
 	if suspect {
 		log.Warn("event was delivered repeatedly without a handler returning; it is handled alone")
 		ended, err := d.beginAlone(ctx, m)
@@ -33,7 +50,7 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 			_ = msg.NakWithDelay(d.cfg.pause(1))
 			return
 		case ended >= d.fatalAttempts():
-			d.giveUp(ctx, msg, m, fmt.Errorf("the process ended each of the %d times that the event was handled alone", ended), d.cfg.pause(ended), log)
+			d.giveUp(ctx, msg, m, event, fmt.Errorf("the process ended each of the %d times that the event was handled alone", ended), d.cfg.pause(ended), log)
 			return
 		}
 		defer func() {
@@ -42,10 +59,10 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 			}
 		}()
 	}
-	err := d.attempt(ctx, m, log)
+	err := d.attempt(ctx, event, log)
 	switch {
 	case err == nil:
-		d.confirm(ctx, msg, m)
+		d.confirm(ctx, msg, m, event)
 		d.forget(m.Sequence)
 		return
 	case ctx.Err() != nil: // the handler was interrupted
@@ -56,7 +73,7 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 	pause := d.cfg.pause(attempts)
 	log = log.With("attempt", attempts)
 	if attempts >= d.cfg.Attempts || errors.Is(err, ErrPermanent) {
-		d.giveUp(ctx, msg, m, err, pause, log)
+		d.giveUp(ctx, msg, m, event, err, pause, log)
 		return
 	}
 	log.Warn("handler failed; the event is redelivered", "error", err, "after", pause.String())
@@ -65,15 +82,15 @@ func (d *dispatcher) handle(ctx context.Context, msg jetstream.Msg, m Message, s
 
 // giveUp dead-letters a message. If that fails, the message is redelivered after
 // the pause.
-func (d *dispatcher) giveUp(ctx context.Context, msg jetstream.Msg, m Message, reason error, pause time.Duration, log *slog.Logger) {
+func (d *dispatcher) giveUp(ctx context.Context, msg jetstream.Msg, m, event Message, reason error, pause time.Duration, log *slog.Logger) {
 	log = log.With("error", reason)
-	if err := d.deadLetter(ctx, m, reason); err != nil {
+	if err := d.deadLetter(ctx, event, reason); err != nil {
 		log.Error("event cannot be dead-lettered; it is redelivered", "why", err, "after", pause.String())
 		_ = msg.NakWithDelay(pause)
 		return
 	}
 	log.Error("event was dead-lettered")
-	d.confirm(ctx, msg, m)
+	d.confirm(ctx, msg, m, event)
 	d.forget(m.Sequence)
 }
 
@@ -119,18 +136,23 @@ func panicStack() string {
 
 // confirm acknowledges a message and waits until the broker confirms that it
 // has stored the acknowledgement. Without the confirmation the message may be
-// redelivered; the handler then recognizes it by its ID.
-func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m Message) {
+// redelivered; the handler then recognizes it by its ID. The acknowledgement of a
+// request to requeue is its deletion.
+func (d *dispatcher) confirm(ctx context.Context, msg jetstream.Msg, m, event Message) {
+	acknowledge := msg.DoubleAck
+	if d.kind == schema.KindDead {
+		acknowledge = func(ctx context.Context) error { return d.settle(ctx, m, event) }
+	}
 	rewound := d.rewound(m.Sequence)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer context.AfterFunc(rewound, cancel)()
-	err := msg.DoubleAck(ctx)
+	err := acknowledge(ctx)
 	for retries := 2; err != nil && ctx.Err() == nil && retries > 0; retries-- {
-		err = msg.DoubleAck(ctx)
+		err = acknowledge(ctx)
 	}
 	if err != nil && rewound.Err() == nil {
-		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", m.ID, "sequence", m.Sequence, "error", err)
+		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", m.ID, "sequence", event.Sequence, "error", err)
 	}
 }
 
@@ -152,7 +174,7 @@ func (d *dispatcher) startSpan(ctx context.Context, m Message) (context.Context,
 		ctx = trace.ContextWithRemoteSpanContext(ctx, published)
 		links = append(links, trace.Link{SpanContext: published})
 	}
-	stream := d.source.stream(schema.KindEvent)
+	stream := d.source.stream(d.kind)
 	return tracer.Start(ctx, "process "+stream, trace.WithSpanKind(trace.SpanKindConsumer), trace.WithLinks(links...), trace.WithAttributes(
 		semconv.MessagingSystemKey.String("nats"),
 		semconv.MessagingOperationTypeProcess,

@@ -59,6 +59,7 @@ type Message struct {
 	Pending uint64
 
 	delivery uint64 // its number among the deliveries to the consumer
+	letter   uint64 // the sequence of the dead letter that was requeued; 0 if it is none
 }
 
 // Erased reports whether the message is a tombstone: the event of its subject was

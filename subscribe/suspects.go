@@ -6,8 +6,6 @@ import (
 	"maps"
 
 	"github.com/nats-io/nats.go/jetstream"
-
-	"versive-ingress/schema"
 )
 
 // The broker counts deliveries. It does not know whether one arrived, whether a
@@ -20,7 +18,7 @@ import (
 //
 // A process reads the records when it begins, counts in its own copy of them,
 // which mu guards, and stores it when it stops gracefully. The count of calls
-// alone is read and written at the broker only, while exclusive is held.
+// alone is read and written at the broker only, while the suspect has all workers.
 const (
 	// suspectDeliveries is the number of unexplained deliveries beyond which an
 	// event is a suspect. Innocent events have some: each time that the process
@@ -152,6 +150,6 @@ func (d *dispatcher) updateRecords(ctx context.Context, change func(map[uint64]r
 	config.Metadata = map[string]string{}
 	maps.Copy(config.Metadata, info.Config.Metadata)
 	config.Metadata[recordsKey] = string(text)
-	_, err = d.source.JetStream.UpdateConsumer(ctx, d.source.stream(schema.KindEvent), config)
+	_, err = d.source.JetStream.UpdateConsumer(ctx, d.source.stream(d.kind), config)
 	return err
 }
