@@ -121,6 +121,7 @@ func (d *dispatcher) requeued(ctx context.Context, request Message) (event Messa
 		event.Header, event.Data, event.Time = stored.Header, stored.Data, stored.Time
 	}
 	event.Time, event.Size = event.Time.UTC(), len(event.Data)
+	event.Organization = schema.Organization(event.Header)
 	return event, true, nil
 }
 

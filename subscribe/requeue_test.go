@@ -63,7 +63,9 @@ func (s *system) awaitSettled(t testing.TB, durable string) {
 func TestRequeue(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)
-	s.storeMany(t, 3)
+	s.storeMany(t, 1)
+	s.storeFor(t, "acme", "msg_1")
+	s.storeFor(t, "acme", "msg_2")
 	var fixed atomic.Bool
 	var messages, others record
 	first, again := make(chan subscribe.Message, 1), make(chan subscribe.Message, 1)

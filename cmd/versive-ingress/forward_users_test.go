@@ -8,10 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
+
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
+	"versive-ingress/schema"
 )
 
 // diagnose runs doctor with the settings of an edge.
@@ -59,17 +62,27 @@ func TestForwardWithShippedUsers(t *testing.T) {
 	if a := e.post(t, "msg_q", []byte(`{"event_type":"interview.imagined"}`)); a.Status != 202 {
 		t.Errorf("%v", a)
 	}
+	// A dead letter is forwarded; its request is not.
 	bury(t, e.js, "reports", "msg_1")
+	request := schema.Requeue("reports", "msg_1", 1)
+	if _, err := e.js.PublishMsg(t.Context(), &nats.Msg{Subject: request.Subject("versive"), Header: request.Header}); err != nil {
+		t.Fatal(err)
+	}
+	bury(t, e.js, "reports", "msg_2")
 	awaitIDs(t, h.js, "VERSIVE", "msg_1", "msg_2")
 	awaitIDs(t, h.js, "VERSIVE_QUARANTINE", "msg_q")
-	embeddedtest.Await(t, "the dead letter is at the hub", func() bool { return len(headersIn(t, h.js, "VERSIVE_DEAD")) == 1 })
+	awaitIDs(t, h.js, "VERSIVE_DEAD", "msg_1", "msg_2")
+	// They can be requeued only at the edge.
+	at := withBroker(newSettings(t), h.cfg.Listen)
+	at.NATSNKey = seeds["$HUB_OPERATOR_NKEY"]
+	if out, err := runCommand(t, "versive-ingress", at, "deadletters", "requeue", "--all"); err == nil || !strings.Contains(out, "stays reports msg_1: it was given up at an edge") {
+		t.Errorf("requeue at the hub: %v, %s", err, out)
+	}
 	if report, _ := diagnose(t, e.settings); strings.Contains(report, "hub_") || strings.Contains(report, forward.Consumer) || !strings.Contains(report, "ok       hub") {
 		t.Errorf("doctor:\n%s", report)
 	}
 
 	// An erasure at the hub comes down, and what is old is removed.
-	at := withBroker(newSettings(t), h.cfg.Listen)
-	at.NATSNKey = seeds["$HUB_OPERATOR_NKEY"]
 	must(t, at, "erase", "--interview", "interview_msg_1", "--yes")
 	embeddedtest.Await(t, "the copies are erased", func() bool {
 		return !strings.Contains(strings.Join(append(live(t, e.js), live(t, h.js)...), " "), "msg_1")

@@ -29,7 +29,7 @@ var update = flag.Bool("update", false, "rewrite the examples in docs/consumers.
 // TestMain makes this binary the command as well, and a broker: scripts and
 // tests that need a process of their own find them on the PATH.
 func TestMain(m *testing.M) {
-	testscript.Main(suite{m}, map[string]func(){"versive-ingress": main, "broker": brokerMain})
+	testscript.Main(suite{m}, map[string]func(){"versive-ingress": main, "broker": brokerMain, "transactional": transactionalMain})
 }
 
 // suite runs the tests with no settings in the environment.

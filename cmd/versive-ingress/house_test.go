@@ -49,7 +49,7 @@ var mayImport = map[string][]string{
 	rooms + "replay":    {rooms + "config", rooms + "broker", rooms + "sender", rooms + "terminal", "publish", "publish/access", "subscribe", "schema"},
 	rooms + "erasure":   {rooms + "broker", rooms + "terminal", "publish", "publish/embedded", "subscribe", "schema"},
 	rooms + "held":      {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},
-	rooms + "consumers": {rooms + "broker", rooms + "terminal", "publish", "subscribe"},
+	rooms + "consumers": {rooms + "broker", rooms + "terminal", "publish", "schema", "subscribe"},
 	rooms + "find":      {rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "doctor":    {rooms + "config", rooms + "broker", rooms + "forward", rooms + "sender", rooms + "terminal", "ingest", "publish", "publish/access", "publish/embedded", "schema", "subscribe"},
 	"docs":              {"schema", "subscribe"}, // what other teams' programs need

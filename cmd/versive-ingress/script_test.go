@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"os"
 	"strconv"
@@ -16,6 +17,8 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish/embedded/embeddedtest"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 // TestScripts runs the command as its users do. Each script has settings of
@@ -40,6 +43,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ready":     scriptReady,
 			"consumer":  scriptConsumer,
+			"consume":   scriptConsume,
 			"await":     scriptAwait,
 			"terminate": scriptTerminate,
 			"oneline":   scriptOneLine,
@@ -85,6 +89,43 @@ func scriptConsumer(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		ts.Check(m.DoubleAck(ctx))
 	}
+}
+
+// consume has a consumer refuse, or handle, all events and requeued dead letters.
+func scriptConsume(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: consume name refuse|handle")
+	}
+	nc, err := nats.Connect("nats://" + ts.Getenv("INGRESS_NATS_LISTEN"))
+	ts.Check(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	ts.Check(err)
+	ctx, stop := context.WithTimeout(context.Background(), embeddedtest.Timeout)
+	defer stop()
+	ended := make(chan error, 1)
+	go func() {
+		ended <- subscribe.Source{JetStream: js}.Consume(ctx, subscribe.Consumer{
+			Durable: args[0],
+			Event: func(context.Context, schema.Event, subscribe.Message) error {
+				if args[1] == "refuse" {
+					return fmt.Errorf("no such account\x1b: %w", subscribe.ErrPermanent)
+				}
+				return nil
+			},
+			Erasure: func(context.Context, schema.Subject, subscribe.Message) error { return nil },
+		})
+	}()
+	for settled := false; !settled && ctx.Err() == nil; time.Sleep(10 * time.Millisecond) {
+		settled = true
+		for _, stream := range []string{"VERSIVE", "VERSIVE_DEAD"} {
+			c, err := js.Consumer(ctx, stream, args[0])
+			settled = settled && err == nil && c.CachedInfo().NumPending == 0 && c.CachedInfo().NumAckPending == 0
+		}
+	}
+	ts.Check(ctx.Err())
+	stop()
+	ts.Check(<-ended)
 }
 
 // await waits until a file that is being written has some words.

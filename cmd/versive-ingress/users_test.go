@@ -151,8 +151,26 @@ func TestShippedUsersCan(t *testing.T) {
 		t.Errorf("the range has %d messages, want 31", n)
 	}
 
-	// Subscriber and operator rewind the consumer, and the operator deletes it.
+	// A subscriber requeues its dead letter, reads the request, and gives up again.
 	settings := sys.settings
+	settings.NATSNKey = u.subscriber
+	if out := must(t, settings, "deadletters", "requeue", "--all", "--consumer", "reports"); out != "requeued reports msg_1\n" {
+		t.Errorf("requeue: %s", out)
+	}
+	consuming, done = context.WithCancel(ctx)
+	reports.Event = func(_ context.Context, e schema.Event, _ subscribe.Message) error {
+		seen[e.ID]++
+		done()
+		return fmt.Errorf("refused: %w", subscribe.ErrPermanent)
+	}
+	if err := source.Consume(consuming, reports); err != nil || seen["msg_1"] != 2 || ctx.Err() != nil {
+		t.Errorf("msg_1 was handled %d times: %v", seen["msg_1"], err)
+	}
+	if out := must(t, settings, "deadletters", "list"); !strings.Contains(out, "reports  waits ") {
+		t.Errorf("list: %s", out)
+	}
+
+	// Subscriber and operator rewind the consumer, and the operator deletes it.
 	for _, settings.NATSNKey = range []string{u.subscriber, u.operator} {
 		if out := must(t, settings, "consumers", "rewind", "reports", "--first", "2", "--yes"); !strings.Contains(out, "will receive 30 events again, from sequence 2 on") {
 			t.Errorf("rewind: %s", out)

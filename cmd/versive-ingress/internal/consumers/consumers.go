@@ -3,6 +3,7 @@ package consumers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -12,6 +13,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
+	"versive-ingress/schema"
 )
 
 // Consumers are the durable consumers of the event stream.
@@ -56,9 +58,17 @@ func (c *Consumers) Find(ctx context.Context, name string) (publish.ConsumerStat
 	return publish.ConsumerState{}, err
 }
 
-// Delete deletes a consumer with its position.
+// Delete deletes a consumer with its position, and what it reads requeued dead letters
+// with.
 func (c *Consumers) Delete(ctx context.Context, name string) error {
-	if err := c.stream.DeleteConsumer(ctx, name); err != nil {
+	err := c.stream.DeleteConsumer(ctx, name)
+	if err == nil {
+		err = c.JetStream.DeleteConsumer(ctx, schema.KindDead.Stream(c.Settings.Stream), name)
+		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+			err = nil
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("deleting consumer %s: %w", name, err)
 	}
 	return nil

@@ -82,7 +82,7 @@ func (d *doctor) checkDeadLetters(ctx context.Context, r *Result) {
 	n, oldest := d.checkBacklog(ctx, r, schema.KindDead)
 	r.when(n > 0, Warning, "dead_letters", fmt.Sprintf("consumers have dead-lettered %s, the oldest %s ago", terminal.Plural(n, "message", "messages"), terminal.Age(oldest)),
 		"a downstream service lacks an event, or has not erased an interview",
-		fmt.Sprintf("nats stream subjects %s  # their consumers; the reason is in the header %s", schema.KindDead.Stream(d.Settings.Stream), schema.HeaderReason))
+		"versive-ingress deadletters list")
 }
 
 // checkBacklog checks a stream whose messages wait for an operator. It returns their
@@ -102,7 +102,7 @@ func (d *doctor) checkBacklog(ctx context.Context, r *Result, kind schema.Kind) 
 		case m.Header.Get(schema.HeaderReason) != "":
 			oldest = max(oldest, d.Now().Sub(m.Time))
 			n++
-		case !schema.IsTombstone(m.Header):
+		case !schema.IsTombstone(m.Header) && schema.RequeuedLetter(m.Header) == 0:
 			foreign = append(foreign, m.Subject)
 		}
 	}

@@ -53,7 +53,7 @@ func TestRunOnStreams(t *testing.T) {
 			}
 			msg := nats.NewMsg(kind.Prefix(s.Subject) + ".msg_1")
 			for _, header := range headers {
-				msg.Header.Set(header, "true")
+				msg.Header.Set(header, "1")
 			}
 			if _, err := js.PublishMsg(t.Context(), msg); err != nil {
 				t.Fatal(err)
@@ -121,7 +121,7 @@ func TestRunOnStreams(t *testing.T) {
 		"nearlyfull": {func(c *jetstream.StreamConfig) { c.MaxMsgs = 10 }, fill(9), []string{"warning stream_full: nats stream edit $ --max-msgs 20"}},
 
 		"quarantine": {asCreated, keep(schema.KindQuarantine, schema.HeaderReason), []string{"warning quarantine_not_empty: versive-ingress quarantine list"}},
-		"dead":       {asCreated, keep(schema.KindDead, schema.HeaderReason), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
+		"dead":       {asCreated, keep(schema.KindDead, schema.HeaderReason), []string{"warning dead_letters: versive-ingress deadletters list"}},
 
 		"foreignkept": {asCreated, keep(schema.KindQuarantine), []string{"warning foreign_messages: nats stream view $_QUARANTINE --subject 'foreignkept-quarantine.msg_1'"}},
 		"deadmemory": {asCreated, func(t *testing.T, s config.Settings, _ *doctor.Config) {
@@ -129,8 +129,9 @@ func TestRunOnStreams(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, []string{"warning stream_storage: nats stream rm $_DEAD"}},
-		"erasure": {asCreated, keep(schema.KindDead, schema.HeaderErased, schema.HeaderReason), []string{"warning dead_letters: nats stream subjects $_DEAD"}},
+		"erasure": {asCreated, keep(schema.KindDead, schema.HeaderErased, schema.HeaderReason), []string{"warning dead_letters: versive-ingress deadletters list"}},
 		"settled": {asCreated, keep(schema.KindDead, schema.HeaderErased), nil},
+		"request": {asCreated, keep(schema.KindDead, schema.HeaderRequeue), nil},
 
 		"givesup":  {asCreated, consumer(jetstream.ConsumerConfig{MaxDeliver: 3, AckPolicy: jetstream.AckExplicitPolicy}), []string{"warning consumer_gives_up: nats consumer edit $ reports --max-deliver=-1"}},
 		"consnack": {asCreated, consumer(jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy}), []string{"warning consumer_no_ack: nats consumer copy $ reports reports_2 --ack explicit"}},

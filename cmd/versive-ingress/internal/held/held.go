@@ -1,4 +1,5 @@
-// Package held works on what waits for an operator: the webhooks in the quarantine.
+// Package held works on what waits for an operator: the webhooks in the quarantine, and
+// the dead letters.
 package held
 
 import (
@@ -7,6 +8,9 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
@@ -14,43 +18,64 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// A Kept webhook is one in the quarantine, without its body.
+// A Kept message is a quarantined webhook or a dead letter, without its body.
 type Kept struct {
 	subscribe.Message
 	erased bool // it has a tombstone: an erasure was interrupted
+
+	request  uint64    // the sequence of the request to requeue a dead letter; 0 if there is none
+	requeued time.Time // when it was stored
 }
 
-func (k Kept) reason() string      { return k.Header.Get(schema.HeaderReason) }
+// reason returns the category of a webhook, or the error that a dead letter records.
+func (k Kept) reason() string {
+	return schema.DecodeReason(k.Header)
+}
+
 func (k Kept) description() string { return k.Header.Get(schema.HeaderDescription) }
 
-// Read returns what the quarantine keeps, the newest last, and the ids of webhooks
-// that were erased from it.
-func Read(ctx context.Context, c *broker.Connection) (list []Kept, erased map[string]bool, err error) {
+// consumer returns the consumer that has given up on a dead letter.
+func (k Kept) consumer() string {
+	consumer, _, _ := schema.ParseDeadLetter(k.Subject)
+	return consumer
+}
+
+// Read returns what is kept in the stream of a kind, the newest last, and the ids of
+// what was erased from it.
+func Read(ctx context.Context, c *broker.Connection, kind schema.Kind) (list []Kept, erased map[string]bool, err error) {
 	erased = make(map[string]bool)
-	for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: broker.AnySubject, HeadersOnly: true}) {
+	tombstones, requests := make(map[string]bool), make(map[uint64]subscribe.Message)
+	for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
 		switch {
+		case kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound): // no consumer has given up on anything
+			return nil, nil, nil
 		case err != nil:
 			return nil, nil, err
-		case m.Erased():
-			erased[m.ID] = true
+		case schema.IsSettled(m.Header):
+			tombstones[m.Subject], erased[m.ID] = true, true
+		case schema.RequeuedLetter(m.Header) > 0:
+			requests[schema.RequeuedLetter(m.Header)] = m
 		case m.Header.Get(schema.HeaderReason) == "":
-			// Not a quarantined webhook, but what another ingress has stored here with
-			// an older version, which let two of them share a stream.
+			// Neither a webhook nor a dead letter, but what another ingress has stored here
+			// with an older version, which let two of them share a stream.
 		default:
 			list = append(list, Kept{Message: m})
 		}
 	}
-	for i := range list {
-		list[i].erased = erased[list[i].ID]
+	for i, k := range list {
+		list[i].erased = tombstones[k.Subject] && !k.Erased() // the dead letter of a tombstone stays
+		list[i].request, list[i].requeued = requests[k.Sequence].Sequence, requests[k.Sequence].Time
 	}
 	return list, erased, nil
 }
 
-// A Choice selects quarantined webhooks: either by IDs, or all of them.
+// A Choice selects what is kept in the stream of a kind: either by IDs, or all of it.
 type Choice struct {
-	IDs    []string
-	All    bool
-	Reason string // restricts All to one reason; "" is every reason
+	Kind     schema.Kind // KindQuarantine or KindDead
+	IDs      []string
+	All      bool
+	Reason   string // restricts All to webhooks with one reason; "" is every reason
+	Consumer string // restricts the choice to the dead letters of one consumer; "" is every consumer
 }
 
 // check refuses a choice of nothing, and one that is ambiguous.
@@ -62,35 +87,53 @@ func (choice *Choice) check() error {
 	case choice.Reason != "" && !choice.All:
 		return errors.New("--reason requires --all")
 	case choice.All == (len(choice.IDs) > 0):
-		return errors.New("want either --all or IDs, which quarantine list prints")
+		return fmt.Errorf("want either --all or IDs, which %s list prints", commandOf(choice.Kind))
 	}
 	return nil
 }
 
-// Chosen are webhooks of the quarantine, and the connection by which they were read.
+func (choice *Choice) selects(k Kept) bool {
+	return (choice.All || slices.Contains(choice.IDs, k.ID)) &&
+		(choice.Reason == "" || k.reason() == choice.Reason) && (choice.Consumer == "" || k.consumer() == choice.Consumer)
+}
+
+func commandOf(kind schema.Kind) string {
+	return map[schema.Kind]string{schema.KindQuarantine: "quarantine", schema.KindDead: "deadletters"}[kind]
+}
+
+// placeOf names where a kind is kept, for messages.
+func placeOf(kind schema.Kind) string {
+	return map[schema.Kind]string{schema.KindQuarantine: "in the quarantine", schema.KindDead: "among the dead letters"}[kind]
+}
+
+// Chosen is what a choice selects, and the connection by which it was read.
 type Chosen struct {
 	*broker.Connection
+	Kind schema.Kind
 	List []Kept
 }
 
-// Open connects to the broker and finds the webhooks of a choice. An id that is not
-// there is an error: it may be misspelt.
+// Open connects to the broker and finds what a choice selects. An id that is not there
+// is an error: it may be misspelt.
 func Open(ctx context.Context, choice Choice) (*Chosen, error) {
 	if err := choice.check(); err != nil {
 		return nil, err
 	}
-	c, err := broker.Dial(ctx, "quarantine")
+	c, err := broker.Dial(ctx, commandOf(choice.Kind))
 	if err != nil {
 		return nil, err
 	}
-	list, erased, err := Read(ctx, c)
+	list, erased, err := Read(ctx, c, choice.Kind)
 	for _, id := range choice.IDs {
+		of := slices.IndexFunc(list, func(k Kept) bool { return k.ID == id })
 		switch {
-		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id }):
+		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id && choice.selects(k) }):
+		case of >= 0:
+			err = fmt.Errorf("%s is not among the dead letters of consumer %s, but of %s", id, choice.Consumer, list[of].consumer())
 		case erased[id]:
 			err = fmt.Errorf("%s was erased", id)
 		default:
-			err = fmt.Errorf("%s is not in the quarantine", id)
+			err = fmt.Errorf("%s is not %s", id, placeOf(choice.Kind))
 			if i := slices.IndexFunc(list, func(k Kept) bool { return strings.EqualFold(k.ID, id) }); i >= 0 {
 				err = fmt.Errorf("%w, %s is: %s", err, list[i].ID, broker.CaseSensitive)
 			}
@@ -100,16 +143,14 @@ func Open(ctx context.Context, choice Choice) (*Chosen, error) {
 		c.Close()
 		return nil, err
 	}
-	return &Chosen{c, slices.DeleteFunc(list, func(k Kept) bool {
-		return !choice.All && !slices.Contains(choice.IDs, k.ID) || choice.Reason != "" && k.reason() != choice.Reason
-	})}, nil
+	return &Chosen{c, choice.Kind, slices.DeleteFunc(list, func(k Kept) bool { return !choice.selects(k) })}, nil
 }
 
-// Body reads the body of a webhook.
+// Body reads the body of what is kept.
 func (c *Chosen) Body(ctx context.Context, k Kept) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
-	name := schema.KindQuarantine.Stream(c.Settings.Stream)
+	name := c.Kind.Stream(c.Settings.Stream)
 	stream, err := c.JetStream.Stream(ctx, name)
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", name, err)

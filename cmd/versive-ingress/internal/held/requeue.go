@@ -15,10 +15,21 @@ import (
 	"versive-ingress/schema"
 )
 
-// Requeue turns the webhooks into events, as far as this version understands them,
-// and writes a line for each to out. It returns an error if one stays. A dry run
-// changes nothing.
+// A requeuer requeues one message. It returns the outcome, or why the message stays; an
+// error is one that the next message would meet as well.
+type requeuer func(ctx context.Context, k Kept) (outcome string, stays, err error)
+
+// Requeue turns webhooks into events, as far as this version understands them, or has
+// their consumers handle dead letters once more. It writes a line for each to out, and
+// returns an error if one stays. A dry run changes nothing.
 func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error {
+	if c.Kind == schema.KindDead {
+		requeue, err := c.letterRequeuer(ctx, dryRun)
+		if err != nil {
+			return err
+		}
+		return c.requeue(ctx, requeue, out)
+	}
 	var publisher *publish.Publisher
 	if !dryRun {
 		var err error
@@ -27,25 +38,68 @@ func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error 
 		}
 		defer publisher.Close()
 	}
-	deleted, err := c.requeue(ctx, publisher, out)
+	var deleted []uint64
+	err := c.requeue(ctx, func(ctx context.Context, k Kept) (string, error, error) {
+		outcome, err := c.requeueWebhook(ctx, publisher, k)
+		if broken, ok := errors.AsType[*publish.Error](err); ok && broken.Reason() != "refused" {
+			return "", nil, fmt.Errorf("storing %s: %w; run it again when the broker accepts events", k.ID, err)
+		}
+		if err == nil && publisher != nil {
+			deleted = append(deleted, k.Sequence)
+		}
+		return outcome, err, nil
+	}, out)
 	return errors.Join(err, erasure.Settle(ctx, c.Connection, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: deleted}))
 }
 
-// Discard overwrites and deletes the webhooks, and writes the outcome to out.
+func (c *Chosen) requeue(ctx context.Context, requeue requeuer, out io.Writer) error {
+	stayed := 0
+	for _, k := range c.List {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		outcome, stays, err := requeue(ctx, k)
+		name := k.ID
+		if c.Kind == schema.KindDead {
+			name = k.consumer() + " " + k.ID
+		}
+		switch {
+		case err != nil:
+			return err
+		case stays != nil:
+			stayed++
+			fmt.Fprintf(out, "stays %s: %v\n", name, stays)
+		default:
+			fmt.Fprintln(out, outcome, name)
+		}
+	}
+	if stayed > 0 {
+		return fmt.Errorf("%d of %d stay %s", stayed, len(c.List), placeOf(c.Kind))
+	}
+	return nil
+}
+
+// Discard overwrites and deletes the messages, and writes the outcome to out. A dead
+// letter that was requeued is not handled any more, unless that has begun.
 func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 	var deleted []uint64
 	for i, k := range c.List {
-		if err := c.delete(ctx, k); err != nil {
-			return fmt.Errorf("%d of %d were discarded: %w", i, len(c.List), err)
+		for _, sequence := range []uint64{k.Sequence, k.request} {
+			if sequence == 0 {
+				continue
+			}
+			if err := c.delete(ctx, sequence); err != nil {
+				return fmt.Errorf("%d of %d were discarded: %w", i, len(c.List), err)
+			}
+			deleted = append(deleted, sequence)
 		}
-		deleted = append(deleted, k.Sequence)
 	}
 	fmt.Fprintf(out, "discarded: %d\n", len(c.List))
-	return erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{schema.KindQuarantine: deleted})
+	return erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{c.Kind: deleted})
 }
 
-func (c *Chosen) delete(ctx context.Context, k Kept) error {
-	return c.Eraser().Delete(ctx, publish.Copy{Kind: schema.KindQuarantine, Subject: k.Subject, Sequence: k.Sequence})
+func (c *Chosen) delete(ctx context.Context, sequence uint64) error {
+	return c.Eraser().Delete(ctx, publish.Copy{Kind: c.Kind, Sequence: sequence})
 }
 
 // OpenPublisher opens a publisher for the requeued events. It leaves the streams as
@@ -74,39 +128,11 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 	})
 }
 
-// requeue returns the sequences of the webhooks that it has deleted. publisher is nil
-// for a dry run.
-func (c *Chosen) requeue(ctx context.Context, publisher *publish.Publisher, out io.Writer) (deleted []uint64, err error) {
-	stayed := 0
-	for _, k := range c.List {
-		if ctx.Err() != nil {
-			return deleted, context.Cause(ctx)
-		}
-		outcome, err := c.requeueOne(ctx, publisher, k)
-		if broken, ok := errors.AsType[*publish.Error](err); ok && broken.Reason() != "refused" {
-			return deleted, fmt.Errorf("storing %s: %w; run it again when the broker accepts events", k.ID, err)
-		}
-		if err != nil {
-			stayed++
-			fmt.Fprintf(out, "stays %s: %v\n", k.ID, err)
-			continue
-		}
-		fmt.Fprintln(out, outcome, k.ID)
-		if publisher != nil {
-			deleted = append(deleted, k.Sequence)
-		}
-	}
-	if stayed > 0 {
-		return deleted, fmt.Errorf("%d of %d stay in the quarantine", stayed, len(c.List))
-	}
-	return deleted, nil
-}
-
-// requeueOne stores the event that a webhook has become, and only then deletes the
-// webhook. It returns what became of it, or why it stays.
-func (c *Chosen) requeueOne(ctx context.Context, publisher *publish.Publisher, k Kept) (outcome string, err error) {
+// requeueWebhook stores the event that a webhook has become, and only then deletes the
+// webhook. It returns what became of it, or why it stays. publisher is nil for a dry run.
+func (c *Chosen) requeueWebhook(ctx context.Context, publisher *publish.Publisher, k Kept) (outcome string, err error) {
 	if k.erased {
-		return "", errors.New("it is being erased; run erase again")
+		return "", errors.New(beingErased)
 	}
 	body, err := c.Body(ctx, k)
 	if err != nil {
@@ -124,7 +150,7 @@ func (c *Chosen) requeueOne(ctx context.Context, publisher *publish.Publisher, k
 	if err != nil {
 		return "", err
 	}
-	if err := c.delete(ctx, k); err != nil {
+	if err := c.delete(ctx, k.Sequence); err != nil {
 		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
 	}
 	outcome = "stored"
