@@ -266,8 +266,8 @@ func checkListeners(o *server.Options) error {
 		{"websocket", ws.Host, ws.Port != 0, ws.NoAuthUser == "" && (users || ws.Username != "" || ws.Token != "" || ws.TLSMap), "listen on 127.0.0.1, or configure users, and no no_auth_user"},
 		{"mqtt", mqtt.Host, mqtt.Port != 0, mqtt.NoAuthUser == "" && (users || mqtt.Username != "" || mqtt.Token != "" || mqtt.TLSMap), "listen on 127.0.0.1, or configure users, and no no_auth_user"},
 		{"leafnodes", leaf.Host, leaf.Port != 0, users || leaf.Username != "" || leaf.Nkey != "" || len(leaf.Users) > 0, "listen on 127.0.0.1, or configure users"},
-		{"cluster", o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || verifies(o.Cluster.TLSConfig), "listen on 127.0.0.1, or configure authorization or tls in cluster { … }, the latter without insecure"},
-		{"gateway", o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || verifies(o.Gateway.TLSConfig), "listen on 127.0.0.1, or configure authorization or tls in gateway { … }, the latter without insecure"},
+		{"cluster", o.Cluster.Host, o.Cluster.Port != 0, o.Cluster.Username != "" || verifies(o.Cluster.TLSConfig), "listen on 127.0.0.1, or configure authorization in cluster { … }, or tls with ca_file and without insecure"},
+		{"gateway", o.Gateway.Host, o.Gateway.Port != 0, o.Gateway.Username != "" || verifies(o.Gateway.TLSConfig), "listen on 127.0.0.1, or configure authorization in gateway { … }, or tls with ca_file and without insecure"},
 		{"the monitoring port", cmp.Or(o.HTTPHost, o.Host), o.HTTPPort != 0 || o.HTTPSPort != 0, false, `set http: "127.0.0.1:8222"`},
 		{"the profiling port", o.Host, o.ProfPort != 0, false, "remove prof_port"},
 	} {
@@ -280,8 +280,11 @@ func checkListeners(o *server.Options) error {
 
 // verifies reports whether the servers of routes or gateways authenticate each other. The
 // one that accepts a connection always verifies a certificate; with the option insecure,
-// the one that connects does not.
-func verifies(c *tls.Config) bool { return c != nil && !c.InsecureSkipVerify }
+// the one that connects does not. Without ca_file, a certificate of any public authority
+// is enough.
+func verifies(c *tls.Config) bool {
+	return c != nil && c.ClientCAs != nil && !c.InsecureSkipVerify
+}
 
 // isLoopback reports whether a listener on host is reachable only from this
 // machine. An empty host means all interfaces.

@@ -139,6 +139,16 @@ func TestFull(t *testing.T) {
 	}
 }
 
+// newCertificate returns the files of a certificate that is its own authority.
+func newCertificate(t *testing.T) (cert, key string) {
+	t.Helper()
+	cert, key = filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
+	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=test", "-out", cert, "-keyout", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return cert, key
+}
+
 func TestStartFails(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -149,10 +159,7 @@ func TestStartFails(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cert, key := filepath.Join(t.TempDir(), "cert.pem"), filepath.Join(t.TempDir(), "key.pem")
-	if out, err := exec.Command("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1", "-subj", "/CN=test", "-out", cert, "-keyout", key).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
+	cert, key := newCertificate(t)
 	for _, test := range []struct {
 		name string
 		cfg  embedded.Config
@@ -174,17 +181,20 @@ func TestStartFails(t *testing.T) {
 			leafnodes { listen: "0.0.0.0:-1" }`)}, "without authorization"},
 		{"an open port for routes", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
-			cluster { name: c, listen: "0.0.0.0:-1" }`)}, "authorization or tls in cluster"},
+			cluster { name: c, listen: "0.0.0.0:-1" }`)}, "configure authorization in cluster"},
 		{"an open port for routes beside users of clients", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
 			authorization { users: [{user: reader, password: x}] }
-			cluster { name: c, port: -1 }`)}, "authorization or tls in cluster"},
+			cluster { name: c, port: -1 }`)}, "configure authorization in cluster"},
 		{"an open port for routes that do not verify whom they connect to", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
-			cluster { name: c, port: -1, tls { cert_file: "`+cert+`", key_file: "`+key+`", ca_file: "`+cert+`", insecure: true } }`)}, "the latter without insecure"},
+			cluster { name: c, port: -1, tls { cert_file: "`+cert+`", key_file: "`+key+`", ca_file: "`+cert+`", insecure: true } }`)}, "tls with ca_file and without insecure"},
+		{"an open port for routes that any public authority admits to", embedded.Config{ConfigFile: writeConfig(t, `
+			listen: "127.0.0.1:-1"
+			cluster { name: c, port: -1, tls { cert_file: "`+cert+`", key_file: "`+key+`" } }`)}, "tls with ca_file"},
 		{"an open port for gateways", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
-			gateway { name: g, listen: "0.0.0.0:-1" }`)}, "authorization or tls in gateway"},
+			gateway { name: g, listen: "0.0.0.0:-1" }`)}, "configure authorization in gateway"},
 		{"an open port for MQTT", embedded.Config{ConfigFile: writeConfig(t, `
 			listen: "127.0.0.1:-1"
 			mqtt { listen: "0.0.0.0:-1" }`)}, "mqtt: listening"},
@@ -245,6 +255,33 @@ func TestAuthorization(t *testing.T) {
 		t.Error("a client without credentials can connect")
 	}
 	embeddedtest.Connect(t, broker.URL(), nats.UserInfo("reader", "secret"))
+}
+
+// With the remedies of TestStartFails, a broker may listen on all interfaces.
+func TestStartsWithRemedy(t *testing.T) {
+	cert, key := newCertificate(t)
+	verified := `tls { cert_file: "` + cert + `", key_file: "` + key + `", ca_file: "` + cert + `" }`
+	const (
+		users  = "authorization { users: [{user: reader, password: x}] }\n"
+		routes = `routes: ["nats://127.0.0.1:1"]`
+		local  = `cluster { name: c, listen: "127.0.0.1:-1", ` + routes + " }\n"
+	)
+	for name, more := range map[string]string{
+		"routes with authorization":   `cluster { name: c, port: -1, ` + routes + `, authorization { user: route, password: x } }`,
+		"routes with TLS":             `cluster { name: c, port: -1, ` + routes + `, ` + verified + ` }`,
+		"routes on loopback":          `cluster { name: c, listen: "127.0.0.1:-1", ` + routes + ` }`,
+		"gateways with authorization": local + `gateway { name: c, port: -1, authorization { user: gateway, password: x } }`,
+		"gateways with TLS":           local + `gateway { name: c, port: -1, ` + verified + ` }`,
+		"leaf nodes with users":       users + `leafnodes { port: -1 }`,
+		"WebSockets with users":       users + `websocket { port: -1, no_tls: true }`,
+		"MQTT with users":             users + "server_name: mqtt\nmqtt { port: -1 }",
+		"monitoring on loopback":      `http: "127.0.0.1:-1"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			embeddedtest.StartBroker(t, embedded.Config{ConfigFile: writeConfig(t, "listen: \"127.0.0.1:-1\"\n"+more)})
+		})
+	}
 }
 
 // Leaf nodes with users of their own may connect from other machines, although
