@@ -53,7 +53,11 @@ func (d *doctor) checkBroker(ctx context.Context, r *Result) {
 	case err != nil:
 		remedy := "nats account info"
 		if nc.ConnectedClusterName() != "" {
-			remedy = "sudo systemctl start nats-server  # on the other servers: most servers of the cluster must run; then: nats account info"
+			unit := "nats-server"
+			if !d.external() {
+				unit = "versive-ingress"
+			}
+			remedy = "sudo systemctl start " + unit + "  # on the other servers: most servers of the cluster must run; then: nats account info"
 		}
 		r.unanswered("JetStream", err, remedy)
 		return
