@@ -36,6 +36,9 @@ type field struct {
 	tag    string  // see fieldsOf
 }
 
+// urnPrefix begins the URN of every canonical form.
+const urnPrefix = "urn:versive-ingress:"
+
 // eventTypes are the registered types.
 var eventTypes []*eventType
 
@@ -47,7 +50,7 @@ var typeName = regexp.MustCompile(`^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$`)
 // are those of T, as fieldsOf reads them. It panics if the type contradicts
 // itself.
 func register[T any](name string, version int) *eventType {
-	t := &eventType{name: name, version: version, urn: fmt.Sprintf("urn:versive-ingress:%s:%d", name, version), data: reflect.TypeFor[T]()}
+	t := &eventType{name: name, version: version, urn: fmt.Sprintf("%s%s:%d", urnPrefix, name, version), data: reflect.TypeFor[T]()}
 	t.fields = t.fieldsOf(t.data, "")
 	if ids := t.studyID + t.interviewID; !typeName.MatchString(name) || version < 1 || ids == "" || strings.Contains(ids, "*") {
 		panic(fmt.Sprintf("schema: event type %q: want a name of two words, a version, and a study or interview id that is not in a list", name))
