@@ -6,7 +6,7 @@ COMPOSE ?= $(shell docker compose version >/dev/null 2>&1 && echo docker compose
 export VERSION COMMIT
 
 .DEFAULT_GOAL := help
-.PHONY: help build test lint run fuzz soak chaos chaos-forward image bench manifests snapshot up down vuln ci
+.PHONY: help build test lint run fuzz soak chaos chaos-forward image bench audit manifests snapshot up down vuln ci
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /  make \1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
@@ -34,6 +34,9 @@ fuzz: ## every fuzz target for a minute
 
 soak: ## 100,000 events and three consumers that are killed at random; takes minutes
 	go test -run 'TestSoak$$' -v -timeout 60m ./subscribe -soak.events 100000
+
+audit: ## audits a million events with 20 faults of each kind, on both kinds of broker; takes minutes and 5 GB
+	go test -run 'TestAudit$$' -v -timeout 60m ./cmd/versive-ingress -audit.events 1000000 -audit.faults 20
 
 # Failing disks, power cuts and kills alone take some twenty minutes: make chaos FAULTS='disk-*'
 SEEDS  ?= 20

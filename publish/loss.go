@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/access"
 	"versive-ingress/schema"
@@ -47,6 +49,14 @@ type Loss struct {
 	Sequences schema.Sequences `json:"sequences"` // of the messages
 }
 
+// String describes the loss, without its number and time.
+func (l Loss) String() string {
+	if n := l.Sequences.Len(); n > 0 {
+		return fmt.Sprintf("stream %s %v (%d, sequences %v)", l.Stream, l.Problem, n, l.Sequences)
+	}
+	return fmt.Sprintf("stream %s %v; it had no messages", l.Stream, l.Problem)
+}
+
 const (
 	marksFile        = "marks.json"        // written by the ingress alone
 	acknowledgedFile = "acknowledged.json" // written by [Acknowledge] alone
@@ -54,12 +64,40 @@ const (
 
 // acknowledged is the content of acknowledgedFile.
 type acknowledged struct {
-	Number     uint64                      `json:"number"`     // of the last acknowledged loss
-	Unreadable map[string]schema.Sequences `json:"unreadable"` // by stream; may be acknowledged before they are reported
+	Number  uint64           `json:"number"`  // of the last acknowledged loss
+	Streams map[string]Found `json:"streams"` // what audits have found; may be acknowledged before it is reported
 }
 
-func (a acknowledged) covers(l Loss) bool {
-	return l.Number <= a.Number || l.Problem == Unreadable && l.Sequences.Minus(a.Unreadable[l.Stream]).Len() == 0
+// Found is what an audit has found of a stream: which of its messages are lost.
+type Found struct {
+	Created    time.Time        `json:"created"`    // the stream; another one of its name reuses sequences
+	Missing    schema.Sequences `json:"missing"`    // not in the stream, and neither erased nor expired
+	Unreadable schema.Sequences `json:"unreadable"` // counted by the stream, which cannot return them
+}
+
+// Minus returns what was found and is not in g, which is that of the same stream or zero.
+func (f Found) Minus(g Found) Found {
+	if !f.Created.Equal(g.Created) {
+		return f
+	}
+	return Found{f.Created, f.Missing.Minus(g.Missing), f.Unreadable.Minus(g.Unreadable)}
+}
+
+func (a acknowledged) covers(l Loss, created time.Time) bool {
+	if l.Number <= a.Number {
+		return true
+	}
+	found := Found{Created: created}
+	switch l.Problem {
+	case Unreadable:
+		found.Unreadable = l.Sequences
+	case Removed:
+		found.Missing = l.Sequences
+	default:
+		return false
+	}
+	rest := found.Minus(a.Streams[l.Stream])
+	return rest.Missing.Len()+rest.Unreadable.Len() == 0
 }
 
 // readAcknowledged returns what was acknowledged in a directory, which may be nothing.
@@ -70,52 +108,96 @@ func readAcknowledged(dir string) (ack acknowledged, err error) {
 	return ack, err
 }
 
+// A Record is what a data directory has on record of the streams: the high-water marks of
+// the ingress, and what was acknowledged.
+type Record struct {
+	marks map[string]*mark
+	ack   acknowledged
+}
+
 // ReadLosses returns the unacknowledged losses that the ingress with its high-water
-// marks in dir has reported, and the acknowledged unreadable messages by stream. The
-// ingress may be running. The error wraps fs.ErrNotExist if dir has no marks.
-func ReadLosses(dir string) (losses []Loss, settled map[string]schema.Sequences, err error) {
+// marks in dir has reported, and what else is on record there. The ingress may be
+// running. The error wraps fs.ErrNotExist if dir has no marks; the record then has what
+// was acknowledged.
+func ReadLosses(dir string) (losses []Loss, record Record, err error) {
+	if record.ack, err = readAcknowledged(dir); err != nil {
+		return nil, record, err
+	}
 	var marks marksContent
 	if err := readJSON(filepath.Join(dir, marksFile), &marks); err != nil {
-		return nil, nil, err
+		return nil, record, err
 	}
-	ack, err := readAcknowledged(dir)
-	if err != nil {
-		return nil, nil, err
-	}
-	settled = make(map[string]schema.Sequences)
-	maps.Copy(settled, ack.Unreadable) // covers reads that map below
-	for name, m := range marks.Streams {
-		settled[name] = settled[name].Union(m.Unreadable)
-	}
+	record.marks = marks.Streams
 	for _, l := range marks.Losses {
-		if ack.covers(l) {
-			continue
-		}
-		losses = append(losses, l)
-		if l.Problem == Unreadable {
-			settled[l.Stream] = settled[l.Stream].Minus(l.Sequences)
+		if !record.ack.covers(l, record.created(l.Stream)) {
+			losses = append(losses, l)
 		}
 	}
-	return losses, settled, nil
+	return losses, record, nil
+}
+
+func (r Record) created(stream string) time.Time {
+	if of := r.marks[stream]; of != nil {
+		return of.Created
+	}
+	return time.Time{}
+}
+
+// Acknowledged returns what was acknowledged of a stream by its sequences.
+func (r Record) Acknowledged(stream string) Found { return r.ack.Streams[stream] }
+
+// Missing returns the sequences of messages that the high-water mark of a stream has and
+// the stream lacks: erased ones, those that the ingress has not explained yet, and lost
+// ones. It returns none for a stream that was recreated. The state must be later than the
+// record, with the list of deleted sequences, and maxAge the age at which messages are removed.
+func (r Record) Missing(kind schema.Kind, info *jetstream.StreamInfo, maxAge time.Duration) schema.Sequences {
+	of := r.marks[info.Config.Name]
+	if of == nil {
+		return schema.Sequences{}
+	}
+	m := *of
+	m.Ends = slices.Clone(of.Ends)
+	lost := m.compare(observation{kind: kind, name: info.Config.Name, info: info, maxAge: maxAge})
+	delete(lost, Recreated)
+	missing := m.Suspects
+	for _, sequences := range lost {
+		missing = missing.Union(sequences)
+	}
+	return missing
 }
 
 // Acknowledge acknowledges losses that [ReadLosses] has returned for the same
-// directory, and unreadable messages by stream, which need not have been reported. A
+// directory, and what an audit has found, by stream, which need not have been reported. A
 // running ingress applies that within seconds, and otherwise at its next start. Do
 // not call it concurrently for the same directory.
-func Acknowledge(dir string, losses []Loss, unreadable map[string]schema.Sequences) error {
-	ack, err := readAcknowledged(dir)
-	if err != nil {
+func Acknowledge(dir string, losses []Loss, found map[string]Found) error {
+	_, record, err := ReadLosses(dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
+	}
+	ack := record.ack
+	if ack.Streams == nil {
+		ack.Streams = make(map[string]Found)
+	}
+	add := func(stream string, f Found) {
+		if before := ack.Streams[stream]; before.Created.Equal(f.Created) {
+			f.Missing, f.Unreadable = f.Missing.Union(before.Missing), f.Unreadable.Union(before.Unreadable)
+		}
+		ack.Streams[stream] = f
 	}
 	for _, l := range losses {
 		ack.Number = max(ack.Number, l.Number)
+		switch f := (Found{Created: record.created(l.Stream)}); l.Problem {
+		case Removed:
+			f.Missing = l.Sequences
+			add(l.Stream, f)
+		case Unreadable:
+			f.Unreadable = l.Sequences
+			add(l.Stream, f)
+		}
 	}
-	if ack.Unreadable == nil {
-		ack.Unreadable = make(map[string]schema.Sequences)
-	}
-	for name, sequences := range unreadable {
-		ack.Unreadable[name] = ack.Unreadable[name].Union(sequences)
+	for stream, f := range found {
+		add(stream, f)
 	}
 	text, err := json.MarshalIndent(ack, "", "  ")
 	if err != nil {

@@ -205,7 +205,7 @@ func (m *marks) report(name string, problem Problem, sequences schema.Sequences)
 	}
 	m.content.Number++
 	loss := Loss{m.content.Number, time.Now().UTC(), name, problem, sequences}
-	if m.acknowledged.covers(loss) {
+	if m.acknowledged.covers(loss, of.Created) {
 		return
 	}
 	m.content.Losses = append(m.content.Losses, loss)
@@ -254,7 +254,7 @@ func (m *marks) sync(context.Context) error {
 	if err == nil {
 		m.acknowledged = ack
 		m.content.Losses = slices.DeleteFunc(m.content.Losses, func(l Loss) bool {
-			if ack.covers(l) {
+			if ack.covers(l, m.mark(l.Stream).Created) {
 				m.log.Info("loss was acknowledged", "stream", l.Stream, "problem", string(l.Problem), "messages", l.Sequences.Len())
 				return true
 			}

@@ -51,6 +51,7 @@ var mayImport = map[string][]string{
 	rooms + "held":      {rooms + "broker", rooms + "erasure", rooms + "terminal", "publish", "subscribe", "schema"},
 	rooms + "consumers": {rooms + "broker", rooms + "terminal", "publish", "schema", "subscribe"},
 	rooms + "find":      {rooms + "terminal", "publish", "subscribe", "schema"},
+	rooms + "audit":     {rooms + "config", rooms + "broker", rooms + "terminal", "publish", "publish/access", "schema", "subscribe"},
 	rooms + "doctor":    {rooms + "config", rooms + "broker", rooms + "forward", rooms + "sender", rooms + "terminal", "ingest", "publish", "publish/access", "publish/embedded", "schema", "subscribe"},
 	"docs":              {"schema", "subscribe"}, // what other teams' programs need
 

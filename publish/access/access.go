@@ -81,5 +81,14 @@ func Explain(err error, root string) error {
 	return d
 }
 
+// AsOwner returns an error of a file that belongs to the user of the ingress, which may be
+// running, with a remedy that does not take the file from it: to run a command as its user.
+func AsOwner(err error, command string) error {
+	if denied, ok := errors.AsType[*Denied](err); ok {
+		denied.Remedy = fmt.Sprintf("sudo -E -u '#%d' versive-ingress %s", denied.UID, command)
+	}
+	return err
+}
+
 // Quote quotes a path for a shell.
 func Quote(path string) string { return "'" + strings.ReplaceAll(path, "'", `'\''`) + "'" }

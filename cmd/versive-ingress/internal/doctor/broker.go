@@ -151,7 +151,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	dir := d.Settings.DataDir
 	free, stored, err := embedded.Disk(dir)
 	if err != nil {
-		r.unanswered("the disk of "+dir, asOwner(access.Explain(err, dir), "doctor"), "df -h "+dir)
+		r.unanswered("the disk of "+dir, access.AsOwner(access.Explain(err, dir), "doctor"), "df -h "+dir)
 		return
 	}
 	d.checkFileSystem(r)

@@ -39,15 +39,6 @@ func remedyFor(err error, other string) string {
 const onSystemd = `runuser -u versive-ingress -- env INGRESS_SECRETS_FILE=/etc/versive-ingress/secrets INGRESS_DATA_DIR=/var/lib/versive-ingress ` +
 	`sh -ac '. /etc/versive-ingress/environment; . /etc/versive-ingress/operator; exec versive-ingress "$@"' - doctor`
 
-// asOwner returns an error of a file of the ingress, which may be running, with a
-// remedy that does not take the file from it.
-func asOwner(err error, command string) error {
-	if denied, ok := errors.AsType[*access.Denied](err); ok {
-		denied.Remedy = fmt.Sprintf("sudo -E -u '#%d' versive-ingress %s", denied.UID, command)
-	}
-	return err
-}
-
 const tmpfs, ramfs = 0x01021994, 0x858458f6 // types of file systems, of Linux
 
 // checkFileSystem checks that the data directory outlives the machine's next start,

@@ -16,6 +16,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
+	"versive-ingress/publish/access"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -309,18 +310,9 @@ func (d *doctor) checkLosses(_ context.Context, r *Result) {
 	case errors.Is(err, fs.ErrNotExist) && !d.running:
 		r.Seen = "unknown: no ingress has used INGRESS_DATA_DIR"
 	case err != nil:
-		r.unanswered("the high-water marks in INGRESS_DATA_DIR", asOwner(err, "doctor"), onSystemd+"  # or otherwise with the user and the settings of the ingress")
+		r.unanswered("the high-water marks in INGRESS_DATA_DIR", access.AsOwner(err, "doctor"), onSystemd+"  # or otherwise with the user and the settings of the ingress")
 	}
 	for _, l := range losses {
-		lost(describe(l))
+		lost(l.String())
 	}
-}
-
-// describe returns which messages of which stream are lost.
-func describe(l publish.Loss) string {
-	lost := "it had no messages"
-	if n := l.Sequences.Len(); n > 0 {
-		lost = fmt.Sprintf("%s, sequences %v", terminal.Plural(n, "message", "messages"), l.Sequences)
-	}
-	return fmt.Sprintf("stream %s %v: %s", l.Stream, l.Problem, lost)
 }

@@ -1,0 +1,184 @@
+// Package audit reads the streams from end to end, and holds what they contain against
+// their state, the high-water marks of the ingress, and each other.
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
+	"versive-ingress/publish/access"
+	"versive-ingress/schema"
+)
+
+// Options are what Run does.
+type Options struct {
+	Acknowledge bool // acknowledge the losses that are reported and found
+	JSON        bool // write one JSON object, which docs/commands.md describes
+
+	Out   io.Writer // for the report
+	Notes io.Writer // for the progress, and for what could not be read
+}
+
+// A Report is the outcome of an audit.
+type Report struct {
+	Streams  []*Stream      `json:"streams"`
+	Reported []publish.Loss `json:"reported"` // by the ingress, and not acknowledged before
+	// Unknown is why the reports of the ingress are not known, or "".
+	Unknown string `json:"unknown,omitzero"`
+}
+
+// Run audits the streams of the broker that the settings in the environment name. It
+// returns an error if there is a finding or a report that was not acknowledged.
+func Run(ctx context.Context, o Options) error {
+	s, err := config.Read()
+	if err != nil {
+		return err
+	}
+	report := Report{Streams: []*Stream{}, Reported: []publish.Loss{}}
+	losses, record, err := publish.ReadLosses(s.DataDir)
+	noMarks := errors.Is(err, fs.ErrNotExist)
+	switch {
+	case err != nil && !noMarks:
+		return fmt.Errorf("reading the high-water marks, as the user of the ingress and with its INGRESS_DATA_DIR: %w", access.AsOwner(err, "audit"))
+	case s.NATSURL != "":
+		report.Unknown = "with an external broker, its log and metrics have the reports"
+	case noMarks:
+		report.Unknown = fmt.Sprintf("INGRESS_DATA_DIR=%s has no high-water marks; set it to that of the ingress", s.DataDir)
+	default:
+		report.Reported = append(report.Reported, losses...)
+	}
+	if err := report.read(ctx, record, o.Notes); err != nil {
+		if !o.Acknowledge || s.NATSURL != "" {
+			return err
+		}
+		fmt.Fprintf(o.Notes, "the streams were not read: %v\n", err)
+	}
+	if err := report.print(o); err != nil {
+		return err
+	}
+	if o.Acknowledge {
+		found := make(map[string]publish.Found)
+		for _, stream := range report.Streams {
+			found[stream.Name] = stream.found
+		}
+		if err := publish.Acknowledge(s.DataDir, report.Reported, found); err != nil {
+			return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", access.AsOwner(err, "audit --acknowledge"))
+		}
+	}
+	return report.verdict(o.Acknowledge, noMarks && s.NATSURL == "")
+}
+
+// read reads the streams. The stream of the dead letters need not exist.
+func (r *Report) read(ctx context.Context, record publish.Record, notes io.Writer) error {
+	c, err := broker.Dial(ctx, "audit")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	progress, total := terminal.NewProgress(notes, terminal.IsTerminal(notes)), uint64(0)
+	defer progress.Clear()
+	var walks []*walk
+	for kind := range schema.KindDead + 1 {
+		stream, err := c.JetStream.Stream(ctx, kind.Stream(c.Settings.Stream))
+		if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) {
+			continue // no consumer has created it yet
+		}
+		if err != nil {
+			return fmt.Errorf("stream %s: %w", kind.Stream(c.Settings.Stream), err)
+		}
+		total += stream.CachedInfo().State.Msgs
+		walks = append(walks, newWalk(c, kind, stream, progress))
+	}
+	progress.Expect(max(total, 1))
+	for _, w := range walks {
+		stream, err := w.run(ctx, record)
+		if err != nil {
+			return err
+		}
+		r.Streams = append(r.Streams, stream)
+	}
+	return nil
+}
+
+// print writes the report.
+func (r *Report) print(o Options) error {
+	if o.JSON {
+		text, err := json.Marshal(r, json.Deterministic(true))
+		if err == nil {
+			_, err = fmt.Fprintf(o.Out, "%s\n", text)
+		}
+		return err
+	}
+	if len(r.Streams) > 0 {
+		table := terminal.NewTable(o.Out)
+		fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED\tFINDINGS")
+		for _, s := range r.Streams {
+			findings := "none"
+			if n := s.count(true) + s.count(false); n > 0 {
+				findings = fmt.Sprint(n)
+			}
+			fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", s.Name, s.Messages, s.Erased, s.Deleted, findings)
+		}
+		if err := table.Flush(); err != nil {
+			return err
+		}
+	}
+	for _, s := range r.Streams {
+		for _, f := range s.Findings {
+			acknowledged := ""
+			if f.Acknowledged {
+				acknowledged = ", acknowledged"
+			}
+			fmt.Fprintf(o.Out, "found: stream %s %v (%d, sequences %v)%s\n", s.Name, f.Problem, f.Messages, f.Sequences, acknowledged)
+			for _, e := range f.Examples {
+				fmt.Fprintf(o.Out, "  %d: %s\n", e.Sequence, e.Detail)
+			}
+			if more := f.Messages - uint64(len(f.Examples)); len(f.Examples) > 0 && more > 0 {
+				fmt.Fprintf(o.Out, "  and %d more\n", more)
+			}
+		}
+	}
+	if r.Unknown != "" {
+		fmt.Fprintf(o.Notes, "whether the ingress has reported losses is not known: %s\n", r.Unknown)
+	}
+	for _, l := range r.Reported {
+		fmt.Fprintf(o.Out, "reported %s: %v\n", l.Time.Format("2006-01-02T15:04:05Z07:00"), l)
+	}
+	return nil
+}
+
+// verdict returns the error that Run returns after everything was read.
+func (r *Report) verdict(acknowledged, unread bool) error {
+	lost, other := uint64(0), uint64(0)
+	for _, s := range r.Streams {
+		lost += s.count(true)
+		other += s.count(false)
+	}
+	for _, s := range r.Streams {
+		for _, f := range s.Findings {
+			if f.Acknowledged {
+				lost -= f.Messages
+			}
+		}
+	}
+	switch {
+	case !acknowledged && (len(r.Reported) > 0 || lost > 0):
+		return fmt.Errorf("unacknowledged: %s, %s; see Losses in docs/operations.md for what to do and how to acknowledge them",
+			terminal.Plural(len(r.Reported), "reported loss", "reported losses"), terminal.Plural(lost, "lost message", "lost messages"))
+	case other > 0:
+		return fmt.Errorf("%s; see Losses in docs/operations.md for what to do", terminal.Plural(other, "message is not as it should be", "messages are not as they should be"))
+	case !acknowledged && unread:
+		return errors.New("the streams have no loss, but the reports of the ingress were not read")
+	}
+	return nil
+}
