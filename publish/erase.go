@@ -211,7 +211,7 @@ func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Cop
 		switch name := stream.CachedInfo().Config.Name; {
 		case isInFlight(err): // another message was stored on the subject in between
 		case err != nil:
-			return fmt.Errorf("putting a tombstone on %s: %w", c.Subject, err)
+			return e.tombstoneError(stream, c.Subject, err)
 		case ack.Stream != name:
 			return fmt.Errorf("putting a tombstone on %s: the subject belongs to stream %s, not %s", c.Subject, ack.Stream, name)
 		case ack.Duplicate:
@@ -227,6 +227,24 @@ func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Cop
 			return fmt.Errorf("putting a tombstone on %s: %w: %w", c.Subject, context.Cause(ctx), err)
 		}
 	}
+}
+
+// tombstoneRoom is enough room for the tombstones of an erasure, each of which needs less
+// than its copy, which is deleted next.
+const tombstoneRoom = 1 << 20
+
+// tombstoneError returns the [*Error] of a tombstone that was not stored, with a remedy if
+// there is no room for it.
+func (e Eraser) tombstoneError(stream jetstream.Stream, subject string, err error) error {
+	failure, info := classify(err), stream.CachedInfo()
+	if failure.reason == "full" {
+		remedy := "raise INGRESS_MAX_STORE by 1MiB and restart the ingress, or raise max_file_store or the limit of the account at an external broker"
+		if limit := info.Config.MaxBytes; limit > 0 && info.State.Bytes+tombstoneRoom > uint64(limit) {
+			remedy = "run: " + Config{CLI: e.CLI}.edit(info.Config.Name, fmt.Sprintf("--max-bytes=%d", limit+tombstoneRoom))
+		}
+		failure = &Error{"full", fmt.Errorf("%w; an erasure needs some room before it frees more: %s, and erase again", err, remedy)}
+	}
+	return fmt.Errorf("putting a tombstone on %s: %w", subject, failure)
 }
 
 // lastOn returns the last message on a subject, which has the sequence 0 if there is
@@ -250,7 +268,7 @@ func overwrite(ctx context.Context, stream jetstream.Stream, c Copy) error {
 	if gone && errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 		return nil // it was deleted before
 	}
-	err = fmt.Errorf("deleting message %d of stream %s: %w", c.Sequence, stream.CachedInfo().Config.Name, err)
+	err = fmt.Errorf("deleting message %d of stream %s: %w", c.Sequence, stream.CachedInfo().Config.Name, classify(err))
 	if gone {
 		// The broker records the deletion before it overwrites.
 		err = fmt.Errorf("%w; it is deleted but may not be overwritten; run erase again", err)

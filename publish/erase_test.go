@@ -336,3 +336,50 @@ func TestEraseRejectsStream(t *testing.T) {
 		})
 	}
 }
+
+// A full stream has no room for a tombstone: the error has the limit that is enough for any
+// number of erasures, each of which frees more than it needs.
+func TestEraseFromAFullStream(t *testing.T) {
+	t.Parallel()
+	broker := embeddedtest.StartBroker(t, embedded.Config{})
+	p := openPublisher(t, config(broker.URL()))
+	js := embeddedtest.Connect(t, broker.URL())
+	var copies []publish.Copy
+	for i := range 10 {
+		m := personal(t, fmt.Sprint("msg_", i))
+		receipt, err := p.Publish(t.Context(), m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		copies = append(copies, publish.Copy{Subject: m.Subject("versive"), Sequence: receipt.Sequence})
+	}
+	p.Close()
+	stream, err := js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	limited := stream.CachedInfo().Config
+	full := int64(stream.CachedInfo().State.Bytes)
+	limit := func(size int64) {
+		t.Helper()
+		limited.MaxBytes = size
+		if _, err := js.UpdateStream(t.Context(), limited); err != nil {
+			t.Fatal(err)
+		}
+	}
+	limit(full)
+	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
+	err = eraser.Erase(t.Context(), copies[0])
+	if failure, ok := errors.AsType[*publish.Error](err); !ok || failure.Reason() != "full" || !strings.Contains(err.Error(), fmt.Sprintf("stream edit VERSIVE --max-bytes=%d, and erase again", full+1<<20)) {
+		t.Fatalf("got %v", err)
+	}
+	limit(full + 1<<20)
+	for _, c := range copies {
+		if err := eraser.Erase(t.Context(), c); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if info, err := stream.Info(t.Context()); err != nil || info.State.Bytes >= uint64(full) {
+		t.Errorf("%d of %d bytes, %v", info.State.Bytes, full, err)
+	}
+}
