@@ -72,12 +72,12 @@ func TestEraseDuringRequeue(t *testing.T) {
 				}
 			}
 		}}
-		e := erasure.New(&erasing, interview, "")
+		e := erasure.New(&erasing, erasure.Target{Interview: interview})
 		found, err := e.Find(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := e.Run(t.Context(), found); err != nil {
+		if err := e.Run(t.Context(), found, func() {}); err != nil {
 			t.Fatal(err)
 		}
 		if files := filesWith(t, s.DataDir, planted); len(files) > 0 {

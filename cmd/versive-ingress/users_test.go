@@ -13,7 +13,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"versive-ingress/publish"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -198,11 +197,8 @@ func TestShippedUsersCan(t *testing.T) {
 			t.Errorf("the operator reads %d messages of %s, want %d", n, kind.Stream("VERSIVE"), want)
 		}
 	}
-	eraser := publish.Eraser{JetStream: operator, Stream: "VERSIVE"}
-	erased := publish.Copy{Kind: schema.KindEvent, Subject: "versive.interview.completed.study_123." + sampleInterview + ".msg_1", Sequence: 1}
-	if err := eraser.Erase(ctx, erased); err != nil {
-		t.Error(err)
-	}
+	must(t, settings, "erase", "--interview", sampleInterview, "--yes")
+	must(t, settings, "audit")
 	if a := sys.post(t, "msg_1", sample); a.Outcome != "duplicate" {
 		t.Errorf("the erased event, sent again: %v", a)
 	}

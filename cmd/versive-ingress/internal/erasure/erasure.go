@@ -1,16 +1,13 @@
-// Package erasure finds and erases what is stored of an interview or a study, and
-// makes the erasure durable on an embedded broker.
+// Package erasure finds and erases what is stored of interviews and studies, makes the
+// erasure durable on an embedded broker, and keeps a record of it.
 package erasure
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -21,37 +18,73 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// An Erasure removes what is stored of one interview, or of one study except
-// its interviews.
-type Erasure struct {
-	conn             *broker.Connection
-	interview, study string // one of them is ""
-	eraser           publish.Eraser
+// A Target is what is erased: an interview, or a study except its interviews.
+type Target struct {
+	Interview, Study string // one of them is ""
+}
 
-	ids        map[string]bool // svix-ids of the interview's events, erased ones included
-	tombstones int             // of the interview, in the event stream
+// String names the target, for messages.
+func (t Target) String() string {
+	if t.Study != "" {
+		return "study " + t.Study
+	}
+	return "interview " + t.Interview
+}
+
+// filter selects the events of the target.
+func (t Target) filter() schema.Filter {
+	return schema.Filter{StudyID: t.Study, InterviewID: t.Interview, NoInterview: t.Study != ""}
+}
+
+// Counts are numbers of messages of a target.
+type Counts struct {
+	Events       int `json:"events"`
+	Quarantined  int `json:"quarantined"`
+	DeadLetters  int `json:"dead_letters"`
+	ErasedBefore int `json:"erased_before"` // events, by earlier erasures
+	Left         int `json:"left"`          // that may not be erased
+}
+
+func (c *Counts) add(kind schema.Kind) {
+	*[...]*int{&c.Events, &c.Quarantined, &c.DeadLetters}[kind]++
+}
+
+// An Erasure removes what is stored of some targets.
+type Erasure struct {
+	conn    *broker.Connection
+	targets []Target
+	index   map[Target]int // of the targets
+	ids     words          // of the targets
+	eraser  publish.Eraser
+
+	counts     []Counts       // by target, of what Run has erased
+	events     map[string]int // targets by the svix-ids of their events, erased ones included
+	tombstones []int          // by target, in the event stream
 	// overwritten holds the sequences of what was erased, by this erasure and by
 	// earlier ones. In the quarantine and the dead letters, nothing shows of which
 	// interview that was, so these are all that were ever deleted there.
 	overwritten map[schema.Kind][]uint64
 }
 
-// New returns the erasure of an interview or of a study: one of the ids is
-// "".
-func New(c *broker.Connection, interview, study string) *Erasure {
-	return &Erasure{conn: c, interview: interview, study: study, eraser: c.Eraser()}
+// New returns the erasure of targets.
+func New(c *broker.Connection, targets ...Target) *Erasure {
+	e := &Erasure{conn: c, index: make(map[Target]int), ids: make(words), eraser: c.Eraser()}
+	for _, t := range targets {
+		if _, ok := e.index[t]; !ok {
+			e.index[t] = len(e.targets)
+			e.ids.add(t.Interview+t.Study, len(e.targets))
+			e.targets = append(e.targets, t)
+		}
+	}
+	e.counts = make([]Counts, len(e.targets))
+	return e
 }
 
-// Settle calls the function Settle for what this erasure and earlier ones have
-// erased.
-func (e *Erasure) Settle(ctx context.Context, out io.Writer) error {
-	return Settle(ctx, e.conn, out, e.overwritten)
-}
-
-// A Match is a stored message that holds something of the interview.
+// A Match is a stored message that holds something of a target.
 type Match struct {
-	subscribe.Message // without its data
+	subscribe.Message // without header and data
 	kind              schema.Kind
+	target            int
 	// later is the subject in the event stream under which a later schema would
 	// store a quarantined webhook; "" if the webhook does not name its type and ids.
 	later string
@@ -65,7 +98,7 @@ type Match struct {
 // them: a requeue stores an event before it deletes the quarantined webhook, so
 // one of the two exists at any time, and in the end the event does.
 func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
-	e.ids, e.overwritten = make(map[string]bool), make(map[schema.Kind][]uint64)
+	e.events, e.overwritten = make(map[string]int), make(map[schema.Kind][]uint64)
 	if _, err := e.findEvents(ctx); err != nil {
 		return nil, err
 	}
@@ -81,9 +114,35 @@ func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 	return slices.Concat(events, quarantined, dead), err
 }
 
-func (e *Erasure) findEvents(ctx context.Context) ([]Match, error) {
-	e.tombstones = 0
-	return e.find(ctx, subscribe.Selection{Kind: schema.KindEvent, Subject: e.filter().Subject("*"), HeadersOnly: true})
+// maxFilters is the number of targets up to which the events of each are read by their
+// subject. For more, reading the headers of all events is faster.
+const maxFilters = 100
+
+func (e *Erasure) findEvents(ctx context.Context) (found []Match, err error) {
+	if len(e.targets) > maxFilters {
+		found, err = e.findOn(ctx, broker.AnySubject)
+		if _, unreadable := errors.AsType[*subscribe.UnreadableError](err); !unreadable {
+			return found, err
+		} // it may be an event of another interview, which is seen only by subject
+	}
+	var subjects []string
+	for _, t := range e.targets {
+		subjects = append(subjects, t.filter().Subject("*"))
+	}
+	return e.findOn(ctx, subjects...)
+}
+
+// findOn looks through the events on subjects.
+func (e *Erasure) findOn(ctx context.Context, subjects ...string) (found []Match, err error) {
+	e.tombstones = make([]int, len(e.targets))
+	for _, subject := range subjects {
+		part, err := e.find(ctx, subscribe.Selection{Kind: schema.KindEvent, Subject: subject, HeadersOnly: true})
+		if err != nil {
+			return nil, err
+		}
+		found = append(found, part...)
+	}
+	return found, nil
 }
 
 // find looks through one stream, and notes what was overwritten there.
@@ -94,7 +153,7 @@ func (e *Erasure) find(ctx context.Context, selection subscribe.Selection) (foun
 			return nil, err
 		}
 		if match, ok := e.inspect(kind, m); ok {
-			match.Data = nil
+			match.Header, match.Data = nil, nil
 			found = append(found, match)
 		}
 		e.overwritten[kind] = append(e.overwritten[kind], publish.ErasedCopies(m.Header)...)
@@ -106,119 +165,143 @@ func (e *Erasure) find(ctx context.Context, selection subscribe.Selection) (foun
 	return found, nil
 }
 
-// inspect reports whether a message holds something of the interview.
+// inspect reports whether a message holds something of a target.
 func (e *Erasure) inspect(kind schema.Kind, m subscribe.Message) (t Match, ok bool) {
 	t = Match{Message: m, kind: kind}
 	switch {
 	case kind == schema.KindEvent:
-		e.ids[m.ID] = true
+		s, err := schema.ParseSubject(m.Subject)
+		if err != nil {
+			return t, false
+		}
+		if t.target, ok = e.owner(s); !ok {
+			return t, false
+		}
+		e.events[m.ID] = t.target
 		if m.Erased() {
-			e.tombstones++
+			e.tombstones[t.target]++
 		}
 		return t, !m.Erased()
 	case m.Erased(), schema.RequeuedLetter(m.Header) > 0: // which has no effect once the dead letter is erased
 		return t, false
 	case kind == schema.KindQuarantine:
-		s, ok := schema.GuessSubject(m.ID, m.Data)
-		switch {
-		case ok && e.owns(s):
-			s.Prefix, _, _ = strings.Cut(m.Subject, ".")
-			s.Prefix = strings.TrimSuffix(s.Prefix, schema.KindQuarantine.Prefix(""))
-			t.later = s.String()
-		case ok && e.study != "":
-			return t, false // of an interview: its study is not the reason to erase it
+		s, understood := schema.GuessSubject(m.ID, m.Data)
+		if understood {
+			if t.target, ok = e.owner(s); ok {
+				s.Prefix, _, _ = strings.Cut(m.Subject, ".")
+				s.Prefix = strings.TrimSuffix(s.Prefix, schema.KindQuarantine.Prefix(""))
+				t.later = s.String()
+				return t, true
+			}
 		}
-		return t, e.ids[m.ID] || e.mentioned(m)
+		// A study is no reason to erase what belongs to an interview.
+		t.target, ok = e.mentioned(m, func(target int) bool { return e.targets[target].Study == "" || !understood })
+		return t, ok
 	default:
 		// The header of a dead letter names its interview, unless it was not an event.
 		if s, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
-			return t, e.owns(s)
+			t.target, ok = e.owner(s)
+			return t, ok
 		}
-		return t, e.ids[m.ID] || e.mentioned(m)
+		t.target, ok = e.mentioned(m, func(int) bool { return true })
+		return t, ok
 	}
 }
 
-// String names what is erased, for messages.
-func (e *Erasure) String() string {
-	if e.study != "" {
-		return "study " + e.study
+// owner returns the target to which the event with a subject belongs.
+func (e *Erasure) owner(s schema.Subject) (target int, ok bool) {
+	t := Target{Interview: s.InterviewID}
+	if s.InterviewID == "" {
+		t.Study = s.StudyID
 	}
-	return "interview " + e.interview
+	target, ok = e.index[t]
+	return target, ok
 }
 
-// filter selects the events to erase.
-func (e *Erasure) filter() schema.Filter {
-	return schema.Filter{StudyID: e.study, InterviewID: e.interview, NoInterview: e.study != ""}
-}
-
-// owns reports whether filter selects the event with a subject.
-func (e *Erasure) owns(s schema.Subject) bool {
-	return s.InterviewID == e.interview && (e.study == "" || s.StudyID == e.study)
-}
-
-func (e *Erasure) mentioned(m subscribe.Message) bool {
+// mentioned returns a target that is accepted and whose id a message holds, or to whose
+// events the message belongs by its svix-id.
+func (e *Erasure) mentioned(m subscribe.Message, accept func(target int) bool) (target int, ok bool) {
+	if target, ok = e.events[m.ID]; ok && accept(target) {
+		return target, true
+	}
+	texts := [][]byte{m.Data}
 	for _, values := range m.Header {
 		for _, value := range values {
-			if mentions([]byte(value), e.interview+e.study) {
-				return true
+			texts = append(texts, []byte(value))
+		}
+	}
+	for _, text := range texts {
+		for target := range e.ids.mentionedIn(text) {
+			if accept(target) {
+				return target, true
 			}
 		}
 	}
-	return mentions(m.Data, e.interview+e.study)
+	return 0, false
 }
 
-// ErasedBefore describes what earlier erasures have done.
-func (e *Erasure) ErasedBefore() string {
-	if e.tombstones == 0 {
-		return ""
+// erased returns how many messages Run has erased.
+func (e *Erasure) erased() (n int) {
+	for _, c := range e.counts {
+		n += c.Events + c.Quarantined + c.DeadLetters
 	}
-	return fmt.Sprintf(" (erased before: %s)", terminal.Plural(e.tombstones, "event", "events"))
-}
-
-// PrintNothing writes to w that nothing was found, and what the reason may be.
-func (e *Erasure) PrintNothing(ctx context.Context, w io.Writer) {
-	fmt.Fprintf(w, "nothing is stored of %s%s\n", e, e.ErasedBefore())
-	if e.tombstones == 0 {
-		fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, e.filter()), broker.CaseSensitive))
-	}
-}
-
-// Print writes a table of what was found to w.
-func (e *Erasure) Print(w io.Writer, found []Match) error {
-	table := terminal.NewTable(w)
-	for _, t := range found {
-		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s\n", t.kind.Stream(e.conn.Settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, terminal.Bytes(t.Size))
-	}
-	return table.Flush()
+	return n
 }
 
 // passes bounds how often Run erases the messages that Find returns: some may have
 // been stored, or dead-lettered, during the pass before.
 const passes = 3
 
+// maxErrors bounds the errors that Run returns.
+const maxErrors = 10
+
 // Run erases the matches, and then those that Find still finds, until it finds none.
-// It returns how many messages were erased, even if it returns an error.
-func (e *Erasure) Run(ctx context.Context, found []Match) (erased int, err error) {
+// It calls done for each match. If it is interrupted, another erasure of the same targets
+// erases the rest.
+func (e *Erasure) Run(ctx context.Context, found []Match, done func()) error {
+	for i := range e.counts {
+		e.counts[i].ErasedBefore = e.tombstones[i]
+	}
 	for pass := 0; len(found) > 0; pass++ {
 		if pass == passes {
-			return erased, fmt.Errorf("%s keeps coming: %s after %d passes; run it again", e, terminal.Plural(len(found), "message", "messages"), passes)
+			e.leave(found)
+			return fmt.Errorf("%s keep coming: %s after %d passes; run it again", e, terminal.Plural(len(found), "message", "messages"), passes)
 		}
+		var left []Match
 		var failed []error
-		for _, t := range found {
-			if err := e.erase(ctx, t); err != nil {
-				failed = append(failed, err)
+		for i, t := range found {
+			err := e.erase(ctx, t)
+			if err == nil {
+				e.counts[t.target].add(t.kind)
+				done()
 				continue
 			}
-			erased++
+			if left = append(left, t); len(failed) < maxErrors {
+				failed = append(failed, err)
+			}
+			// A broker that is away or full would keep the others waiting, too.
+			failure, ok := errors.AsType[*publish.Error](err)
+			if ok && failure.Reason() != "refused" || errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+				left = append(left, found[i+1:]...)
+				break
+			}
 		}
-		if len(failed) > 0 {
-			return erased, fmt.Errorf("%d of %d messages may be left: %w", len(failed), len(found), errors.Join(failed...))
+		if len(left) > 0 {
+			e.leave(left)
+			return fmt.Errorf("%d of %d messages may be left: %w", len(left), len(found), errors.Join(failed...))
 		}
+		var err error
 		if found, err = e.Find(ctx); err != nil {
-			return erased, fmt.Errorf("looking whether something is left: %w", err)
+			return fmt.Errorf("looking whether something is left: %w", err)
 		}
 	}
-	return erased, nil
+	return nil
+}
+
+func (e *Erasure) leave(left []Match) {
+	for _, t := range left {
+		e.counts[t.target].Left++
+	}
 }
 
 func (e *Erasure) erase(ctx context.Context, t Match) error {

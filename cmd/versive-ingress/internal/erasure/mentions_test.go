@@ -35,13 +35,28 @@ func TestMentions(t *testing.T) {
 		{"int-1", `"int-12 print-1"`, false},
 		{"int-1", `"int-12 int-1"`, true},
 		{"aa", `aaa`, false},
+		{"-int-1", `"a -int-1"`, true},
+		{"-int-1", `"--int-1,"`, true},
+		{"-int-1", `"a-int-1"`, false},
+		{"ä/", `"/ä/ä"`, true},
+		{"--", `a-- --`, true},
+		{"--", `a--`, false},
 		{"int-1", `\`, false},
 		{"int-1", `\u`, false},
 		{"int-1", `\u002`, false},
 		{"int-1", `\ud83d\u`, false},
 		{"int-1", ``, false},
 	} {
-		if got := mentions([]byte(test.text), test.id); got != test.want {
+		// Among others, it is found like alone.
+		w := words{}
+		for target, id := range []string{"x", "int", "3fa85f64", "-", test.id, "int-11"} {
+			w.add(id, target)
+		}
+		got := false
+		for target := range w.mentionedIn([]byte(test.text)) {
+			got = got || target == 4
+		}
+		if got != test.want {
 			t.Errorf("%q in %q: got %v", test.id, test.text, got)
 		}
 	}

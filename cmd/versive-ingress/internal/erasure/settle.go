@@ -25,6 +25,12 @@ a power cut within the next seconds may undo that, and erase would not find it.`
 // sequences in each stream, and returns an error if the content of any is left.
 // It writes the outcome to w, caveats included. A caveat is no error.
 func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
+	_, err := settle(ctx, c, w, overwritten)
+	return err
+}
+
+// settle is Settle. It also reports whether no content was found, with no caveat.
+func settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) (verified bool, err error) {
 	var caveats []string
 	looked, left := false, 0
 	for kind := range schema.KindDead + 1 {
@@ -33,7 +39,7 @@ func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten 
 		}
 		n, caveat, err := settleStream(ctx, c, kind, overwritten[kind])
 		if err != nil {
-			return fmt.Errorf("making the erasure durable: %w", err)
+			return false, fmt.Errorf("making the erasure durable: %w", err)
 		}
 		looked, left = true, left+n
 		if caveat != "" && !slices.Contains(caveats, caveat) {
@@ -45,11 +51,12 @@ func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten 
 	}
 	switch {
 	case left > 0:
-		return fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without being overwritten; restart the ingress, which overwrites it before it opens the store, and run this again", terminal.Plural(left, "deleted message", "deleted messages"))
+		return false, fmt.Errorf("the content of %s is in block files: a power cut or the end of the broker has undone its overwriting, or it was deleted without being overwritten; restart the ingress, which overwrites it before it opens the store, and run this again", terminal.Plural(left, "deleted message", "deleted messages"))
 	case looked && len(caveats) == 0:
 		fmt.Fprintf(w, "verified: nothing of it is in the block files below %s, power loss included\n", c.Settings.DataDir)
+		return true, nil
 	}
-	return nil
+	return false, nil
 }
 
 // settleStream settles one stream. It returns the number of messages whose content is

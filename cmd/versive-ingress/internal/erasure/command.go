@@ -1,0 +1,181 @@
+package erasure
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/user"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+
+	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/schema"
+)
+
+// OutOfReach lists for the operator where an erasure leaves content.
+const OutOfReach = `An erasure does not reach:
+  - what consumers have derived from the events: consumers that read the stream
+    receive the tombstones, others do not;
+  - streams that mirror or source from these, and what was replayed to other
+    subjects or endpoints;
+  - backups, snapshots, and disk space that the file system has freed but not
+    reused;
+  - on a cluster, the replication logs of the nodes, which keep the content for
+    about three more minutes, and nodes that are away, until they are back;
+  - Versive itself: request the erasure there as well. A resend of an erased
+    event is not stored.
+`
+
+// Options are what Run erases, and how.
+type Options struct {
+	Interviews, Studies []string
+	FromFile            string // has an interview id a line; "-" is In, "" is none
+
+	DryRun bool   // only print what would be erased
+	Yes    bool   // do not ask for confirmation
+	Reason string // for the record
+	Record string // file to append the record to; "" is none
+	JSON   bool   // write the record to Out, and everything else to Notes
+
+	In         io.Reader
+	Out, Notes io.Writer
+}
+
+// targets returns what to erase.
+func (o Options) targets() (targets []Target, err error) {
+	for _, id := range o.Interviews {
+		targets = append(targets, Target{Interview: id})
+	}
+	for _, id := range o.Studies {
+		targets = append(targets, Target{Study: id})
+	}
+	if o.FromFile != "" {
+		in := o.In
+		if o.FromFile != "-" {
+			file, err := os.Open(o.FromFile)
+			if err != nil {
+				return nil, fmt.Errorf("--from-file: %w", err)
+			}
+			defer file.Close()
+			in = file
+		}
+		lines := bufio.NewScanner(in)
+		for lines.Scan() {
+			if id := strings.TrimSpace(lines.Text()); id != "" {
+				targets = append(targets, Target{Interview: id})
+			}
+		}
+		if err := lines.Err(); err != nil {
+			return nil, fmt.Errorf("--from-file: %w", err)
+		}
+	}
+	for _, t := range targets {
+		if id := t.Interview + t.Study; id == "" || len(id) > schema.MaxIDLen {
+			return nil, fmt.Errorf("%q: want ids of 1 to %d bytes", id, schema.MaxIDLen)
+		}
+	}
+	if len(targets) == 0 {
+		return nil, errors.New("--from-file: there is no id")
+	}
+	return targets, nil
+}
+
+// Run finds what is stored of the targets, asks for confirmation, erases it, and records
+// that.
+func Run(ctx context.Context, o Options) error {
+	targets, err := o.targets()
+	if err != nil {
+		return err
+	}
+	var record []io.Writer
+	text := o.Out
+	if o.JSON {
+		record, text = append(record, o.Out), o.Notes
+	}
+	if o.Record != "" { // opened now, because an erasure cannot be undone
+		file, err := os.OpenFile(o.Record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+		if err != nil {
+			return fmt.Errorf("--record: %w", err)
+		}
+		defer file.Close()
+		record = append(record, synced{file})
+	}
+	c, err := broker.Dial(ctx, "erase")
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	e := New(c, targets...)
+	found, err := e.Find(ctx)
+	if err != nil {
+		return err
+	}
+	if err := e.Print(ctx, text, found, o.DryRun); err != nil || o.DryRun {
+		return err
+	}
+	if len(found) > 0 && !o.Yes {
+		if err := terminal.Confirm(ctx, o.In, o.Notes, fmt.Sprintf("Erase %s permanently?", terminal.Plural(len(found), "message", "messages"))); err != nil {
+			return err
+		}
+	}
+	progress := terminal.NewProgress(o.Notes, terminal.IsTerminal(o.Notes))
+	progress.Expect(uint64(len(found)))
+	err = e.Run(ctx, found, progress.Add)
+	progress.Clear()
+	if len(found) > 0 {
+		fmt.Fprintf(text, "erased: %d\n", e.erased())
+	}
+	verified := false
+	if err == nil {
+		verified, err = settle(ctx, c, text, e.overwritten)
+	}
+	if failed := e.record(io.MultiWriter(record...), o.Reason, err == nil, verified); failed != nil {
+		err = errors.Join(err, fmt.Errorf("writing the record: %w", failed))
+	}
+	if len(found) > 0 {
+		fmt.Fprintf(text, "\n%s", OutOfReach)
+	}
+	return err
+}
+
+// synced is a file whose writes are durable.
+type synced struct{ *os.File }
+
+func (s synced) Write(text []byte) (int, error) {
+	n, err := s.File.Write(text)
+	return n, errors.Join(err, s.Sync())
+}
+
+// record writes a line of JSON for each target, which docs/commands.md describes.
+func (e *Erasure) record(w io.Writer, reason string, complete, verified bool) error {
+	now, name := time.Now().UTC(), os.Getenv("SUDO_USER")
+	if u, err := user.Current(); err == nil {
+		name = cmp.Or(name, u.Username)
+	}
+	var lines []byte
+	for i, t := range e.targets {
+		line, err := json.Marshal(struct {
+			Time      time.Time `json:"time"`
+			User      string    `json:"user"`
+			Reason    string    `json:"reason"`
+			Interview string    `json:"interview,omitzero"`
+			Study     string    `json:"study,omitzero"`
+			Counts
+			Complete bool `json:"complete"`
+			Verified bool `json:"verified"`
+		}{now, cmp.Or(name, fmt.Sprint("uid ", os.Getuid())), reason, t.Interview, t.Study, e.counts[i], complete, verified})
+		if err != nil {
+			return err
+		}
+		lines = append(append(lines, line...), '\n')
+	}
+	_, err := w.Write(lines)
+	return err
+}
