@@ -172,7 +172,7 @@ func (p *plantedStore) plant(sys *system) {
 		sys.post(p, fmt.Sprint("raw_", i), []byte("{}"))
 		sys.post(p, fmt.Sprint("discarded_", i), []byte("{}"))
 		must(p.T, sys.settings, "quarantine", "discard", fmt.Sprint("discarded_", i), "--yes")
-		for k := 0; k < 8 && *auditEvents < 1000; k++ { // so that few events are several blocks
+		for k := 0; k < 6 && *auditEvents < 1000; k++ { // so that few events are several blocks
 			id := fmt.Sprintf("large_%d_%d", i, k)
 			sys.post(p, id, bytes.Replace(interview(id), []byte(`"transcript": "`), []byte(`"transcript": "`+strings.Repeat("x", 3<<20)), 1))
 		}
@@ -222,18 +222,17 @@ func (p *plantedStore) pick(first, last uint64) uint64 {
 	}
 }
 
-// damage flips a byte in the data of an event in some blocks, cuts others, and makes some
-// unreadable.
+// damage flips a byte in the data of an event in some blocks, and cuts others.
 func (p *plantedStore) damage() {
 	p.Helper()
 	blocks, err := filepath.Glob(filepath.Join(p.dir, "jetstream", "$G", "streams", "VERSIVE", "msgs", "*.blk"))
-	if err != nil || len(blocks) <= 3**auditFaults {
+	if err != nil || len(blocks) <= 2**auditFaults {
 		p.Fatalf("%d blocks, %v", len(blocks), err)
 	}
 	slices.SortFunc(blocks, func(a, b string) int { return cmp.Or(len(a)-len(b), strings.Compare(a, b)) })
 	blocks = blocks[:len(blocks)-1] // from the last one, a start drops what is damaged
 	rand.Shuffle(len(blocks), func(i, k int) { blocks[i], blocks[k] = blocks[k], blocks[i] })
-	for i, block := range blocks[:3**auditFaults] {
+	for i, block := range blocks[:2**auditFaults] {
 		text, err := os.ReadFile(block)
 		if err != nil {
 			p.Fatal(err)
@@ -250,28 +249,19 @@ func (p *plantedStore) damage() {
 				records = append(records, record{sequence, at})
 			}
 		}
-		k := 0 // the first record that is lost with all after it
-		switch i % 3 {
-		case 0:
+		if i%2 == 0 {
 			sequence := p.pick(records[0].sequence, records[len(records)-1].sequence)
-			at := slices.IndexFunc(records, func(r record) bool { return r.sequence == sequence })
-			text[records[at].end-20] ^= 1
-			p.lost, k = append(p.lost, sequence), len(records)
-		case 1:
-			k = len(records) - 1 - rand.IntN(min(len(records)-1, *auditEvents/12)) // in few blocks, not all that was planted
+			k := slices.IndexFunc(records, func(r record) bool { return r.sequence == sequence })
+			text[records[k].end-20] ^= 1
+			p.lost = append(p.lost, sequence)
+		} else {
+			k := len(records) - 1 - rand.IntN(min(len(records)-1, *auditEvents/12)) // in few blocks, not all that was planted
+			for _, r := range records[k:] {
+				p.lost = append(p.lost, r.sequence)
+			}
 			text = text[:records[k].end-20]
-		case 2:
-			text = nil
 		}
-		for _, r := range records[k:] {
-			p.lost = append(p.lost, r.sequence)
-		}
-		if text != nil {
-			err = os.WriteFile(block, text, 0o600)
-		} else if err = os.Remove(block); err == nil {
-			err = os.Mkdir(block, 0o700) // as unreadable as a bad sector
-		}
-		if err != nil {
+		if err := os.WriteFile(block, text, 0o600); err != nil {
 			p.Fatal(err)
 		}
 	}

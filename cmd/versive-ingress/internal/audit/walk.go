@@ -113,9 +113,8 @@ type walk struct {
 type hashedID struct{ hash, sequence uint64 }
 
 func newWalk(c *broker.Connection, kind schema.Kind, stream jetstream.Stream, progress *terminal.Progress) *walk {
-	publish.ReadFromLeader(stream)
 	return &walk{
-		conn: c, kind: kind, stream: stream, progress: progress,
+		conn: c, kind: kind, stream: stream, progress: progress, next: 1,
 		ids:  make([]hashedID, 0, stream.CachedInfo().State.Msgs),
 		seed: maphash.MakeSeed(),
 		odd:  map[Problem]*Finding{Foreign: {}, Inconsistent: {}},
@@ -129,7 +128,7 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 	if err := w.read(ctx); err != nil {
 		return nil, err
 	}
-	earlier := len(w.copies) // later ones may be about to be deleted
+	end, earlier := w.next, len(w.copies) // later copies may be about to be deleted
 	info, err := w.stream.Info(ctx, jetstream.WithDeletedDetails(true))
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", w.kind.Stream(w.conn.Settings.Stream), err)
@@ -144,6 +143,9 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 	if w.conn.Settings.ForwardURL != "" { // the ingress removes what is older, not the broker
 		maxAge = w.conn.Settings.MaxAge
 	}
+	// The broker may notice damage when a block is read, and then no longer count the messages
+	// as pending before it lists them as deleted.
+	unreadable := w.unreadable.Union(schema.SequenceRange(max(state.FirstSeq, 1), min(state.LastSeq+1, end)-1).Minus(present)).Minus(deleted)
 	missing := record.Missing(w.kind, info, maxAge)
 	if w.kind == schema.KindEvent {
 		missing = missing.Union(deleted)
@@ -156,7 +158,7 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 		Name: name, Messages: uint64(len(w.ids)) + w.tombstones, Erased: erased.Minus(present).Len(),
 		Deleted:  deleted.Minus(erased).Minus(missing).Len(),
 		Findings: []*Finding{},
-		found:    publish.Found{Created: info.Created, Missing: missing, Unreadable: w.unreadable.Minus(deleted)},
+		found:    publish.Found{Created: info.Created, Missing: missing, Unreadable: unreadable},
 	}
 	rest := s.found.Minus(record.Acknowledged(name))
 	s.add(Missing, false, rest.Missing, nil)
@@ -174,23 +176,11 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 
 // read reads on to the end of the stream.
 func (w *walk) read(ctx context.Context) error {
-	for {
-		err := w.readRange(ctx)
-		unreadable, ok := errors.AsType[*subscribe.UnreadableError](err)
-		if !ok {
-			return err
-		}
-		w.unreadable = w.unreadable.Union(unreadable.Sequences)
-		next, err := w.readable(ctx)
-		if next == 0 || err != nil {
-			return err
-		}
-		w.unreadable, w.next = w.unreadable.Within(1, next-1), next
-	}
-}
-
-func (w *walk) readRange(ctx context.Context) error {
 	for m, err := range w.conn.Source.Range(ctx, subscribe.Selection{Kind: w.kind, Subject: broker.AnySubject, First: w.next}) {
+		if u, ok := errors.AsType[*subscribe.UnreadableError](err); ok {
+			w.unreadable = w.unreadable.Union(u.Sequences)
+			return nil
+		}
 		if err != nil {
 			return err
 		}
@@ -200,21 +190,6 @@ func (w *walk) readRange(ctx context.Context) error {
 		w.inspect(m)
 	}
 	return nil
-}
-
-// readable returns a sequence from which on the stream returns messages again, after a block
-// that cannot be read at all, which no consumer gets past; 0 if there is none.
-func (w *walk) readable(ctx context.Context) (uint64, error) {
-	info, err := w.stream.Info(ctx)
-	if err != nil {
-		return 0, err
-	}
-	for sequence := w.next + 1; sequence <= info.State.LastSeq && ctx.Err() == nil; sequence++ {
-		if _, err := w.stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(broker.AnySubject)); err == nil {
-			return sequence, nil
-		}
-	}
-	return 0, ctx.Err()
 }
 
 func (w *walk) inspect(m subscribe.Message) {
