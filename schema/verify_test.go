@@ -40,7 +40,9 @@ func TestVerify(t *testing.T) {
 	}
 	deadTombstone := schema.DeadLetter(schema.Dead{Consumer: "reports", Reason: "no", ID: event.ID, Subject: event.Subject("versive"), Sequence: 8}, tombstone(event).Header, nil)
 
-	for _, m := range []schema.Message{event, raw, dead, foreign, deadTombstone, tombstone(event), tombstone(raw), tombstone(dead)} {
+	named := normalize(t, body("", "", "")).WithOrganization("acme")
+
+	for _, m := range []schema.Message{event, named, raw, dead, foreign, deadTombstone, tombstone(event), tombstone(raw), tombstone(dead)} {
 		s := store(m)
 		s.header["traceparent"], s.header["Nats-Expected-Last-Subject-Sequence"] = []string{"00-1"}, []string{"0"}
 		if err := schema.Verify(s.kind, s.subject, s.header, s.data); err != nil {
@@ -76,6 +78,7 @@ func TestVerify(t *testing.T) {
 		"another study's source":   {event, set("ce-source", "https://getversive.com/studies/another"), "ce-source does not agree"},
 		"a later version":          {event, set("ce-dataschema", "urn:versive-ingress:interview.completed:2"), "ce-dataschema does not agree"},
 		"another time":             {event, set("ce-time", "2020-01-01T00:00:00Z"), "ce-time does not agree"},
+		"an organization's name":   {event, set("ce-organization", "ACME"), "ce-organization does not agree"},
 		"another message id":       {event, set("Nats-Msg-Id", "msg_9"), "Nats-Msg-Id does not agree"},
 		"data of no event":         {event, func(s *stored) { s.data = []byte(`{"event_type":"SECRET"}`) }, "unsupported_type"},
 		"no data":                  {event, func(s *stored) { s.data = nil }, "malformed"},
