@@ -23,6 +23,12 @@ func Verify(kind Kind, subject string, header map[string][]string, data []byte) 
 	switch {
 	case IsSettled(header):
 		want, err = verifyTombstone(kind, subject, header, data)
+	case kind == KindDead && RequeuedLetter(header) > 0:
+		token, _, _ := strings.Cut(tokens, ".")
+		var consumer string
+		if consumer, err = Unescape(token); err == nil {
+			want = Requeue(consumer, id, RequeuedLetter(header))
+		}
 	case kind == KindEvent && !strings.HasPrefix(first(header, headerDataSchema), urnPrefix),
 		kind == KindQuarantine && first(header, HeaderReason) == "",
 		kind == KindDead && first(header, HeaderDeadSubject) == "":

@@ -20,7 +20,9 @@ type stored struct {
 // store returns a message as a stream has it.
 func store(m schema.Message) stored {
 	s := stored{m.Kind, m.Subject("versive"), maps.Clone(m.Header), m.Data}
-	s.header["Nats-Msg-Id"] = []string{m.ID}
+	if m.ID != "" {
+		s.header["Nats-Msg-Id"] = []string{m.ID}
+	}
 	return s
 }
 
@@ -42,7 +44,7 @@ func TestVerify(t *testing.T) {
 
 	named := normalize(t, body("", "", "")).WithOrganization("acme")
 
-	for _, m := range []schema.Message{event, named, raw, dead, foreign, deadTombstone, tombstone(event), tombstone(raw), tombstone(dead)} {
+	for _, m := range []schema.Message{event, named, raw, dead, schema.Requeue("reports", event.ID, 3), foreign, deadTombstone, tombstone(event), tombstone(raw), tombstone(dead)} {
 		s := store(m)
 		s.header["traceparent"], s.header["Nats-Expected-Last-Subject-Sequence"] = []string{"00-1"}, []string{"0"}
 		if err := schema.Verify(s.kind, s.subject, s.header, s.data); err != nil {
@@ -87,6 +89,7 @@ func TestVerify(t *testing.T) {
 		"a dead letter's id":       {dead, replace(schema.Escape(event.ID), "msg_9"), "Ingress-Dead-Subject has another id"},
 		"a dead letter's subject":  {dead, replace(".reports.", ".reports.more."), "want <prefix>.<consumer>.<id>"},
 		"a dead letter's sequence": {dead, set("Ingress-Dead-Sequence", "9"), "Nats-Msg-Id does not agree"},
+		"a request's subject":      {schema.Requeue("reports", event.ID, 3), replace(".requeue.", "."), "the subject does not agree"},
 		"a tombstone with data":    {tombstone(event), func(s *stored) { s.data = []byte("x") }, "has data"},
 		"a tombstone's subject":    {tombstone(event), replace(".i.", ".i2."), "ce-subject does not agree"},
 	} {

@@ -217,7 +217,7 @@ func (w *walk) hash(m subscribe.Message, sound bool) uint64 {
 	case !sound:
 		id = fmt.Sprint("\n", m.Sequence)
 	case w.kind == schema.KindDead:
-		id = m.Subject + "\n" + m.Header.Get(schema.HeaderDeadSequence)
+		id = m.Subject + "\n" + m.Header.Get(schema.HeaderDeadSequence) + m.Header.Get(schema.HeaderRequeue)
 	}
 	return maphash.String(w.seed, id)
 }
