@@ -54,6 +54,10 @@ const claimTimeout = time.Second
 // [*ConflictError] for a problem that an operator must resolve; every other error may
 // be temporary.
 func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
+	// A cluster may never answer requests about a stream that another ingress is just
+	// creating or updating. They must be repeated soon.
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	want := p.cfg.desired(kind)
 	existing, err := p.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && !p.cfg.KeepStreams {
@@ -90,7 +94,6 @@ func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Str
 		return existing, nil
 	}
 	if !needed { // it is optional, and a user without permission must not wait long
-		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, claimTimeout)
 		defer cancel()
 	}
