@@ -64,6 +64,7 @@ func TestRunOnSite(t *testing.T) {
 	ready(0)
 
 	ingresses[2].Stop()
+	ready(0)
 	var report doctor.Report
 	embeddedtest.Await(t, "both streams lack a replica", func() bool {
 		report = doctor.Run(t.Context(), *newDoctor(site[0]))

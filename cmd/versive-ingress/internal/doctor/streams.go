@@ -140,20 +140,23 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	if info.Cluster == nil {
 		return stream
 	}
-	d.checkReplicas(r, name, info.Cluster.Replicas)
+	d.checkReplicas(r, name, info.Cluster)
 	return stream
 }
 
 // checkReplicas reports the replicas of a stream, besides the leader, that are away, and what
 // the others can still bear.
-func (d *doctor) checkReplicas(r *Result, stream string, replicas []*jetstream.PeerInfo) {
+func (d *doctor) checkReplicas(r *Result, stream string, cluster *jetstream.ClusterInfo) {
 	var away []string
-	for _, peer := range replicas { // under load all of them lag a little
+	for _, peer := range cluster.Replicas { // under load all of them lag a little
 		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
 			away = append(away, peer.Name)
 		}
 	}
-	total := len(replicas) + 1
+	total := len(cluster.Replicas)
+	if cluster.Leader != "" { // which is not listed
+		total++
+	}
 	current := total - len(away)
 	for _, name := range away {
 		why := fmt.Sprintf("new events are on %d of %d disks; ", current, total)
