@@ -181,7 +181,7 @@ func TestStoreAfterBatchAtLimit(t *testing.T) {
 	disk := faultdisk.New(t, faultdisk.Ext4)
 	store := embedded.Config{Dir: filepath.Join(disk.Dir, "data"), ConfigFile: filepath.Join(t.TempDir(), "nats.conf"), MaxStore: faultdisk.Size}
 	limit := func(size int) {
-		text := fmt.Sprintf("accounts { INGRESS { users: [{user: u, password: p}], jetstream: {max_file: %d} } }\nno_auth_user: u", size)
+		text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\naccounts { INGRESS { users: [{user: u, password: p}], jetstream: {max_file: %d} } }\nno_auth_user: u", size)
 		if err := os.WriteFile(store.ConfigFile, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
