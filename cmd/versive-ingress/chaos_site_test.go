@@ -63,7 +63,11 @@ func (r *round) site() *cluster {
 		awaitReady(r, s)
 	}
 	_, c.js = u.connect(t, strings.Join(clients, ","), u.operator)
-	r.begin(&storm{think: 5 * time.Millisecond}, site...)
+	think := 5 * time.Millisecond
+	if !r.long { // for the processor's sake
+		think *= 10
+	}
+	r.begin(&storm{think: think}, site...)
 	return c
 }
 
