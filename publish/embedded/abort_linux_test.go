@@ -13,6 +13,7 @@ import (
 // An fsync of the server that runs while another aborts the journal can succeed without
 // effect, so an acknowledgement after that proves nothing.
 func TestJournalIsAborted(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []faultdisk.Kind{faultdisk.Ext4, faultdisk.XFS} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()

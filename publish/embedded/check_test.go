@@ -153,6 +153,7 @@ func streamPath(dir string, elements ...string) string {
 // write, and does not change it. The error names the file and a command that
 // fixes the problem.
 func TestUnusableFile(t *testing.T) {
+	t.Parallel()
 	for _, test := range []struct {
 		name string
 		file []string // below the stream's directory
@@ -215,6 +216,7 @@ func TestUnusableFile(t *testing.T) {
 // If the data directory was restored by another user, the command in the error fixes
 // all of it, including the files outside the store.
 func TestUnusableDir(t *testing.T) {
+	t.Parallel()
 	if os.Geteuid() != 0 {
 		t.Skip("NOT CHECKED: giving a file to another user needs root")
 	}
@@ -254,6 +256,7 @@ func obey(t *testing.T, err error, words string) {
 // Unreadable directories that do not belong to the store do not keep the broker
 // from starting.
 func TestUnrelatedDirectories(t *testing.T) {
+	t.Parallel()
 	top := t.TempDir()
 	newStore(t, top)
 	for _, name := range []string{"lost+found", "other", filepath.Join("jetstream", "lost+found")} {

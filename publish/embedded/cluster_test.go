@@ -26,6 +26,7 @@ func clusterConfig(t *testing.T, name, route string, routes ...string) string {
 // A server of a cluster without server_name has the host name, and keeps the name that
 // it has joined with: under another one, the cluster would take it for a new server.
 func TestServerName(t *testing.T) {
+	t.Parallel()
 	host, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
@@ -65,6 +66,7 @@ func TestServerName(t *testing.T) {
 
 // Two servers of the same name cannot be of one cluster. The log has the remedy.
 func TestSameServerName(t *testing.T) {
+	t.Parallel()
 	routes := []string{embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)}
 	log := &embeddedtest.Log{}
 	var dirs []string
@@ -81,6 +83,7 @@ func TestSameServerName(t *testing.T) {
 
 // Until there is a leader, the broker reports which servers it lacks.
 func TestDiagnose(t *testing.T) {
+	t.Parallel()
 	routes := []string{embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)}
 	start := func(name string, i int) *embedded.Broker {
 		return embeddedtest.StartBroker(t, embedded.Config{ConfigFile: clusterConfig(t, name, routes[i], routes...)})

@@ -47,6 +47,7 @@ func startCluster(t *testing.T, configs []embedded.Config, options ...nats.Optio
 // A cluster does not start with a configuration by which it would remove its streams, and
 // nothing is changed. It does with the remedy.
 func TestInaccessibleStreamsOfACluster(t *testing.T) {
+	t.Parallel()
 	const (
 		users  = `{ jetstream: enabled, users: [{user: u, password: u}] }`
 		system = `accounts { SYS { users: [{user: s, password: s}] }, A ` + users + ` }, system_account: SYS`

@@ -64,6 +64,7 @@ func dupFile(t *testing.T, path string) {
 
 // A message that was stored is there after a restart.
 func TestStoreSurvivesRestart(t *testing.T) {
+	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: "127.0.0.1:0"}
 	broker := embeddedtest.StartBroker(t, cfg)
 	js := inProcess(t, broker)
@@ -91,6 +92,7 @@ func inProcess(t *testing.T, b *embedded.Broker) jetstream.JetStream {
 
 // The monitoring port reports sync_interval: always and the limits.
 func TestSyncsAlways(t *testing.T) {
+	t.Parallel()
 	address := embeddedtest.FreeAddress(t)
 	embeddedtest.StartBroker(t, embedded.Config{
 		Dir:        t.TempDir(),
@@ -118,6 +120,7 @@ func TestSyncsAlways(t *testing.T) {
 }
 
 func TestFull(t *testing.T) {
+	t.Parallel()
 	broker := embeddedtest.StartBroker(t, embedded.Config{MaxStore: 64 << 10})
 	js := inProcess(t, broker)
 	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}}); err != nil {
@@ -150,6 +153,7 @@ func newCertificate(t *testing.T) (cert, key string) {
 }
 
 func TestStartFails(t *testing.T) {
+	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -68,6 +68,7 @@ func contentsIn(t *testing.T, dir string, messages int) (found []uint64) {
 // messages deleted. Sync finds their content, and the next start overwrites it, in
 // every block, and nothing else.
 func TestRestoredBlocks(t *testing.T) {
+	t.Parallel()
 	for _, index := range []string{"kept", "lost"} {
 		t.Run("index "+index, func(t *testing.T) {
 			t.Parallel()
@@ -191,6 +192,7 @@ func TestScheduleOfAnotherStream(t *testing.T) {
 // Sync returns an error for a stream whose messages are not overwritten and for one
 // whose blocks cannot be searched.
 func TestSyncUnverified(t *testing.T) {
+	t.Parallel()
 	for name, test := range map[string]struct {
 		config string
 		stream jetstream.StreamConfig

@@ -17,6 +17,7 @@ import (
 // The broker starts on a disk with less free space than a block takes, so that the
 // events can be read. Btrfs, which never writes in place, would need that space.
 func TestStartOnFullDisk(t *testing.T) {
+	t.Parallel()
 	for _, kind := range []faultdisk.Kind{faultdisk.Ext4, faultdisk.XFS} {
 		t.Run(string(kind), func(t *testing.T) {
 			t.Parallel()

@@ -16,6 +16,7 @@ import (
 // Start warns about leaf nodes without a JetStream domain, because a stream across
 // the leaf node connection could then acknowledge messages.
 func TestLeafNodesWithoutDomain(t *testing.T) {
+	t.Parallel()
 	for domain, warns := range map[string]bool{"": true, "domain: edge": false} {
 		file := filepath.Join(t.TempDir(), "nats.conf")
 		text := fmt.Sprintf("listen: \"127.0.0.1:-1\"\njetstream { %s }\nleafnodes { remotes: [{ url: \"nats://127.0.0.1:1\" }] }\n", domain)

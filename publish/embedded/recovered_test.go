@@ -17,6 +17,7 @@ import (
 // No client can connect before the broker has checked that the store was recovered: a
 // second ingress or a consumer would create a missing stream over the stored one.
 func TestNoClientBeforeTheCheck(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	newStore(t, dir)
 	edit(t, dir, "meta.inf", replaced(`"num_replicas":1`, `"num_replicas":3`)) // not accepted by the server
@@ -43,6 +44,7 @@ func TestNoClientBeforeTheCheck(t *testing.T) {
 // If the server would not find the streams with a configuration, the start fails
 // with an error that has the remedy, and the store is not changed.
 func TestInaccessibleStreams(t *testing.T) {
+	t.Parallel()
 	const (
 		accounts = "listen: \"127.0.0.1:-1\"\naccounts { VERSIVE { jetstream: enabled, users: [{user: ingress, password: ingress}] } }"
 		cluster  = "listen: \"127.0.0.1:-1\"\nserver_name: a\ncluster { name: c, listen: \"127.0.0.1:-1\", routes: [\"nats://127.0.0.1:1\"] }"

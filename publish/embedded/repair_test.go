@@ -57,6 +57,7 @@ func replaced(text, by string) func(string) []byte {
 // between writing the two, the start repairs them; it fails if a configuration is
 // damaged.
 func TestConfigurationFiles(t *testing.T) {
+	t.Parallel()
 	plain, encrypted := t.TempDir(), t.TempDir()
 	newStore(t, plain)
 	key := writeConfig(t, "listen: \"127.0.0.1:-1\"\njetstream { key: \"a key of the store for this test\" }")
@@ -141,6 +142,7 @@ func contents(t *testing.T, dir string) map[string]string {
 // consumers. The next start removes them, because they can have expired or erased
 // messages, and a new consumer would inherit the position of an old one of its name.
 func TestLeftovers(t *testing.T) {
+	t.Parallel()
 	dir := t.TempDir()
 	newStore(t, dir)
 	for _, name := range []string{
