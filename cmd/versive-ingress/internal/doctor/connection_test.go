@@ -137,22 +137,31 @@ func TestConnectionFails(t *testing.T) {
 			test.change(t, &s)
 			d := newDoctor(s)
 			d.Settings.AdminListen = fakeAdmin(t, "")
-			requireFindings(t, d, "problem no_webhooks: restart", test.want)
-
-			_, err := broker.Open(t.Context(), s, "test")
-			failure, ok := errors.AsType[*broker.Failure](err)
-			if !ok || !strings.Contains(test.want, failure.ID) {
-				t.Fatalf("a command gets %v", err)
-			}
 			var log embeddedtest.Log
-			quoted := strings.Trim(strconv.Quote(failure.Error()), `"`) // as slog writes it
+			served := s
+			served.Listen, served.AdminListen = embeddedtest.FreeAddress(t), embeddedtest.FreeAddress(t)
 			ctx, cancel := context.WithCancel(t.Context())
-			ended := make(chan error, 1)
-			go func() {
-				_, err := server.Start(ctx, server.Config{Settings: s, Logger: slog.New(slog.NewTextHandler(&log, nil))})
-				ended <- err
+			defer cancel()
+			ended := make(chan struct{})
+			go func() { // concurrently, because each waits for the broker
+				defer close(ended)
+				_, err := server.Start(ctx, server.Config{Settings: served, Logger: slog.New(slog.NewTextHandler(&log, nil))})
 				_, _ = io.WriteString(&log, strconv.Quote(err.Error()))
 			}()
+			var failure *broker.Failure
+			opened := make(chan struct{})
+			go func() {
+				defer close(opened)
+				if _, err := broker.Open(t.Context(), s, "test"); !errors.As(err, &failure) || !strings.Contains(test.want, failure.ID) {
+					t.Errorf("a command gets %v", err)
+				}
+			}()
+			requireFindings(t, d, "problem no_webhooks: restart", test.want)
+			embeddedtest.Receive(t, "a command ends", opened)
+			if failure == nil {
+				return
+			}
+			quoted := strings.Trim(strconv.Quote(failure.Error()), `"`) // as slog writes it
 			embeddedtest.Await(t, "serve names the cause", func() bool { return strings.Contains(log.String(), quoted) })
 			cancel()
 			embeddedtest.Receive(t, "serve ends", ended)
