@@ -109,8 +109,10 @@ func (p *plantedStore) fill() {
 		if err != nil {
 			p.Fatal(err)
 		}
+		if n%1000 == 999 || n == *auditEvents-1 { // the client allows few more to be outstanding
+			embeddedtest.Receive(p.T, "they are stored", js.PublishAsyncComplete())
+		}
 	}
-	<-js.PublishAsyncComplete()
 }
 
 // plant stores, after the events, others that are erased and messages that do not belong
