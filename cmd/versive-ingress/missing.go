@@ -21,7 +21,8 @@ func missingCommand() *cobra.Command {
 		Short: "Print which interviews of a list are not stored",
 		Long: `Read interview ids from the standard input, one a line, such as an export of
 Versive, and print those of which nothing is stored, in the order of the list,
-each once. Blank lines, a byte order mark and carriage returns are skipped.
+each once (in a list of up to 1,000,000). Blank lines, a byte order mark and
+carriage returns are skipped.
 
 An interview that is only in the quarantine is not missing, nor is an erased
 one: the summary on the standard error counts them. With --json, an object is

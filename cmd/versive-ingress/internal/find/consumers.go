@@ -127,8 +127,8 @@ func (f Finder) addReadings(ctx context.Context, stream jetstream.Stream, consum
 		group.Go(func() error {
 			reading := &r.Consumers[i]
 			*reading = Reading{Consumer: c.Name, Pending: c.NumPending, AckPending: c.NumAckPending, OldestSeconds: c.Lag().Seconds()}
-			if oldest := c.Oldest.UTC(); !oldest.IsZero() {
-				reading.Oldest = &oldest
+			if !c.Oldest.IsZero() {
+				reading.Oldest = new(c.Oldest.UTC())
 			}
 			letters := map[uint64]bool{}
 			for _, d := range r.DeadLetters {

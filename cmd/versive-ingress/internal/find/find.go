@@ -24,8 +24,8 @@ const (
 	// another block of the stream, which the broker reads as a whole.
 	Listed = 10
 
-	// maxSubjects is how many subjects the broker returns at once. It collects all that
-	// match before it returns a part of them, so no more are requested.
+	// maxSubjects is how many subjects the broker returns in one reply. It collects all
+	// that match for each reply, so a second part is not requested.
 	maxSubjects = 100_000
 
 	// concurrency bounds the requests that wait for the broker at the same time.
@@ -43,8 +43,8 @@ type Report struct {
 	Kind string `json:"kind"` // "event", "interview" or "study"
 
 	Events     uint64  `json:"events"`     // that are stored, or were and are erased
-	Erased     *int    `json:"erased"`     // of them; nil if there are too many to look at
-	Interviews *int    `json:"interviews"` // of them; nil if there are too many to look at
+	Erased     *int    `json:"erased"`     // of them; nil if there are none or more than Listed
+	Interviews *int    `json:"interviews"` // that they belong to; nil if there are no events or too many to list
 	List       []Event `json:"list"`       // the newest, at most Listed, the newest last
 
 	First *time.Time `json:"first"` // when the first event was stored; nil if there is none
@@ -93,6 +93,23 @@ func newEvent(stream string, m subscribe.Message) Event {
 	return e
 }
 
+// A kind is what an id can name.
+type kind struct {
+	name   string
+	filter func(id string) schema.Filter
+	of     func(schema.Subject) string // the id that a subject has; "" if it has none
+}
+
+var kinds = [...]kind{
+	{"event", func(id string) schema.Filter { return schema.Filter{ID: id} }, func(s schema.Subject) string { return s.ID }},
+	{"interview", func(id string) schema.Filter { return schema.Filter{InterviewID: id} }, func(s schema.Subject) string { return s.InterviewID }},
+	{"study", func(id string) schema.Filter { return schema.Filter{StudyID: id} }, func(s schema.Subject) string { return s.StudyID }},
+}
+
+// subject returns the subject that matches the events of an id. INGRESS_SUBJECT may have
+// been another one when they were stored.
+func (k kind) subject(id string) string { return k.filter(id).Subject("*") }
+
 // Find returns what is known of an id: a report for each kind of which something is
 // stored under it, or none.
 func (f Finder) Find(ctx context.Context, id string) ([]Report, error) {
@@ -102,37 +119,28 @@ func (f Finder) Find(ctx context.Context, id string) ([]Report, error) {
 	}
 	var reports []Report
 	var consumers []consumer
-	for _, kind := range [...]struct {
-		name   string
-		filter schema.Filter
-		has    func(schema.Subject) bool
-	}{
-		{"event", schema.Filter{ID: id}, func(s schema.Subject) bool { return s.ID == id }},
-		{"interview", schema.Filter{InterviewID: id}, func(s schema.Subject) bool { return s.InterviewID == id }},
-		{"study", schema.Filter{StudyID: id}, func(s schema.Subject) bool { return s.StudyID == id }},
-	} {
+	for _, kind := range kinds {
 		r := Report{ID: id, Kind: kind.name, List: []Event{}, Consumers: []Reading{}}
-		subject := kind.filter.Subject("*") // INGRESS_SUBJECT may have been another one
+		subject := kind.subject(id)
 		if err := f.readEvents(ctx, stream, subject, &r); err != nil {
 			return nil, err
 		}
-		if err := f.readHeld(ctx, kind.filter.ID, kind.has, &r); err != nil {
+		if err := f.readHeld(ctx, kind, &r); err != nil {
 			return nil, err
 		}
-		if r.Events == 0 && len(r.Quarantined) == 0 && len(r.DeadLetters) == 0 {
-			continue
-		}
-		if r.Events > 0 && consumers == nil {
-			if consumers, err = f.readConsumers(ctx, stream); err != nil {
-				return nil, err
-			}
-		}
 		if r.Events > 0 {
+			if consumers == nil {
+				if consumers, err = f.readConsumers(ctx, stream); err != nil {
+					return nil, err
+				}
+			}
 			if err := f.addReadings(ctx, stream, consumers, subject, &r); err != nil {
 				return nil, err
 			}
 		}
-		reports = append(reports, r)
+		if r.Events > 0 || len(r.Quarantined) > 0 || len(r.DeadLetters) > 0 {
+			reports = append(reports, r)
+		}
 	}
 	return reports, nil
 }
@@ -158,8 +166,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 				interviews[s.InterviewID] = true
 			}
 		}
-		count := len(interviews)
-		r.Interviews = &count
+		r.Interviews = new(len(interviews))
 	}
 	if r.Events > Listed {
 		if r.List, err = f.newest(ctx, stream, subject, r.Events, Listed); err != nil {
@@ -169,20 +176,18 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 		if err != nil {
 			return fmt.Errorf("reading the first event: %w", err)
 		}
-		at := first.Time.UTC()
-		r.First = &at
+		r.First = new(first.Time.UTC())
 	} else {
 		if r.List, err = f.lookUp(ctx, stream, subjects); err != nil {
 			return err
 		}
 		r.Events = uint64(len(r.List)) // others were removed meanwhile
-		erased := 0
+		r.Erased = new(0)
 		for _, e := range r.List {
 			if e.Erased {
-				erased++
+				*r.Erased++
 			}
 		}
-		r.Erased = &erased
 	}
 	if n := len(r.List); n > 0 {
 		r.First, r.Last = cmp.Or(r.First, &r.List[0].Time), &r.List[n-1].Time

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -43,9 +42,10 @@ type Skipped struct {
 	Messages uint64 `json:"messages"` // at least, by their sequences
 }
 
-// readHeld adds to r the quarantined webhooks and the dead letters with a svix-id, or, if
-// that is "", those whose subject as an event has.
-func (f Finder) readHeld(ctx context.Context, svixID string, has func(schema.Subject) bool, r *Report) error {
+// readHeld adds to r the quarantined webhooks and the dead letters that have its id.
+func (f Finder) readHeld(ctx context.Context, of kind, r *Report) error {
+	svixID := of.filter(r.ID).ID // "" if the id is of an interview or a study
+	has := func(s schema.Subject) bool { return of.of(s) == r.ID }
 	r.Quarantined, r.DeadLetters, r.Unsearched = []Held{}, []Held{}, []Skipped{}
 	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
 		stream, err := f.open(ctx, kind)
@@ -96,11 +96,9 @@ func newHeld(kind schema.Kind, stream string, m subscribe.Message, has func(sche
 		return h, has(s) && (h.Reason != "" || h.Erased)
 	}
 	h.Reason = schema.DecodeReason(m.Header)
-	h.EventSequence, _ = strconv.ParseUint(m.Header.Get(schema.HeaderDeadSequence), 10, 64)
+	h.EventSequence = schema.DeadSequence(m.Header)
 	h.Deliveries, _ = strconv.ParseUint(m.Header.Get(schema.HeaderDeadDeliveries), 10, 64)
-	if tokens := strings.Split(m.Subject, "."); len(tokens) == 3 {
-		h.Consumer, _ = schema.Unescape(tokens[1])
-	}
+	h.Consumer, _, _ = schema.ParseDeadLetter(m.Subject)
 	if event, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
 		s = event
 	}

@@ -21,11 +21,11 @@ import (
 
 const (
 	// maxLookedUp is the largest number of interviews that are looked up one by one. For
-	// more of them, all events are read.
+	// more of them, the subjects or headers of all events are read.
 	maxLookedUp = 1000
 
-	// Part is how many interviews the command has in memory at the same time. The streams
-	// are read once for each such part of a list.
+	// Part is how many interviews the command has in memory at the same time. It reads the
+	// streams once for each such part of a list, and finds duplicates only within a part.
 	Part = 1_000_000
 )
 
@@ -40,7 +40,7 @@ const (
 	Erased      Absence = "erased"
 )
 
-// Interviews are those of a list, in its order, without duplicates.
+// Interviews are those of a part of a list, in its order, without duplicates.
 type Interviews struct {
 	ids   []string
 	state map[string]Absence
@@ -104,39 +104,52 @@ func notInID(r rune) bool {
 
 // Missing sets which of the interviews are absent, and why.
 func (f Finder) Missing(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
-	read := f.readAll
-	if len(list.ids) <= maxLookedUp {
-		read = f.lookUpAll
-	}
-	if err := read(ctx, list, progress); err != nil {
-		return err
-	}
-	return f.readQuarantine(ctx, list, progress)
-}
-
-// readAll reads the subjects of all events, or, if some may have been erased, their
-// headers.
-func (f Finder) readAll(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
-	complete, err := f.neverErased(ctx)
+	stream, err := f.open(ctx, schema.KindEvent)
 	if err != nil {
 		return err
 	}
-	if complete {
-		stream, err := f.open(ctx, schema.KindEvent)
-		if err != nil {
-			return err
-		}
-		subjects, err := f.subjects(ctx, stream, ">")
-		if err != nil {
-			return err
-		}
-		for _, subject := range subjects {
-			if s, err := schema.ParseSubject(subject); err == nil && list.state[s.InterviewID] == Missing {
-				list.state[s.InterviewID] = Stored
-			}
-		}
-		return nil
+	quarantine, err := f.open(ctx, schema.KindQuarantine)
+	if err != nil {
+		return err
 	}
+	switch {
+	case len(list.ids) <= maxLookedUp:
+		err = f.lookUpAll(ctx, stream, list)
+	case neverErased(stream) && neverErased(quarantine):
+		err = f.readSubjects(ctx, stream, list)
+	default:
+		err = f.readHeaders(ctx, list, progress)
+	}
+	if err == nil {
+		err = f.readQuarantine(ctx, quarantine, list)
+	}
+	return err
+}
+
+// neverErased reports whether there are few enough messages to list their subjects, and
+// none was ever removed. An erasure of a quarantined webhook puts a tombstone in the event
+// stream and removes nothing there.
+func neverErased(stream jetstream.Stream) bool {
+	state := stream.CachedInfo().State
+	return state.NumSubjects <= maxSubjects && state.NumDeleted == 0 && state.FirstSeq <= 1
+}
+
+// readSubjects reads the subjects of all events, of which none is a tombstone.
+func (f Finder) readSubjects(ctx context.Context, stream jetstream.Stream, list *Interviews) error {
+	subjects, err := f.subjects(ctx, stream, ">")
+	if err != nil {
+		return err
+	}
+	for _, subject := range subjects {
+		if s, err := schema.ParseSubject(subject); err == nil && list.state[s.InterviewID] == Missing {
+			list.state[s.InterviewID] = Stored
+		}
+	}
+	return nil
+}
+
+// readHeaders reads the headers of all events, which distinguish tombstones.
+func (f Finder) readHeaders(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
 	defer progress.Clear()
 	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: ">", HeadersOnly: true}) {
 		if err != nil {
@@ -160,27 +173,8 @@ func (f Finder) readAll(ctx context.Context, list *Interviews, progress *termina
 	return nil
 }
 
-// neverErased reports whether there are few enough events to list their subjects, and no
-// message was ever removed.
-func (f Finder) neverErased(ctx context.Context) (bool, error) {
-	for _, kind := range [...]schema.Kind{schema.KindEvent, schema.KindQuarantine} {
-		stream, err := f.open(ctx, kind)
-		if err != nil {
-			return false, err
-		}
-		if state := stream.CachedInfo().State; state.NumSubjects > maxSubjects || state.NumDeleted > 0 || state.FirstSeq > 1 {
-			return false, nil
-		}
-	}
-	return true, nil
-}
-
 // lookUpAll looks up the events of each interview.
-func (f Finder) lookUpAll(ctx context.Context, list *Interviews, _ *terminal.Progress) error {
-	stream, err := f.open(ctx, schema.KindEvent)
-	if err != nil {
-		return err
-	}
+func (f Finder) lookUpAll(ctx context.Context, stream jetstream.Stream, list *Interviews) error {
 	found := make([]Absence, len(list.ids))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)
@@ -224,14 +218,13 @@ func (f Finder) lookUpInterview(ctx context.Context, stream jetstream.Stream, id
 }
 
 // readQuarantine looks for the missing interviews in the bodies of the quarantine.
-func (f Finder) readQuarantine(ctx context.Context, list *Interviews, progress *terminal.Progress) error {
+func (f Finder) readQuarantine(ctx context.Context, stream jetstream.Stream, list *Interviews) error {
 	missing := false
 	for _, state := range list.All() {
 		missing = missing || state == Missing
 	}
-	stream, err := f.open(ctx, schema.KindQuarantine)
-	if err != nil || !missing || stream.CachedInfo().State.Msgs == 0 {
-		return err
+	if !missing || stream.CachedInfo().State.Msgs == 0 {
+		return nil
 	}
 	for m, err := range f.Source.Range(ctx, subscribe.Selection{Kind: schema.KindQuarantine, Subject: ">"}) {
 		if err != nil {

@@ -138,8 +138,8 @@ var words = map[State]string{
 	Unacknowledged: "delivered, not acknowledged",
 	Delivered:      "delivered, acknowledged unless among the ack pending",
 	Waiting:        "not delivered yet",
-	DeadLettered:   "given up: dead letter",
-	NotSelected:    "not for it",
+	DeadLettered:   "dead-lettered",
+	NotSelected:    "not selected",
 }
 
 func (r Report) printConsumers(w io.Writer) error {
@@ -203,5 +203,5 @@ func at(t time.Time) string {
 
 // printable returns text for one line of a terminal. Ids may contain any characters.
 func printable(text string) string {
-	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(string(terminal.Printable([]byte(text))))
+	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(terminal.Printable([]byte(text)))
 }

@@ -24,15 +24,16 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 	found := map[string]bool{}
 	if stream.CachedInfo().State.NumSubjects > maxSubjects {
 		for _, other := range [...]string{strings.ToLower(id), strings.ToUpper(id)} {
-			for name, filter := range map[string]schema.Filter{"event": {ID: other}, "interview": {InterviewID: other}, "study": {StudyID: other}} {
-				n, err := f.count(ctx, stream, filter.Subject("*"), 1, time.Time{})
+			for _, kind := range kinds {
+				n, err := f.count(ctx, stream, kind.subject(other), 1, time.Time{})
 				if err != nil {
 					return nil, err
 				}
-				found[name+" "+other] = n > 0
+				if n > 0 {
+					found[kind.name+" "+other] = true
+				}
 			}
 		}
-		maps.DeleteFunc(found, func(_ string, stored bool) bool { return !stored })
 	} else {
 		subjects, err := f.subjects(ctx, stream, ">")
 		if err != nil {
@@ -43,10 +44,10 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 			if err != nil {
 				continue
 			}
-			for _, candidate := range [...][2]string{{"event", s.ID}, {"interview", s.InterviewID}, {"study", s.StudyID}} {
+			for _, kind := range kinds {
 				// As commands print it, or as it is in the subject.
-				if hasPrefix(candidate[1], id) || hasPrefix(schema.Escape(candidate[1]), id) {
-					found[candidate[0]+" "+candidate[1]] = true
+				if other := kind.of(s); hasPrefix(other, id) || hasPrefix(schema.Escape(other), id) {
+					found[kind.name+" "+other] = true
 				}
 			}
 		}
