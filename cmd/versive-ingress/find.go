@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 
@@ -19,15 +20,15 @@ func findCommand() *cobra.Command {
 		Long: `Print what is stored under a svix-id, an interview id or a study id: when, in
 which stream, under which sequence and subject; whether it was erased; why it is
 in the quarantine or among the dead letters; and for each durable consumer
-whether it has acknowledged the event or has yet to receive it, beside the lag
-of that consumer. No content is printed.
+whether it has acknowledged the event or has yet to receive it, and the lag of
+that consumer. No content is printed.
 
 The broker reports how many events a consumer has received and not acknowledged
 (ack pending), but not which. Where that cannot be concluded, the state is
-"delivered, acknowledged unless among the ack pending". An event is not for a
-consumer that was created later or reads other subjects.
+"delivered, acknowledged unless among the ack pending". "Not selected" means
+that the consumer begins with later events or reads other subjects.
 
-Of several events, such as those of a study, the newest 20 are listed. Webhooks
+Of several events, such as those of a study, the newest 10 are listed. Webhooks
 in the quarantine and dead letters are found by a svix-id; for an interview or a
 study, the newest 1000 of each are searched. docs/commands.md describes the
 members of --json.
@@ -48,7 +49,7 @@ EXIT STATUS
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := strings.TrimSpace(args[0])
 			if id == "" {
-				return fmt.Errorf("want a svix-id, an interview id or a study id")
+				return errors.New("want a svix-id, an interview id or a study id")
 			}
 			ctx := cmd.Context()
 			c, err := broker.Dial(ctx, "find")
@@ -70,7 +71,7 @@ EXIT STATUS
 				if len(similar) > 0 {
 					text += "; did you mean " + terminal.Printable([]byte(strings.Join(similar, ", ")))
 				}
-				return absent{fmt.Errorf("%s", text)}
+				return absent{errors.New(text)}
 			case asJSON:
 				return find.PrintJSON(cmd.OutOrStdout(), reports)
 			}
