@@ -27,8 +27,8 @@ type Settings struct {
 
 	// Address of the admin listener, which serves the [status page](operations.md#the-page), `/livez`, `/readyz` and
 	// `/metrics` without authentication, as `host:port` or `:port`. Keep it off the public network: bind it to loopback, or
-	// let a network policy admit only the probes, Prometheus and operators: the page shows the ids of interviews. `health` and `doctor` look for the ingress at this address, by loopback if it is on all
-	// interfaces.
+	// let a network policy admit only the probes, Prometheus and operators: the page shows the ids of interviews. `health`
+	// and `doctor` look for the ingress at this address, by loopback if it is on all interfaces.
 	AdminListen string `env:"INGRESS_ADMIN_LISTEN" default:"127.0.0.1:9090" desc:"address of the admin listener, which serves the status page, /livez, /readyz and /metrics"`
 
 	// Signing secrets of the webhook endpoint, separated by commas, as copied from the endpoint's page at Versive:

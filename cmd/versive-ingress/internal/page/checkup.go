@@ -11,7 +11,7 @@ import (
 
 const (
 	checkupAge  = time.Minute            // how old a report may be before the next is made
-	checkupWait = 300 * time.Millisecond // how long a look waits for a report
+	checkupWait = 300 * time.Millisecond // how long a request waits for it before it gets the old one
 )
 
 // A Checkup is a report of doctor.
@@ -21,14 +21,14 @@ type Checkup struct {
 	doctor.Report
 }
 
-// A checkup makes reports of doctor in the background, because one can take as long as
-// what it looks at is slow.
+// A checkup makes reports of doctor in the background, because a slow broker or listener
+// delays them.
 type checkup struct {
 	mu       sync.Mutex
 	ctx      context.Context // of the reports; nil before begin; guarded by mu
 	settings config.Settings // guarded by mu
 	latest   *Checkup        // nil before the first; guarded by mu
-	current  chan struct{}   // closed when the report that is made is complete; nil if none is; guarded by mu
+	current  chan struct{}   // closed when the report in progress is complete; nil if none is in progress; guarded by mu
 	running  sync.WaitGroup
 }
 
@@ -38,11 +38,11 @@ func (c *checkup) begin(ctx context.Context, s config.Settings) {
 	c.ctx, c.settings = ctx, s
 }
 
-// wait returns when no report is made any more. The context of begin must have ended.
+// wait returns when no report is in progress. The context of begin must have ended.
 func (c *checkup) wait() { c.running.Wait() }
 
-// get returns the latest report, and has the next one made if it is old. It is nil if
-// there is none yet.
+// get returns the latest report, and starts the next one if that is old. It returns nil
+// if there is none yet.
 func (c *checkup) get() *Checkup {
 	c.mu.Lock()
 	if old := c.latest == nil || time.Since(c.latest.Time) > checkupAge; old && c.current == nil && c.ctx != nil && c.ctx.Err() == nil {

@@ -7,12 +7,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-const (
-	minute  = time.Minute
-	minutes = 60
-)
+// minutes is how many minutes a history has.
+const minutes = 60
 
-// Requests counts requests by what became of them.
+// Requests counts requests by their outcome.
 type Requests struct {
 	Received    uint64 `json:"received"` // all of them
 	Stored      uint64 `json:"stored"`
@@ -22,19 +20,11 @@ type Requests struct {
 	Unavailable uint64 `json:"unavailable"` // answered 503
 }
 
-// minus returns how many of the requests have come in since there were only those of
-// before.
+// minus returns the counts since they were those of before.
 func (r Requests) minus(before Requests) Requests {
 	return Requests{
 		r.Received - before.Received, r.Stored - before.Stored, r.Duplicates - before.Duplicates,
 		r.Quarantined - before.Quarantined, r.Rejected - before.Rejected, r.Unavailable - before.Unavailable,
-	}
-}
-
-func (r Requests) plus(s Requests) Requests {
-	return Requests{
-		r.Received + s.Received, r.Stored + s.Stored, r.Duplicates + s.Duplicates,
-		r.Quarantined + s.Quarantined, r.Rejected + s.Rejected, r.Unavailable + s.Unavailable,
 	}
 }
 
@@ -61,12 +51,14 @@ func (h *history) add(now time.Time, counts Requests) {
 	}
 }
 
-// lastHour returns the minutes of the last hour, the current one last, given the current
-// counts.
-func (h *history) lastHour(counts Requests) []Minute {
+// lastHour returns the counts of the last hour and of its minutes, the current one last,
+// given the current counts.
+func (h *history) lastHour(counts Requests) (sum Requests, list []Minute) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	var list []Minute
+	if len(h.counts) > 0 {
+		sum = counts.minus(h.counts[0])
+	}
 	for i, before := range h.counts {
 		end := counts
 		if i+1 < len(h.counts) {
@@ -74,7 +66,7 @@ func (h *history) lastHour(counts Requests) []Minute {
 		}
 		list = append(list, Minute{h.ends[i].UTC(), end.minus(before)})
 	}
-	return list
+	return sum, list
 }
 
 // A point is the value of a metric with its labels.

@@ -8,15 +8,15 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/find"
 )
 
-// A Lookup is the answer to a look for a svix-id, an interview or a study.
+// A Lookup is what was found under a svix-id, an interview id or a study id.
 type Lookup struct {
 	ID      string        `json:"id"`
-	Problem string        `json:"problem"` // why there is no answer
+	Problem string        `json:"problem"` // why it could not be looked up, or ""
 	Reports []find.Report `json:"reports"` // without the reasons of dead letters, which consumers write
 	Similar []string      `json:"similar"` // ids of which something is stored, if nothing is under this one
 }
 
-// lookUp returns what is known of the id that a request looks for, and nil if it looks for
+// lookUp returns what is stored under the id in the parameter find, or nil if there is
 // none.
 func (p *Page) lookUp(r *http.Request) *Lookup {
 	id := strings.TrimSpace(r.FormValue("find"))

@@ -1,10 +1,10 @@
-// Package page serves the status page of the admin listener: what has come in within the
-// last hour, what is stored, what waits for an operator, how far the consumers are, and
-// what doctor finds. It shows ids and counts, never the content of an interview.
+// Package page serves the status page of the admin listener: the requests of the last
+// hour, the streams, the backlog, the consumers, the last events, and the report of
+// doctor. It shows ids and counts, never the content of an interview.
 //
 // The page is read-only, and is rendered from a [Status], which is also served as JSON.
-// Nothing is read from the broker unless somebody looks; only the counts of requests are
-// remembered, once a minute.
+// The broker is read when the page is requested; only the counts of requests are kept,
+// once a minute.
 package page
 
 import (
@@ -40,22 +40,22 @@ type Page struct {
 	history history
 	doctor  checkup
 
-	mu     sync.Mutex // held while the status is read, so that many lookers cost one
+	mu     sync.Mutex // held while the status is read, so that concurrent requests share one
 	latest *Status    // guarded by mu
 }
 
-// statusAge is how old a status may be that is shown.
+// statusAge is how old a status may be when it is served again.
 const statusAge = time.Second
 
-// New returns a Page. It has no rates and no findings of doctor before Run.
+// New returns a Page. It has no requests and no report of doctor before Run.
 func New(cfg Config) *Page { return &Page{cfg: cfg} }
 
-// Run remembers the counts of requests every minute until ctx ends, and then waits for
-// the checks of doctor to end, which are those of s.
+// Run keeps the counts of requests every minute until ctx ends, and then waits for the
+// checks of doctor, which are made with the settings s.
 func (p *Page) Run(ctx context.Context, s config.Settings) {
 	p.doctor.begin(ctx, s)
 	defer p.doctor.wait()
-	ticker := time.NewTicker(minute)
+	ticker := time.NewTicker(time.Minute)
 	defer ticker.Stop()
 	p.history.add(time.Now(), p.counts())
 	for {
@@ -73,7 +73,7 @@ var files embed.FS
 
 var document = template.Must(template.New("page.html").Funcs(functions).ParseFS(files, "page.html"))
 
-// A view is what is served.
+// A view is what the template renders, and /status encodes.
 type view struct {
 	*Status
 	Find *Lookup `json:"find"` // nil if nothing is looked for

@@ -13,7 +13,6 @@ import (
 var functions = template.FuncMap{
 	"number": number,
 	"bytes":  terminal.Bytes[uint64],
-	"limit":  terminal.Bytes[int64],
 	"age":    func(seconds float64) string { return terminal.Age(time.Duration(seconds * float64(time.Second))) },
 	"since":  func(now, t time.Time) string { return terminal.Age(now.Sub(t)) + " ago" },
 	"clock":  func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
@@ -41,7 +40,7 @@ func share(part, whole uint64) string {
 	return "under 1 %"
 }
 
-// A flow is what became of some of the requests of the last hour.
+// A flow is the requests of the last hour with one outcome.
 type flow struct {
 	Name, About string
 	of          func(Requests) uint64
@@ -51,7 +50,7 @@ type flow struct {
 	Highest uint64 // of these counts
 }
 
-// flows returns all requests, and then what became of them.
+// flows returns all requests, and then those of each outcome.
 func flows(s *Status) []flow {
 	list := []flow{
 		{Name: "Received", About: "all requests", of: func(r Requests) uint64 { return r.Received }},
@@ -68,10 +67,10 @@ func flows(s *Status) []flow {
 			f.Highest = max(f.Highest, f.of(m.Requests))
 		}
 		var path strings.Builder
-		for minute, m := range s.Minutes {
+		for i, m := range s.Minutes {
 			if n := f.of(m.Requests); n > 0 {
 				height := max(1, 20*float64(n)/float64(f.Highest))
-				fmt.Fprintf(&path, "M%d 20v-%.1fh.8V20z", minutes-len(s.Minutes)+minute, height)
+				fmt.Fprintf(&path, "M%d 20v-%.1fh.8V20z", minutes-len(s.Minutes)+i, height)
 			}
 		}
 		f.Bars = path.String()
@@ -79,7 +78,7 @@ func flows(s *Status) []flow {
 	return list
 }
 
-// A tile is a count of what waits.
+// A tile is the number of messages that wait somewhere, and the command for them.
 type tile struct {
 	Name, Value, Remedy string
 	Alert               bool

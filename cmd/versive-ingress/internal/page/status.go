@@ -37,11 +37,11 @@ type Status struct {
 	Store      *Store             `json:"store"` // nil if the broker is not embedded
 	Hub        *Hub               `json:"hub"`   // nil if events are not forwarded
 	Secrets    []Secret           `json:"secrets"`
-	Unread     string             `json:"unread"` // why the rest is incomplete: what the broker did not answer
+	Unread     string             `json:"unread"` // why Streams, Consumers and Events are incomplete; "" if they are not
 	Streams    []Stream           `json:"streams"`
 	Consumers  []consumers.Record `json:"consumers"` // the first 100 by name
 	Events     []find.Event       `json:"events"`    // the last 50, the latest first
-	Doctor     *Checkup           `json:"doctor"`    // nil until the first look has led to a report
+	Doctor     *Checkup           `json:"doctor"`    // nil until the first report is complete
 }
 
 // A Store is how full the embedded broker is.
@@ -70,9 +70,9 @@ type Secret struct {
 type Stream struct {
 	Name          string     `json:"name"`
 	Messages      uint64     `json:"messages"`
-	MaxMessages   int64      `json:"max_messages"`
+	MaxMessages   uint64     `json:"max_messages"`
 	Bytes         uint64     `json:"bytes"`
-	MaxBytes      int64      `json:"max_bytes"`
+	MaxBytes      uint64     `json:"max_bytes"`
 	MaxAgeSeconds float64    `json:"max_age_seconds"`
 	FirstSequence uint64     `json:"first_sequence"`
 	LastSequence  uint64     `json:"last_sequence"`
@@ -110,7 +110,8 @@ func (p *Page) read(ctx context.Context) *Status {
 	return s
 }
 
-// source returns the streams of the ingress, if its broker can be asked.
+// source returns the streams of the ingress, or an error if there is no connection to the
+// broker.
 func (p *Page) source() (subscribe.Source, error) {
 	js := p.cfg.JetStream()
 	switch {
@@ -122,7 +123,7 @@ func (p *Page) source() (subscribe.Source, error) {
 	return subscribe.Source{JetStream: js, Stream: p.cfg.Stream, Subject: p.cfg.Subject}, nil
 }
 
-// readMetrics sets what the ingress counts anyway.
+// readMetrics sets what is in the metrics of the ingress.
 func (s *Status) readMetrics(p *Page) {
 	metrics := gather(p.cfg.Metrics)
 	value := func(name string) *uint64 {
@@ -135,10 +136,7 @@ func (s *Status) readMetrics(p *Page) {
 		}
 		return &sum
 	}
-	s.Minutes = p.history.lastHour(countRequests(metrics))
-	for _, m := range s.Minutes {
-		s.LastHour = s.LastHour.plus(m.Requests)
-	}
+	s.LastHour, s.Minutes = p.history.lastHour(countRequests(metrics))
 	s.Quarantine, s.Dead = value("versive_ingress_quarantine_events"), value("versive_ingress_dead_letter_events")
 	if used, limit := value("versive_ingress_store_bytes"), value("versive_ingress_store_max_bytes"); used != nil && limit != nil {
 		s.Store = &Store{*used, *limit}
@@ -165,12 +163,12 @@ func (s *Status) readMetrics(p *Page) {
 	slices.SortFunc(s.Secrets, func(a, b Secret) int { return a.Position - b.Position })
 }
 
-// readStreams sets what the broker knows.
+// readStreams sets what is read from the broker.
 func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error {
 	var events jetstream.Stream
 	for kind := range schema.KindDead + 1 {
 		stream, err := source.JetStream.Stream(ctx, kind.Stream(source.Stream))
-		if errors.Is(err, jetstream.ErrStreamNotFound) { // the first consumer to need it creates that of dead letters
+		if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) { // the first consumer to need it creates it
 			continue
 		}
 		if err != nil {
@@ -180,9 +178,6 @@ func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error
 			events = stream
 		}
 		s.Streams = append(s.Streams, newStream(stream.CachedInfo()))
-	}
-	if events == nil {
-		return nil
 	}
 	last, err := find.Finder{Source: source}.Newest(ctx, shownEvents)
 	if err != nil {
@@ -202,7 +197,7 @@ func newStream(info *jetstream.StreamInfo) Stream {
 	config, state := info.Config, info.State
 	s := Stream{
 		Name: config.Name, Messages: state.Msgs, Bytes: state.Bytes, FirstSequence: state.FirstSeq, LastSequence: state.LastSeq,
-		MaxMessages: max(0, config.MaxMsgs), MaxBytes: max(0, config.MaxBytes), MaxAgeSeconds: config.MaxAge.Seconds(), Replicas: config.Replicas,
+		MaxMessages: uint64(max(0, config.MaxMsgs)), MaxBytes: uint64(max(0, config.MaxBytes)), MaxAgeSeconds: config.MaxAge.Seconds(), Replicas: config.Replicas,
 	}
 	if state.Msgs > 0 {
 		s.FirstTime = new(state.FirstTime.UTC())

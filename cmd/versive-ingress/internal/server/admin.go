@@ -52,7 +52,7 @@ func (s *Server) newPage() *page.Page {
 	})
 }
 
-// startPage begins to remember what the page shows.
+// startPage starts the counts and the checks that the page shows.
 func (s *Server) startPage(context.Context) error {
 	s.tasks.Go(func() { s.page.Run(s.background, s.settings) })
 	return nil
