@@ -197,7 +197,8 @@ func (c *committer) publishEach(entries []*entry) {
 }
 
 // publishAlone publishes one message by itself, and retries while another copy is in
-// flight, or if the leader was replaced before it answered. It gives the callers of e their outcome when e.ctx ends at the latest.
+// flight, or if the leader was replaced before it answered. It gives the callers of e
+// their outcome when e.ctx ends at the latest.
 func (c *committer) publishAlone(e *entry) {
 	if e.isDone() {
 		return
@@ -206,7 +207,7 @@ func (c *committer) publishAlone(e *entry) {
 	receipt, err := c.p.attempt(e.ctx, c.kind, e.msg)
 	for wait := 5 * time.Millisecond; isInFlight(err) || errors.Is(err, errLeaderReplaced); wait *= 2 {
 		if sleep(e.ctx, wait) != nil {
-			err = fmt.Errorf("%w: last: %v", e.ctx.Err(), err)
+			err = fmt.Errorf("%w: the last attempt: %v", e.ctx.Err(), err)
 			break
 		}
 		receipt, err = c.p.attempt(e.ctx, c.kind, e.msg)

@@ -36,6 +36,7 @@ type session struct {
 // newSession ends the previous session for the given reason.
 func (p *Publisher) newSession(cause error) { renew(&p.session, cause) }
 
+// renew replaces a session, and ends the previous one for the given reason.
 func renew(s *atomic.Pointer[session], cause error) {
 	ctx, end := context.WithCancelCause(context.Background())
 	if previous := s.Swap(&session{ctx, end}); previous != nil {

@@ -117,9 +117,10 @@ func leaderUnknown(err error) bool {
 	return reason == "no_answer" || reason == "unreachable" || errors.Is(err, errNoLeader)
 }
 
-var errLeaderReplaced = errors.New("the leader of the stream was replaced")
-
-var errNoLeader = errors.New("has no leader")
+var (
+	errLeaderReplaced = errors.New("the leader of the stream was replaced")
+	errNoLeader       = errors.New("has no leader")
+)
 
 // errQuarantineAway means that only the leader of the quarantine is unknown.
 var errQuarantineAway = errors.New("webhooks that are not understood cannot be stored")

@@ -29,10 +29,10 @@ type Publisher struct {
 	// session is cancelled when the connection is lost, and every Publish with it:
 	// nats.go would wait for replies that can no longer arrive.
 	session atomic.Pointer[session]
-	// terms are the sessions of the streams' leaders on a cluster, by Kind: a leader that
-	// is replaced does not answer what it has received.
+	// terms are cancelled when a stream of a cluster has another leader: one that is
+	// replaced does not answer what it has received. By Kind; nil without a cluster.
 	terms    [2]atomic.Pointer[session]
-	leaders  [2]string   // by Kind, who leads, and since when; owned by check
+	leaders  [2]string   // by Kind: the leader, and since when; owned by check
 	notReady atomic.Bool // what Config.Ready last reported; set by monitor
 
 	// unanswered counts how often callers have got an error although a batch with their
@@ -242,7 +242,7 @@ func (p *Publisher) durable(duplicate bool) error {
 }
 
 // request publishes a message. It returns errLeaderReplaced if the leader of the stream was
-// replaced before it has answered: the message may be stored.
+// replaced before it answered: the message may be stored.
 func (p *Publisher) request(ctx context.Context, kind schema.Kind, msg *nats.Msg) (*jetstream.PubAck, error) {
 	term := p.terms[kind].Load()
 	if term == nil { // not a cluster

@@ -48,17 +48,17 @@ EXIT STATUS
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if c.ProbeURL != "" && !c.Probe {
-				return unchecked{errors.New("--url requires --probe")}
+				return status2{errors.New("--url requires --probe")}
 			}
 			for _, address := range append(c.Monitors, c.ProbeURL) {
 				if _, err := url.Parse(address); err != nil { // the error quotes the password
-					return unchecked{errors.New("--url and --monitor: want URLs such as http://127.0.0.1:8222")}
+					return status2{errors.New("--url and --monitor: want URLs such as http://127.0.0.1:8222")}
 				}
 			}
 			c.Settings, c.SettingsErr = config.Read()
 			report := doctor.Run(cmd.Context(), c)
 			if err := context.Cause(cmd.Context()); err != nil {
-				return unchecked{err}
+				return status2{err}
 			}
 			var err error
 			if out := cmd.OutOrStdout(); asJSON {
@@ -68,13 +68,13 @@ EXIT STATUS
 				err = report.Print(out)
 			}
 			if err != nil {
-				return unchecked{err}
+				return status2{err}
 			}
 			switch report.Status {
 			case doctor.Problem:
 				return errors.New(report.Verdict())
 			case doctor.Unknown:
-				return unchecked{errors.New(report.Verdict())}
+				return status2{errors.New(report.Verdict())}
 			}
 			if !asJSON {
 				fmt.Fprintf(cmd.OutOrStdout(), "\n%s\n", report.Verdict())
@@ -82,7 +82,7 @@ EXIT STATUS
 			return nil
 		},
 	}
-	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unchecked{err} })
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return status2{err} })
 	flags := cmd.Flags()
 	flags.BoolVar(&asJSON, "json", false, "print the report as one JSON object")
 	flags.BoolVar(&c.Probe, "probe", false, "post a signed webhook, read it back, and discard it")

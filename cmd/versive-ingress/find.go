@@ -71,7 +71,7 @@ EXIT STATUS
 				if len(similar) > 0 {
 					text += "; did you mean " + terminal.Printable([]byte(strings.Join(similar, ", ")))
 				}
-				return absent{errors.New(text)}
+				return status2{errors.New(text)}
 			case asJSON:
 				return find.PrintJSON(cmd.OutOrStdout(), reports)
 			}

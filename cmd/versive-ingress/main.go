@@ -37,15 +37,12 @@ func main() {
 	}
 }
 
-// unchecked is the error of doctor if something could not be checked.
-type unchecked struct{ error }
-
-// absent is the error of find and missing if what they look for is not stored.
-type absent struct{ error }
+// status2 is an error with the exit status 2: something could not be checked (doctor), or
+// is not stored (find, missing).
+type status2 struct{ error }
 
 func exitCode(err error) int {
-	_, isUnchecked := errors.AsType[unchecked](err)
-	if _, isAbsent := errors.AsType[absent](err); isAbsent || isUnchecked {
+	if _, ok := errors.AsType[status2](err); ok {
 		return 2
 	}
 	return 1

@@ -90,7 +90,7 @@ EXIT STATUS
 			}
 			summary := fmt.Sprintf("%s: %s", terminal.Plural(total, "interview", "interviews"), strings.Join(parts, ", "))
 			if counts[find.Missing] > 0 {
-				return absent{errors.New(summary)}
+				return status2{errors.New(summary)}
 			}
 			fmt.Fprintln(errOut, summary)
 			return nil

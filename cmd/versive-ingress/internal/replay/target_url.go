@@ -24,8 +24,9 @@ const (
 	longestRetryAfter = 10 * time.Minute
 )
 
-// urlTarget posts events as the vendor does: signed anew under their svix-ids, by a
-// secret of their organizations, one after the other. Erasures have no webhook, so they are skipped.
+// urlTarget posts events as the vendor does: signed anew under their svix-ids, with a
+// secret of their organizations, one after the other. Erasures have no webhook, so they
+// are skipped.
 type urlTarget struct {
 	immediate
 	sender    *sender.Sender
