@@ -123,8 +123,9 @@ func (r *Report) print(o Options) error {
 		table := terminal.NewTable(o.Out)
 		fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED\tFINDINGS")
 		for _, s := range r.Streams {
-			findings := "none"
-			if n := s.count(true) + s.count(false); n > 0 {
+			n, findings := uint64(0), "none"
+			for _, f := range s.Findings {
+				n += f.Messages
 				findings = fmt.Sprint(n)
 			}
 			fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", s.Name, s.Messages, s.Erased, s.Deleted, findings)
@@ -161,13 +162,12 @@ func (r *Report) print(o Options) error {
 func (r *Report) verdict(acknowledged, unread bool) error {
 	lost, other := uint64(0), uint64(0)
 	for _, s := range r.Streams {
-		lost += s.count(true)
-		other += s.count(false)
-	}
-	for _, s := range r.Streams {
 		for _, f := range s.Findings {
-			if f.Acknowledged {
-				lost -= f.Messages
+			switch {
+			case !f.Problem.isLoss():
+				other += f.Messages
+			case !f.Acknowledged:
+				lost += f.Messages
 			}
 		}
 	}

@@ -74,16 +74,6 @@ type Example struct {
 // maxExamples bounds the examples of a finding.
 const maxExamples = 20
 
-// count returns the number of messages that are lost, or of those with other problems.
-func (s *Stream) count(lost bool) (n uint64) {
-	for _, f := range s.Findings {
-		if f.Problem.isLoss() == lost {
-			n += f.Messages
-		}
-	}
-	return n
-}
-
 // add adds a finding unless there are no sequences.
 func (s *Stream) add(p Problem, acknowledged bool, sequences schema.Sequences, examples []Example) {
 	if n := sequences.Len(); n > 0 {
