@@ -11,7 +11,7 @@ import (
 )
 
 // The commands quarantine and deadletters have the same subcommands. Each of the
-// following functions completes a command that has its help with what it does.
+// following functions adds arguments, flags and RunE to a command that has its texts.
 
 // addConsumerFlag adds the flag that restricts a choice of dead letters.
 func addConsumerFlag(cmd *cobra.Command, which *held.Choice) {

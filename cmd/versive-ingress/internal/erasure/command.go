@@ -36,7 +36,7 @@ const OutOfReach = `An erasure does not reach:
 // Options are what Run erases, and how.
 type Options struct {
 	Interviews, Studies []string
-	FromFile            string // has an interview id a line; "-" is In, "" is none
+	FromFile            string // file of interview ids, one a line; "-" is In, "" is none
 
 	DryRun bool   // only print what would be erased
 	Yes    bool   // do not ask for confirmation
@@ -68,7 +68,7 @@ func (o Options) targets() (targets []Target, err error) {
 		}
 		lines := bufio.NewScanner(in)
 		for lines.Scan() {
-			if id := strings.TrimSpace(lines.Text()); id != "" {
+			if id := strings.TrimSpace(strings.TrimPrefix(lines.Text(), "\ufeff")); id != "" { // a byte order mark
 				targets = append(targets, Target{Interview: id})
 			}
 		}

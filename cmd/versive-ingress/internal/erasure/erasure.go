@@ -292,7 +292,7 @@ func (e *Erasure) Run(ctx context.Context, found []Match, done func()) error {
 		}
 		var err error
 		if found, err = e.Find(ctx); err != nil {
-			return fmt.Errorf("looking whether something is left: %w", err)
+			return fmt.Errorf("checking whether anything is left: %w", err)
 		}
 	}
 	return nil
