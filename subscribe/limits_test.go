@@ -56,6 +56,7 @@ func TestServerLimits(t *testing.T) {
 		stop := start(t, s.source, c)
 		s.store(t, "msg_"+run, "study", run)
 		embeddedtest.Await(t, "the last event is handled", func() bool { return got.count("msg_"+run) == 1 })
+		s.awaitDone(t, c.Durable) // others may be handled after it
 		stop()
 		if run == "new" {
 			for i := range 10 {
