@@ -36,7 +36,8 @@ type cursor struct {
 	consumer  jetstream.Consumer // nil while there is none
 	consumers int                // how many were created
 	received  uint64             // messages from this consumer
-	pending   uint64             // messages that this consumer has yet to deliver, by its own count
+	counted   uint64             // messages that this consumer was to deliver when it was created
+	pending   uint64             // messages that it has yet to deliver, by its own count
 	empty     bool               // whether the last batch was
 }
 
@@ -153,7 +154,7 @@ func (c *cursor) open(ctx context.Context) error {
 		return err
 	}
 	info := consumer.CachedInfo()
-	c.stream, c.consumer, c.received, c.pending = stream, consumer, 0, info.NumPending
+	c.stream, c.consumer, c.received, c.counted, c.pending = stream, consumer, 0, info.NumPending, info.NumPending
 	c.next = max(c.next, info.Delivered.Stream+1) // skips messages before Since, and those no longer stored
 	c.consumers++
 	return nil

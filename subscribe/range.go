@@ -100,8 +100,10 @@ func (c *cursor) readBounded(ctx context.Context, yield func(Message) bool) erro
 		stopped = !yield(m)
 		return !stopped && m.Sequence < b.last
 	}, func(ctx context.Context) bool { return c.hasMore(ctx, b.last) })
-	// A message that a consumer cannot read stays pending.
-	if err != nil || stopped || c.consumers == 1 && c.pending == 0 {
+	// A message that a consumer cannot read stays pending, but only until anyone asks for
+	// the consumer's state, as each ingress does for its metrics: the broker then lowers its
+	// count to the sequences that follow.
+	if err != nil || stopped || c.consumers == 1 && c.pending == 0 && c.counted <= b.delivered.Len() {
 		return err
 	}
 	return c.retry(ctx, func(ctx context.Context) error { return c.verify(ctx, b) })

@@ -145,6 +145,31 @@ func TestRangeFindsUnreadableBesideDeleted(t *testing.T) {
 	}
 }
 
+// Asking for the state of the consumers, as monitoring does, makes the broker correct their
+// counts, which does not hide a message that cannot be read.
+func TestRangeFindsUnreadableWhileMonitored(t *testing.T) {
+	t.Parallel()
+	s := damaged(t, 10, 10, func(msgs string) { flip(t, filepath.Join(msgs, "1.blk"), "msg_7") })
+	stream, err := s.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var last error
+	for m, err := range s.source.Range(t.Context(), subscribe.Selection{}) {
+		if last = err; m.Sequence == 11 { // the next one is beyond the bytes of a request
+			consumers := stream.ListConsumers(t.Context())
+			for range consumers.Info() {
+			}
+			if err := consumers.Err(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](last); !ok || unreadable.Sequences.String() != "7" {
+		t.Errorf("got %v", last)
+	}
+}
+
 // Neither messages that are erased or deleted while a range reads, nor those of
 // other subjects, are taken for unreadable.
 func TestRangeKnowsWhatIsDeleted(t *testing.T) {
