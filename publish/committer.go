@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/schema"
 )
@@ -48,7 +49,7 @@ type committer struct {
 	p        *Publisher
 	kind     schema.Kind
 	batching bool        // otherwise all are published alone; set before the first publish
-	ordered  bool        // a message is stored only after those before it; see Store
+	ordered  bool        // for Store: a message is stored only after those before it, and the receipt of a duplicate states whether it was erased
 	queue    chan *entry // in order of arrival; read by run and by the commit that runs
 
 	lastCommit atomic.Int64 // messages in the last commit, which predicts the next
@@ -203,6 +204,9 @@ func (c *committer) publishAlone(e *entry) {
 	if e.isDone() {
 		return
 	}
+	if c.ordered && len(e.msg.Data) > soloThreshold && c.resolveFromSubject(e) { // the answer may have been lost, or late
+		return
+	}
 	c.remember(e)
 	receipt, err := c.p.attempt(e.ctx, c.kind, e.msg)
 	for wait := 5 * time.Millisecond; isInFlight(err) || errors.Is(err, errLeaderReplaced); wait *= 2 {
@@ -212,8 +216,14 @@ func (c *committer) publishAlone(e *entry) {
 		}
 		receipt, err = c.p.attempt(e.ctx, c.kind, e.msg)
 	}
-	if err == nil && !receipt.Duplicate {
+	switch {
+	case err != nil:
+	case !receipt.Duplicate:
 		c.p.metrics.commits.Observe(1)
+	case c.ordered && !receipt.Erased: // the broker may have recognized the id
+		if found, err2 := c.p.lookUp(e.ctx, c.kind, e.msg.Subject); !errors.Is(err2, jetstream.ErrMsgNotFound) {
+			receipt, err = found, err2
+		}
 	}
 	c.finish(e, receipt, err)
 }

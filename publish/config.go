@@ -33,7 +33,7 @@ type Config struct {
 	Timeout      time.Duration // of a Publish, including retries
 	KeepStreams  bool          // neither create nor update streams; for a command that runs beside an ingress
 	Forwarded    bool          // messages older than MaxAge are removed by their forwarder, not by the broker
-	Unwatched    bool          // watch neither for losses nor for backlogs; for streams that several ingresses write
+	Hub          bool          // several ingresses write the streams: watch neither for losses nor for backlogs, and leave the subjects alone
 
 	Mode       Mode // "" is ModeAuto
 	SyncAlways bool // the broker syncs the disk before it acknowledges; see ModeAuto

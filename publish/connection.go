@@ -128,7 +128,7 @@ func (p *Publisher) ensureAll(ctx context.Context) error {
 	}
 	if HasOneReplica(p.nc, p.streams[schema.KindEvent].CachedInfo()) {
 		p.cfg.Logger.Warn("streams have one replica on a cluster: events are lost with the disk of one server, and cannot be stored while it is away",
-			"remedy", "set INGRESS_REPLICAS=3 and restart")
+			"remedy", "set "+p.cfg.replicasName()+"=3 and restart")
 	}
 	var err error
 	p.domain, err = Domain(ctx, p.nc, p.cfg.Stream)

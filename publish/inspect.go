@@ -76,6 +76,16 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 		"a power loss can lose acknowledged events", elsewhere)
 	add(have.SubjectTransform != nil, Reject, "transform", "transforms subjects", "a second copy cannot be recognized by its subject", elsewhere)
 	add(have.DiscardNewPerSubject, Reject, "discard_new_per_subject", "has discard_new_per_subject", "streams that source from it stall", edit("--no-discard-per-subject"))
+	addErasure := func(action Action) {
+		add(have.DenyDelete, action, "deny_delete", "denies deletion, which cannot be undone",
+			"interviews cannot be erased and quarantined webhooks cannot be removed", elsewhere)
+		add(have.MaxMsgsPerSubject > 0, action, "subject_limit", fmt.Sprintf("keeps %d messages per subject", have.MaxMsgsPerSubject),
+			"a tombstone displaces the event before it is overwritten", edit("--max-msgs-per-subject=-1"))
+	}
+	unerasable := c.Hub && (have.DenyDelete || have.MaxMsgsPerSubject == 1) // an erasure would hold up what is forwarded after it
+	if unerasable {
+		addErasure(Reject)
+	}
 	add(have.Discard != want.Discard && limited, Reject, "discards_old", "has a limit and discards old messages when it is full",
 		"events would be lost silently", edit("--discard new"))
 
@@ -83,16 +93,19 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 	subject := want.Subjects[0]
 	if !slices.ContainsFunc(have.Subjects, func(s string) bool { return covers(s, subject) }) {
 		kept := slices.DeleteFunc(slices.Clone(have.Subjects), func(s string) bool { return covers(subject, s) }) // the subjects of a stream must not overlap
-		add(true, Repair, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, subject),
-			"events cannot be published to it; copies under other subjects are recognized only within the duplicate window",
-			edit(subjectFlags(kept, subject)))
+		action, remedy := Repair, edit(subjectFlags(kept, subject))
+		if c.Hub {
+			action, remedy = Reject, "export INGRESS_SUBJECT=…  # that of the other edges; or, if all of them have this one: "+remedy
+		}
+		add(true, action, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, subject),
+			"events cannot be published to it; copies under other subjects are recognized only within the duplicate window", remedy)
 		repaired.Subjects = append(kept, subject)
 	}
 	add(have.Discard != want.Discard && !limited, Repair, "discard", "would discard old messages at a limit",
 		"a limit that is set later would lose events silently", edit("--discard new"))
 	repaired.Discard = want.Discard
 	add(have.Replicas < want.Replicas, Repair, "replicas", fmt.Sprintf("has %d of %d replicas", have.Replicas, want.Replicas),
-		"events are on fewer disks than INGRESS_REPLICAS requires", edit(fmt.Sprintf("--replicas %d", want.Replicas)))
+		"events are on fewer disks than "+c.replicasName()+" requires", edit(fmt.Sprintf("--replicas %d", want.Replicas)))
 	repaired.Replicas = max(have.Replicas, want.Replicas)
 	add(!have.AllowDirect, Repair, "direct_get", "does not allow direct get", "only its leader can look up messages", edit("--allow-direct"))
 	repaired.AllowDirect = true
@@ -124,13 +137,20 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 	add(possible < want.Duplicates, Tolerate, "window_limited", fmt.Sprintf("has a maximum age of %s, which also limits the duplicate window", repaired.MaxAge),
 		"a resend of an expired event is stored again", edit(fmt.Sprintf("--max-age %[1]s --dupe-window %[1]s", want.Duplicates)))
 
-	add(have.DenyDelete, Tolerate, "deny_delete", "denies deletion, which cannot be undone",
-		"interviews cannot be erased and quarantined webhooks cannot be removed", elsewhere)
-	add(have.MaxMsgsPerSubject > 0, Tolerate, "subject_limit", fmt.Sprintf("keeps %d messages per subject", have.MaxMsgsPerSubject),
-		"a tombstone displaces the event before it is overwritten", edit("--max-msgs-per-subject=-1"))
+	if !unerasable {
+		addErasure(Tolerate)
+	}
 	add(len(have.Sources) > 0, Tolerate, "sources", "takes messages from other streams",
 		"their signatures were not verified, and copies are not rejected", edit("--interactive  # remove sources"))
 	return repaired, drifts
+}
+
+// replicasName returns the setting that Replicas is from.
+func (c Config) replicasName() string {
+	if c.Hub {
+		return "INGRESS_FORWARD_REPLICAS"
+	}
+	return "INGRESS_REPLICAS"
 }
 
 // edit returns the command that edits a stream.

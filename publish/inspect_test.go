@@ -49,6 +49,18 @@ func TestInspect(t *testing.T) {
 			cfg:    func(c *publish.Config) { c.MaxAge = 72 * time.Hour },
 			want:   []string{"repair max_age"},
 		},
+		{
+			change: func(c *jetstream.StreamConfig) {
+				c.Subjects, c.DenyDelete, c.AllowDirect = []string{"a.>"}, true, false
+			},
+			cfg:  func(c *publish.Config) { c.Hub = true },
+			want: []string{"reject deny_delete", "reject subjects", "repair direct_get"},
+		},
+		{
+			change: func(c *jetstream.StreamConfig) { c.MaxMsgsPerSubject = 1 },
+			cfg:    func(c *publish.Config) { c.Hub = true },
+			want:   []string{"reject subject_limit"},
+		},
 	} {
 		have, cfg := byHand(func(c *jetstream.StreamConfig) {
 			c.Replicas, c.Metadata = 1, schema.KindEvent.Metadata("VERSIVE")

@@ -142,6 +142,10 @@ func (p *Publisher) monitor(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return err
 	}
+	if p.uploads.Load() > 0 && errors.Is(err, context.DeadlineExceeded) { // the answer waits for what is sent; Store has a deadline
+		p.unknownSince = time.Time{}
+		return nil
+	}
 	p.setReady(err)
 	switch {
 	case !leaderUnknown(err) || errors.Is(err, errQuarantineAway) || !p.nc.IsConnected():
@@ -227,7 +231,7 @@ func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 	if kind != schema.KindDead {
 		p.followLeader(kind, info.Cluster)
 	}
-	if p.cfg.Unwatched {
+	if p.cfg.Hub {
 		// deletions by others are normal
 	} else if err := p.compareMark(ctx, kind, stream, acked); err != nil && ctx.Err() == nil {
 		p.cfg.Logger.Debug("high-water mark was not updated", "stream", name, "error", err)

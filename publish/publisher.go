@@ -32,8 +32,9 @@ type Publisher struct {
 	// terms are cancelled when a stream of a cluster has another leader: one that is
 	// replaced does not answer what it has received. By Kind; nil without a cluster.
 	terms    [2]atomic.Pointer[session]
-	leaders  [2]string   // by Kind: the leader, and since when; owned by check
-	notReady atomic.Bool // what Config.Ready last reported; set by monitor
+	leaders  [2]string    // by Kind: the leader, and since when; owned by check
+	notReady atomic.Bool  // what Config.Ready last reported; set by monitor
+	uploads  atomic.Int32 // calls of Store that send much
 
 	// unanswered counts how often callers have got an error although a batch with their
 	// message may be stored; synced is the count at the last Config.Sync that succeeded.
@@ -116,7 +117,7 @@ func Open(ctx context.Context, cfg Config) (*Publisher, error) {
 	runCtx, stop := context.WithCancel(context.Background())
 	p.stop = stop
 	p.repeat(runCtx, checkInterval, checkInterval, slog.LevelError, "streams cannot be written", p.monitor)
-	if !cfg.Unwatched {
+	if !cfg.Hub {
 		p.watch(runCtx)
 	}
 	for _, c := range p.committers {
@@ -260,9 +261,7 @@ func (p *Publisher) request(ctx context.Context, kind schema.Kind, msg *nats.Msg
 
 // attempt publishes a message once. It implements the exactly-once rule.
 func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg) (schema.Receipt, error) {
-	stream := p.streams[kind]
-	name := stream.CachedInfo().Config.Name
-
+	name := kind.Stream(p.cfg.Stream)
 	ack, err := p.request(ctx, kind, msg)
 	if err == nil {
 		if err := p.checkAck(name, ack.Stream, ack.Domain); err != nil {
@@ -272,13 +271,22 @@ func (p *Publisher) attempt(ctx context.Context, kind schema.Kind, msg *nats.Msg
 	}
 	if api, ok := errors.AsType[*jetstream.APIError](err); ok && api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence {
 		// The broker reports that the subject has a message. Look it up to be sure.
-		first, err := stream.GetLastMsgForSubject(ctx, msg.Subject)
+		receipt, err := p.lookUp(ctx, kind, msg.Subject)
 		if err == nil {
-			return schema.Receipt{Stream: name, Sequence: first.Sequence, Duplicate: true, Erased: schema.IsTombstone(first.Header)}, p.durable(true)
+			return receipt, p.durable(true)
 		}
 		if !errors.Is(err, jetstream.ErrMsgNotFound) { // else on a replica that lags
 			return schema.Receipt{}, fmt.Errorf("confirming a duplicate: %w", err)
 		}
 	}
 	return schema.Receipt{}, err
+}
+
+// lookUp returns the receipt of a duplicate of the message on a subject.
+func (p *Publisher) lookUp(ctx context.Context, kind schema.Kind, subject string) (schema.Receipt, error) {
+	last, err := p.streams[kind].GetLastMsgForSubject(ctx, subject)
+	if err != nil {
+		return schema.Receipt{}, err
+	}
+	return schema.Receipt{Stream: kind.Stream(p.cfg.Stream), Sequence: last.Sequence, Duplicate: true, Erased: schema.IsTombstone(last.Header)}, nil
 }

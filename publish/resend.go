@@ -87,25 +87,26 @@ func (c *committer) resolveFromDedupeWindow(e *entry) bool {
 
 // resolveFromSubject finishes e if the stream has a message on its subject.
 func (c *committer) resolveFromSubject(e *entry) bool {
-	first, err := c.p.streams[c.kind].GetLastMsgForSubject(e.ctx, e.msg.Subject)
+	receipt, err := c.p.lookUp(e.ctx, c.kind, e.msg.Subject)
 	if err == nil {
-		c.finish(e, schema.Receipt{Stream: c.stream(), Sequence: first.Sequence, Duplicate: true, Erased: schema.IsTombstone(first.Header)}, c.p.durable(true))
+		c.finish(e, receipt, c.p.durable(true))
 	}
 	return err == nil
 }
 
 // resolveDuplicates finishes those entries of a rejected batch that the stream has, and
 // returns the others. The rejection shows where to ask for them: in the duplicate window,
-// which costs the broker least, or on their subjects.
+// which costs the broker least, or on their subjects, which shows whether they were
+// erased.
 func (c *committer) resolveDuplicates(entries []*entry, rejection error) (rest []*entry) {
 	var resolve func(*entry) bool
 	api, _ := errors.AsType[*jetstream.APIError](rejection)
 	switch {
 	case api == nil:
 		return entries
-	case api.ErrorCode == jetstreamext.JSErrCodeBatchPublishDuplicateMsgID:
+	case api.ErrorCode == jetstreamext.JSErrCodeBatchPublishDuplicateMsgID && !c.ordered:
 		resolve = c.resolveFromDedupeWindow
-	case api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
+	case api.ErrorCode == jetstreamext.JSErrCodeBatchPublishDuplicateMsgID, api.ErrorCode == jetstream.JSErrCodeStreamWrongLastSequence:
 		resolve = c.resolveFromSubject
 	default:
 		return entries

@@ -17,14 +17,20 @@ const (
 	// minStoredBatch is the number of messages from which on Store uses a batch, whose two
 	// round trips are worth it sooner than an fsync.
 	minStoredBatch = 3
+	// uploadThreshold is how many bytes of data a slow connection takes so long for that
+	// answers wait.
+	uploadThreshold = 16 << 10
 )
 
 // Store stores messages of one kind that another stream has, up to [MaxStoreLen], each
 // once and in their order: a message is stored only after all before it. It returns the
 // receipts of the first messages, and an error unless that is all of them; storing the
-// same messages again is safe. It ends with ctx.
+// same messages again is safe. The receipt of a duplicate states whether its subject has a
+// tombstone. Store ends with ctx.
 //
-// The messages are committed in one atomic batch if the stream allows that.
+// The messages are committed in one atomic batch if the stream allows that. A large
+// message is not sent if the stream has it. While much is sent, Ready does not report that
+// the broker does not answer: on a slow connection, answers wait.
 func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]schema.Receipt, error) {
 	kind := messages[0].Kind
 	if err := *p.ready.Load(); err != nil {
@@ -36,6 +42,14 @@ func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]sch
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	defer context.AfterFunc(session, func() { cancel(context.Cause(session)) })()
+	size := 0
+	for _, m := range messages {
+		size += len(m.Data)
+	}
+	if size > uploadThreshold {
+		p.uploads.Add(1)
+		defer p.uploads.Add(-1)
+	}
 
 	var receipts []schema.Receipt
 	if kind == schema.KindDead {

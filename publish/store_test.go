@@ -58,7 +58,7 @@ func TestStore(t *testing.T) {
 					broker.Stop()
 					embeddedtest.StartBroker(t, brokerCfg)
 				}
-				cfg.KeepStreams, cfg.Unwatched = true, true
+				cfg.KeepStreams, cfg.Hub = true, true
 				p = openPublisher(t, cfg)
 
 				receipts, err := p.Store(t.Context(), list)
@@ -66,7 +66,7 @@ func TestStore(t *testing.T) {
 					t.Fatalf("%d receipts, %v", len(receipts), err)
 				}
 				for i, r := range receipts {
-					if r.Duplicate != (i < 3) || forgotten && r.Erased != (i == 1) {
+					if r.Duplicate != (i < 3) || r.Erased != (i == 1) {
 						t.Errorf("%d: %+v", i, r)
 					}
 				}

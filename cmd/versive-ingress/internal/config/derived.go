@@ -76,5 +76,5 @@ func (s *Settings) Streams() publish.Config {
 // HubStreams returns how the ingress wants the streams of the hub to be. They have the
 // names and subjects of its own; their age is the hub's to decide.
 func (s *Settings) HubStreams() publish.Config {
-	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.ForwardReplicas, MaxBytes: int64(s.StreamMaxBytes), DedupeWindow: s.DedupeWindow, Unwatched: true}
+	return publish.Config{Stream: s.Stream, Subject: s.Subject, Replicas: s.ForwardReplicas, MaxBytes: int64(s.StreamMaxBytes), DedupeWindow: s.DedupeWindow, Hub: true}
 }
