@@ -67,7 +67,7 @@ func TestEraseDuringRequeue(t *testing.T) {
 				}
 			}
 			if looks == deleteAt {
-				if err := eraser.Delete(t.Context(), publish.Copy{Kind: raw.Kind, Subject: raw.Subject("versive"), Sequence: ack.Sequence}); err != nil {
+				if err := eraser.Erase(t.Context(), publish.Copy{Kind: raw.Kind, Subject: raw.Subject("versive"), Sequence: ack.Sequence}); err != nil {
 					t.Error(err)
 				}
 			}

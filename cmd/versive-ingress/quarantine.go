@@ -49,8 +49,8 @@ EXIT STATUS
 			Use:   "requeue ID… | --all",
 			Short: "Store the quarantined webhooks that this version understands",
 			Long: `Store quarantined webhooks as events, if this version understands them. Each is
-stored once, under its svix-id, and then removed from the quarantine. The others
-stay. After an interruption, run the command again.
+stored once, under its svix-id, and then removed from the quarantine for good.
+The others stay. After an interruption, run the command again.
 
 EXIT STATUS
   0  none of the chosen webhooks is left in the quarantine; with --dry-run, none
@@ -64,7 +64,7 @@ EXIT STATUS
 			Use:   "discard ID… | --all",
 			Short: "Delete quarantined webhooks permanently",
 			Long: `Overwrite and delete quarantined webhooks, after listing them and asking for
-confirmation. A resend is stored again once the duplicate window has expired.
+confirmation. A resend is answered 202, and not kept again.
 
 Like erase, discard reports whether the overwriting is verified. For that, run
 it on the machine of the ingress, as its user or as root, and with its

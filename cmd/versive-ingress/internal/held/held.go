@@ -21,7 +21,7 @@ import (
 // A Kept message is a quarantined webhook or a dead letter, without its body.
 type Kept struct {
 	subscribe.Message
-	erased bool // it has a tombstone: an erasure was interrupted
+	erased bool // it has a tombstone: its deletion was interrupted
 
 	request  uint64    // the sequence of the request to requeue a dead letter; 0 if there is none
 	requeued time.Time // when it was stored
@@ -41,7 +41,7 @@ func (k Kept) consumer() string {
 }
 
 // Read returns what is kept in the stream of a kind, the newest last, and the ids of
-// what was erased from it.
+// what has a tombstone there.
 func Read(ctx context.Context, c *broker.Connection, kind schema.Kind) (list []Kept, erased map[string]bool, err error) {
 	erased = make(map[string]bool)
 	tombstones, requests := make(map[string]bool), make(map[uint64]subscribe.Message)
@@ -130,6 +130,8 @@ func Open(ctx context.Context, choice Choice) (*Chosen, error) {
 		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id && choice.selects(k) }):
 		case of >= 0:
 			err = fmt.Errorf("%s is not among the dead letters of consumer %s, but of %s", id, choice.Consumer, list[of].consumer())
+		case erased[id] && choice.Kind == schema.KindQuarantine:
+			err = fmt.Errorf("%s is no longer in the quarantine: it was requeued, discarded or erased", id)
 		case erased[id]:
 			err = fmt.Errorf("%s was erased", id)
 		default:

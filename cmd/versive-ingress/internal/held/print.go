@@ -141,7 +141,7 @@ func (c *Chosen) showWebhook(row func(name, value string), k Kept, body []byte) 
 	event, err := schema.Normalize(k.ID, body)
 	switch {
 	case k.erased:
-		row("now", beingErased)
+		row("now", "it was requeued, discarded or erased, which was interrupted; requeue or discard deletes it")
 	case err != nil:
 		row("reason now", err.Error())
 	default:

@@ -88,7 +88,7 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 			if sequence == 0 {
 				continue
 			}
-			if err := c.delete(ctx, sequence); err != nil {
+			if err := c.delete(ctx, k, sequence); err != nil {
 				return fmt.Errorf("%d of %d were discarded: %w", i, len(c.List), err)
 			}
 			deleted = append(deleted, sequence)
@@ -98,8 +98,15 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 	return erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{c.Kind: deleted})
 }
 
-func (c *Chosen) delete(ctx context.Context, sequence uint64) error {
-	return c.Eraser().Delete(ctx, publish.Copy{Kind: c.Kind, Sequence: sequence})
+// delete overwrites and deletes a message. A webhook leaves a tombstone: a resend is not
+// kept again, and where streams are forwarded, copies at the hub and at the other edges
+// follow. A dead letter must not: its consumer would take the event for erased.
+func (c *Chosen) delete(ctx context.Context, k Kept, sequence uint64) error {
+	of := publish.Copy{Kind: c.Kind, Subject: k.Subject, Sequence: sequence}
+	if c.Kind == schema.KindQuarantine {
+		return c.Eraser().Erase(ctx, of)
+	}
+	return c.Eraser().Delete(ctx, of)
 }
 
 // OpenPublisher opens a publisher for the requeued events. It leaves the streams as
@@ -131,8 +138,11 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 // requeueWebhook stores the event that a webhook has become, and only then deletes the
 // webhook. It returns what became of it, or why it stays. publisher is nil for a dry run.
 func (c *Chosen) requeueWebhook(ctx context.Context, publisher *publish.Publisher, k Kept) (outcome string, err error) {
+	if k.erased && publisher == nil {
+		return "would be deleted", nil
+	}
 	if k.erased {
-		return "", errors.New(beingErased)
+		return "deleted", c.delete(ctx, k, k.Sequence)
 	}
 	body, err := c.Body(ctx, k)
 	if err != nil {
@@ -150,7 +160,7 @@ func (c *Chosen) requeueWebhook(ctx context.Context, publisher *publish.Publishe
 	if err != nil {
 		return "", err
 	}
-	if err := c.delete(ctx, k.Sequence); err != nil {
+	if err := c.delete(ctx, k, k.Sequence); err != nil {
 		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
 	}
 	outcome = "stored"
