@@ -7,6 +7,7 @@ import (
 	"net"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -19,6 +20,9 @@ type proxy struct {
 	judge    func() verdict // on a message of the server; called by one goroutine at a time
 	running  sync.WaitGroup
 	passing  sync.RWMutex // held by stall, and shared by each write
+
+	limit    int          // bytes a second from the client; 0 is no limit; set by newSlowProxy
+	uploaded atomic.Int64 // bytes from clients, with a limit
 
 	mu      sync.Mutex
 	severed bool              // no connection is let through; guarded by mu
@@ -36,11 +40,22 @@ type verdict struct {
 // understand it.
 func newProxy(t testing.TB, target string, judge func() verdict) *proxy {
 	t.Helper()
+	return startProxy(t, &proxy{target: target, judge: judge})
+}
+
+// newSlowProxy starts a proxy that passes on so many bytes a second from each client.
+func newSlowProxy(t testing.TB, target string, limit int) *proxy {
+	t.Helper()
+	return startProxy(t, &proxy{target: target, limit: limit})
+}
+
+func startProxy(t testing.TB, p *proxy) *proxy {
+	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: listener, target: target, judge: judge, conns: make(map[net.Conn]bool)}
+	p.listener, p.conns = listener, make(map[net.Conn]bool)
 	p.running.Go(p.accept)
 	t.Cleanup(func() {
 		listener.Close()
@@ -103,7 +118,11 @@ func (p *proxy) accept() {
 		}
 		p.running.Go(func() {
 			defer p.dismiss(client, server)
-			_, _ = io.Copy(passage{server, p}, client)
+			if p.limit > 0 {
+				p.throttle(passage{server, p}, client)
+			} else {
+				_, _ = io.Copy(passage{server, p}, client)
+			}
 		})
 		p.running.Go(func() {
 			defer p.dismiss(client, server)
@@ -136,6 +155,27 @@ func (p *proxy) dismiss(conns ...net.Conn) {
 	for _, conn := range conns {
 		conn.Close()
 		delete(p.conns, conn)
+	}
+}
+
+// throttle passes on what the client sends, not faster than limit, and with little in its
+// buffers.
+func (p *proxy) throttle(server io.Writer, client net.Conn) {
+	_ = client.(*net.TCPConn).SetReadBuffer(256 << 10)
+	piece := make([]byte, 16<<10)
+	for due := time.Now(); ; time.Sleep(time.Until(due)) {
+		n, err := client.Read(piece)
+		if err == nil {
+			_, err = server.Write(piece[:n])
+		}
+		if err != nil {
+			return
+		}
+		p.uploaded.Add(int64(n))
+		if now := time.Now(); due.Before(now.Add(-time.Second)) { // it was idle
+			due = now
+		}
+		due = due.Add(time.Duration(n) * time.Second / time.Duration(p.limit))
 	}
 }
 

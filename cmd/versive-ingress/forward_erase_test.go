@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -154,5 +155,83 @@ func testForwardErasure(t *testing.T, place string, connected bool) {
 		if found != 1 {
 			t.Errorf("%d messages on the subject, want one tombstone", found)
 		}
+	}
+}
+
+// An event that was erased at the hub is resent to an edge whose tombstone has expired:
+// the hub, which recognizes its id, has it erased there.
+func TestForwardErasedBefore(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	a := startEdge(t, h)
+	b := startEdge(t, h, func(s *config.Settings) { s.MaxAge = time.Second })
+	body := plantedBody("interview.completed", "interview_1")
+	if answer := a.post(t, "msg_1", body); answer.Status != 200 {
+		t.Fatal(answer)
+	}
+	awaitIDs(t, h.js, "VERSIVE", "msg_1")
+	must(t, withBroker(newSettings(t), h.cfg.Listen), "erase", "--interview", "interview_1", "--yes")
+	tombstones := func() int { return len(idsIn(t, b.js, "VERSIVE")) }
+	embeddedtest.Await(t, "the other edge has the tombstone", func() bool { return tombstones() == 1 })
+	embeddedtest.Await(t, "it has expired", func() bool { return tombstones() == 0 })
+	if answer := b.post(t, "msg_1", body); answer.Outcome != "stored" {
+		t.Error(answer)
+	}
+	embeddedtest.Await(t, "the resend is erased", func() bool {
+		return len(live(t, b.js)) == 0 && len(filesWith(t, b.settings.DataDir, planted)) == 0 &&
+			strings.Contains(b.metric("versive_ingress_forward_events_total"), `{outcome="erased"} 1`)
+	})
+}
+
+// What is settled in the quarantine of the hub, or of an edge, is settled at all of them,
+// and does not come back when an edge forwards everything again.
+func TestForwardSettledQuarantine(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	short := func(s *config.Settings) { s.DedupeWindow = time.Second }
+	a, b := startEdge(t, h, short), startEdge(t, h, short)
+	for _, e := range []*edge{a, b} {
+		for _, id := range []string{"msg_hub", "msg_edge", "msg_stays"} {
+			if answer := e.post(t, id, []byte(`{"event_type":"interview.imagined"}`)); answer.Status != 202 {
+				t.Fatal(answer)
+			}
+		}
+	}
+	places := []jetstream.JetStream{a.js, b.js, h.js}
+	awaitLive := func(want ...string) {
+		t.Helper()
+		embeddedtest.Await(t, fmt.Sprint("all have ", want), func() bool {
+			for _, js := range places {
+				if have := live(t, js); len(have) != len(want) || !strings.HasSuffix(strings.Join(have, " "), strings.Join(want, " ")) {
+					return false
+				}
+			}
+			return a.pending(t)+b.pending(t) == 0
+		})
+	}
+	embeddedtest.Await(t, "all is at the hub", func() bool { return len(live(t, h.js)) == 3 && a.pending(t)+b.pending(t) == 0 })
+	must(t, withBroker(newSettings(t), h.cfg.Listen), "quarantine", "discard", "msg_hub", "--yes")
+	must(t, b.settings, "quarantine", "discard", "msg_edge", "--yes")
+	awaitLive("versive-quarantine.msg_stays")
+
+	a.Stop()
+	h.Stop()
+	h.Broker = embeddedtest.StartBroker(t, h.cfg)
+	a = runEdge(t, a.settings, a.link)
+	if err := a.js.DeleteConsumer(t.Context(), "VERSIVE_QUARANTINE", forward.Consumer); err != nil {
+		t.Fatal(err)
+	}
+	a.Stop()
+	a = runEdge(t, a.settings, a.link)
+	places[0] = a.js
+	if answer := a.post(t, "msg_hub", []byte(`{"event_type":"interview.imagined"}`)); answer.Status != 202 {
+		t.Error(answer)
+	}
+	if answer := a.post(t, "msg_last", []byte(`{"event_type":"interview.imagined"}`)); answer.Status != 202 {
+		t.Error(answer)
+	}
+	embeddedtest.Await(t, "the hub has the last", func() bool { return strings.Contains(strings.Join(live(t, h.js), " "), "msg_last") })
+	if have := live(t, h.js); len(have) != 2 {
+		t.Errorf("the hub has %v", have)
 	}
 }

@@ -8,10 +8,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/publish/embedded/embeddedtest"
+	"versive-ingress/schema"
 )
 
 // A hub that forwards is rejected: the edge itself, by its own address or through a
@@ -129,6 +132,54 @@ func TestForwardToALossyHub(t *testing.T) {
 	}
 }
 
+// A hub is restored from a copy that an edge had not read to the end for its erasures: what
+// it had confirmed later is forwarded again.
+func TestForwardToAHubBeforeItsReply(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	e := startEdge(t, h)
+	var sent []string
+	more := func() {
+		for range 5 {
+			sent = append(sent, e.send(t, fmt.Sprint("msg_", len(sent))))
+		}
+		awaitIDs(t, h.js, "VERSIVE", sent...)
+	}
+	position := func() jetstream.ConsumerConfig {
+		consumer, err := e.js.Consumer(t.Context(), "VERSIVE", forward.Consumer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return consumer.CachedInfo().Config
+	}
+	more()
+	embeddedtest.Await(t, "the position at the hub is saved", func() bool { return position().Metadata["versive-ingress.erased"] == "5" })
+	before := position()
+	h.Stop()
+	older := t.TempDir()
+	if err := os.CopyFS(older, os.DirFS(h.cfg.Dir)); err != nil {
+		t.Fatal(err)
+	}
+	h.Broker = embeddedtest.StartBroker(t, h.cfg)
+	more()
+	embeddedtest.Await(t, "the position at the hub is saved", func() bool { return position().Metadata["versive-ingress.erased"] == "10" })
+	e.link.sever()
+	lagging := position()
+	for _, key := range []string{"versive-ingress.erased", "versive-ingress.erased-time"} {
+		lagging.Metadata[key] = before.Metadata[key]
+	}
+	if _, err := e.js.UpdateConsumer(t.Context(), "VERSIVE", lagging); err != nil {
+		t.Fatal(err)
+	}
+	e.Stop()
+	h.Stop()
+	h.cfg.Dir = older
+	h.Broker = embeddedtest.StartBroker(t, h.cfg)
+	e.link.restore()
+	e = runEdge(t, e.settings, e.link)
+	awaitIDs(t, h.js, "VERSIVE", sent...)
+}
+
 // Events that were stored with another INGRESS_SUBJECT are forwarded and erased under the
 // current one.
 func TestForwardAfterAnotherSubject(t *testing.T) {
@@ -153,6 +204,41 @@ func TestForwardAfterAnotherSubject(t *testing.T) {
 			})
 			embeddedtest.Await(t, "nothing pending", func() bool { return e.pending(t) == 0 })
 		})
+	}
+}
+
+// What another program has published at the edge is forwarded, and holds nothing up.
+func TestForwardForeignMessages(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	e := startEdge(t, h)
+	for _, subject := range []string{"versive.foreign", "versive.interview.completed"} {
+		if _, err := e.js.PublishMsg(t.Context(), &nats.Msg{Subject: subject, Header: nats.Header{schema.HeaderErased: {"true"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitIDs(t, h.js, "VERSIVE", "foreign", "completed")
+	awaitIDs(t, h.js, "VERSIVE", "foreign", "completed", e.send(t, "msg_1"))
+}
+
+// An edge with another INGRESS_SUBJECT or INGRESS_STREAM than the hub's streams changes
+// nothing at the hub: resends under another subject would be stored twice.
+func TestForwardToOtherStreams(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	first := startEdge(t, h)
+	awaitIDs(t, h.js, "VERSIVE", first.send(t, "msg_1"))
+	for want, change := range map[string]func(*config.Settings){
+		`has the subjects [\"versive.>\"], not \"other.>\"`: func(s *config.Settings) { s.Subject = "other" },
+		"set it back to the stream that has the events":     func(s *config.Settings) { s.Stream = "OTHER" },
+	} {
+		e := startEdge(t, h, change)
+		e.send(t, "msg_2")
+		embeddedtest.Await(t, "the log has: "+want, func() bool { return strings.Contains(e.log.String(), want) })
+		awaitIDs(t, h.js, "VERSIVE", "msg_1")
+		if report, ok := diagnose(t, e.settings); ok || !strings.Contains(report, "PROBLEM  hub") {
+			t.Errorf("doctor:\n%s", report)
+		}
 	}
 }
 
@@ -182,6 +268,9 @@ func TestForwardToAHubThatCannotKeep(t *testing.T) {
 			t.Fatal(err)
 		}
 		embeddedtest.Await(t, "the link is reported down", connected(0))
+		if report, _ := diagnose(t, e.settings); !strings.Contains(report, "hub_not_writable") {
+			t.Errorf("doctor:\n%s", report)
+		}
 		before := idsIn(t, h.js, "VERSIVE")
 		for j := range 5 {
 			sent = append(sent, e.send(t, fmt.Sprintf("msg_%d_%d", i, j)))

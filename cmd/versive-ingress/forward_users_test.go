@@ -120,11 +120,23 @@ func TestDoctorHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	edited := stream.CachedInfo().Config
-	edited.MaxAge, edited.Duplicates = time.Hour, time.Hour
+	edited.MaxAge, edited.Duplicates, edited.MaxMsgSize = time.Hour, time.Hour, 1<<20
 	if _, err := h.js.UpdateStream(t.Context(), edited); err != nil {
 		t.Fatal(err)
 	}
-	embeddedtest.Await(t, "doctor reports the edited stream", has("hub_age", "hub_stream_window_limited"))
+	embeddedtest.Await(t, "doctor reports the edited stream", has("hub_age", "hub_stream_window_limited", "hub_message_size"))
+	edited.MaxMsgSize = -1
+	if _, err := h.js.UpdateStream(t.Context(), edited); err != nil {
+		t.Fatal(err)
+	}
+
+	// The probe's webhooks stay at the edge, and are gone from there.
+	if report, _ := diagnose(t, e.settings, "--probe"); !strings.Contains(report, "ok       probe") {
+		t.Errorf("doctor:\n%s", report)
+	}
+	e.post(t, "msg_q", []byte(`{"event_type":"interview.imagined"}`))
+	awaitIDs(t, h.js, "VERSIVE_QUARANTINE", "msg_q")
+
 	e.link.sever()
 	e.send(t, "msg_2")
 	embeddedtest.Await(t, "doctor reports the link and the backlog", has("hub_silent", "forward_pending", "waiting: 1 of VERSIVE, the oldest"))

@@ -47,6 +47,11 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 		r.add(Problem, "hub_is_edge", err.Error(), "each would confirm what both then remove, so nothing is forwarded", "nats consumer info "+d.Settings.Stream+" "+forward.Consumer)
 		return
 	}
+	const connected = "versive_ingress_forward_connected"
+	if len(d.metrics.series(connected)) > 0 && d.metrics.sum(connected) == 0 {
+		r.add(Warning, "hub_not_writable", "the running ingress cannot forward to the hub, although it answers", "its streams or its account may be full, or its streams have no leader; events wait here",
+			broker.CLI(d.Settings.Hub())+" account info  # the log of the ingress has the reason: journalctl -u versive-ingress | grep hub")
+	}
 	if have := nc.MaxPayload(); have < d.Settings.MaxPayload() {
 		r.add(Problem, "hub_max_payload", fmt.Sprintf("the hub accepts messages of at most %v", config.Size(have)), "a larger one, and all that are stored after it, wait indefinitely",
 			fmt.Sprintf("max_payload: %d  # in the configuration of the hub's servers, then: nats-server --signal reload", d.Settings.MaxPayload()))
@@ -75,6 +80,10 @@ func (d *doctor) checkHubStream(r *Result, kind schema.Kind, c jetstream.StreamC
 			level = Problem
 		}
 		r.add(level, "hub_stream_"+drift.Name, fmt.Sprintf("stream %s of the hub %s", c.Name, drift.Problem), drift.Why, drift.Remedy)
+	}
+	if limit := int64(c.MaxMsgSize); limit > 0 && limit < d.Settings.MaxPayload() {
+		r.add(Problem, "hub_message_size", fmt.Sprintf("stream %s of the hub accepts messages of at most %v", c.Name, config.Size(limit)), "a larger one, and all that are stored after it, wait indefinitely",
+			fmt.Sprintf("%s stream edit %s --max-msg-size=-1", broker.CLI(d.Settings.Hub()), c.Name))
 	}
 	if age := d.Settings.MaxAge; c.MaxAge > 0 && (age == 0 || age > c.MaxAge) {
 		r.add(Warning, "hub_age", fmt.Sprintf("stream %s of the hub keeps messages for %s, which is shorter than INGRESS_MAX_AGE", c.Name, c.MaxAge),

@@ -16,6 +16,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/forward"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
@@ -44,9 +45,9 @@ func (d *doctor) checkProbe(ctx context.Context, r *Result) {
 	}
 	large := append(bytes.Clone(probeBody), bytes.Repeat([]byte(" "), int(min(d.Settings.BodyLimit(), config.BodyRoom(d.broker.NC.MaxPayload())))-len(probeBody))...)
 	r.Seen = "at " + redacted(s.URL)
-	d.post(ctx, r, &s, "msg_doctor_"+rand.Text(), probeBody, append(slices.Clone(d.secrets), d.secrets[0]))
+	d.post(ctx, r, &s, forward.ProbeID+rand.Text(), probeBody, append(slices.Clone(d.secrets), d.secrets[0]))
 	if len(r.Findings) == 0 {
-		d.post(ctx, r, &s, "msg_doctor_"+rand.Text(), large, d.secrets[:1])
+		d.post(ctx, r, &s, forward.ProbeID+rand.Text(), large, d.secrets[:1])
 	}
 }
 

@@ -15,36 +15,60 @@ const lossLooks = 5
 
 var errHubLoss = errors.New("the hub's stream has lost messages, or was recreated")
 
+// lookPause is the time until compare looks again after the connection was lost.
+const lookPause = interval / 20
+
+// A connection to the hub is the time between two reconnects.
+type connection struct {
+	hub        *publish.Publisher
+	reconnects uint64
+}
+
+func connectionOf(hub *publish.Publisher) connection {
+	return connection{hub, hub.JetStream().Conn().Stats().Reconnects}
+}
+
+// isCompared reports whether compare has looked since the connection was established.
+func (s *stream) isCompared(hub *publish.Publisher) bool {
+	c := s.compared.Load()
+	return c != nil && *c == connectionOf(hub)
+}
+
 // compare looks every second whether the hub's stream still has what it had, until ctx or
 // the connection ends: a hub can be restored from an older copy. If not, watch forwards
-// everything again. A position in the stream is saved only after that look: a stream that
-// was restored and then filled by others would otherwise be taken for the old one.
+// everything again. A position in the stream is saved, and messages are forwarded, only
+// after that look: a stream that was restored and then filled by others would otherwise be
+// taken for the old one.
 func (s *stream) compare(ctx context.Context, hub *publish.Publisher) error {
-	conn := hub.JetStream().Conn()
-	for looks, seen, connection := 0, false, uint64(0); ctx.Err() == nil && s.hub.Load() == hub; sleep(ctx, interval) {
-		reached, reconnects := s.reached.Load(), conn.Stats().Reconnects
+	for looks := 0; ctx.Err() == nil && s.hub.Load() == hub; {
+		reached, current := s.reached.Load(), connectionOf(hub)
 		look, cancel := context.WithTimeout(ctx, 5*interval)
-		lost, err := s.hubHasLost(look, hub, looks > 0 || !seen || reconnects != connection)
+		lost, err := s.hubHasLost(look, hub, looks > 0 || !s.isCompared(hub))
 		cancel()
 		switch {
 		case err != nil:
 		case !lost:
-			looks, seen, connection = 0, true, reconnects
+			looks = 0
 			s.down.Store(reached)
+			s.compared.Store(&current)
 		default:
 			if looks++; looks >= lossLooks {
 				s.hubLoss.Store(true)
 				return errHubLoss
 			}
 		}
+		for i := 0; i == 0 || i < int(interval/lookPause) && (looks > 0 || s.isCompared(hub)); i++ {
+			sleep(ctx, lookPause)
+		}
 	}
 	return nil
 }
 
 // hubHasLost reports whether the hub's stream ends before a message that it had, or was
-// recreated, or, if message is set, has another message at the position of down.
-func (s *stream) hubHasLost(ctx context.Context, hub *publish.Publisher, message bool) (bool, error) {
-	down, there := *s.down.Load(), s.there.Load() // before the end of the stream is read
+// recreated, or, if messages is set, has another message at the position of down or where
+// it has confirmed the last one.
+func (s *stream) hubHasLost(ctx context.Context, hub *publish.Publisher, messages bool) (bool, error) {
+	down, there := *s.down.Load(), *s.there.Load() // before the end of the stream is read
 	stream, err := hub.JetStream().Stream(ctx, s.name())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return !down.created.IsZero(), nil
@@ -53,16 +77,25 @@ func (s *stream) hubHasLost(ctx context.Context, hub *publish.Publisher, message
 		return false, err
 	}
 	info := stream.CachedInfo()
-	if !down.created.IsZero() && !down.created.Equal(info.Created) || info.State.LastSeq < max(down.sequence, there) {
+	if !down.created.IsZero() && !down.created.Equal(info.Created) || info.State.LastSeq < max(down.sequence, there.sequence) {
 		return true, nil
 	}
-	if !message || down.sequence == 0 {
+	if !messages {
 		return false, nil
 	}
 	publish.ReadFromLeader(stream)
-	m, err := stream.GetMsg(ctx, down.sequence)
-	if errors.Is(err, jetstream.ErrMsgNotFound) { // it was erased, or has expired
-		return false, nil
+	isOther := func(sequence uint64, other func(*jetstream.RawStreamMsg) bool) (bool, error) {
+		if sequence == 0 {
+			return false, nil
+		}
+		m, err := stream.GetMsg(ctx, sequence)
+		if errors.Is(err, jetstream.ErrMsgNotFound) { // it was erased, or has expired
+			return false, nil
+		}
+		return err == nil && other(m), err
 	}
-	return err == nil && !m.Time.Equal(down.time), err
+	if lost, err := isOther(down.sequence, func(m *jetstream.RawStreamMsg) bool { return !m.Time.Equal(down.time) }); lost || err != nil {
+		return lost, err
+	}
+	return isOther(there.sequence, func(m *jetstream.RawStreamMsg) bool { return idIn(m.Subject) != there.id })
 }

@@ -2,8 +2,10 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,17 +17,18 @@ import (
 )
 
 const (
-	// maxBatchBytes bounds the data of a batch, unless it is one message.
-	maxBatchBytes = 2 << 20
 	// batchWait is how long a batch waits for a message that the stream counts. It may be
 	// one that the stream cannot return.
 	batchWait = 20 * time.Millisecond
-	// storeTimeout is how long the hub may take for a batch. It doubles with each attempt.
-	storeTimeout, maxStoreTimeout = 5 * time.Second, 5 * time.Minute
-	// erasures is how many tombstones of a batch are forwarded concurrently.
-	erasures = 16
+	// erasures is how many tombstones are forwarded concurrently, and erasureTimeout how
+	// long that may take: each needs several round trips.
+	erasures, erasureTimeout = 16, 20 * time.Second
 
 	anySubject = broker.AnySubject
+
+	// ProbeID begins the svix-ids of webhooks that doctor posts and discards. They are not
+	// forwarded.
+	ProbeID = "msg_doctor_"
 )
 
 // up forwards the messages of the edge's stream after the position until ctx ends.
@@ -45,8 +48,7 @@ func (s *stream) up(ctx context.Context, hub *publish.Publisher) error {
 	}()
 	for batch := collect(messages, nil); len(batch) > 0; batch = collect(messages, batch[:0]) {
 		last := upPosition{batch[len(batch)-1].Sequence, batch[len(batch)-1].Time}
-		// A requeued dead letter is handled at the edge, where its consumer is.
-		batch = slices.DeleteFunc(batch, func(m subscribe.Message) bool { return schema.RequeuedLetter(m.Header) > 0 })
+		batch = slices.DeleteFunc(batch, s.staysHere)
 		if err := s.deliver(ctx, hub, batch); err != nil {
 			stop()
 			<-failed
@@ -56,6 +58,12 @@ func (s *stream) up(ctx context.Context, hub *publish.Publisher) error {
 		clear(batch) // frees the data
 	}
 	return <-failed
+}
+
+// staysHere reports whether a message is not forwarded: a probe of doctor, which discards
+// it, and the request to requeue a dead letter, which is handled where its consumer is.
+func (s *stream) staysHere(m subscribe.Message) bool {
+	return s.kind == schema.KindQuarantine && strings.HasPrefix(m.ID, ProbeID) || schema.RequeuedLetter(m.Header) > 0
 }
 
 // read sends the messages after the position until ctx ends.
@@ -95,62 +103,64 @@ func collect(messages <-chan subscribe.Message, batch []subscribe.Message) []sub
 // deliver forwards a batch. It retries until the hub has confirmed all of it, or ctx or
 // the connection to the hub ends.
 func (s *stream) deliver(ctx context.Context, hub *publish.Publisher, batch []subscribe.Message) error {
-	pause, timeout, logged := interval/8, storeTimeout, ""
+	pause, logged := interval/8, lastError("")
 	for len(batch) > 0 {
-		attempt, cancel := context.WithTimeout(ctx, timeout)
-		n, err := s.attempt(attempt, hub, batch)
-		cancel()
+		n, err := 0, error(nil)
+		if s.isCompared(hub) {
+			n, err = s.attempt(ctx, hub, batch)
+		} else {
+			sleep(ctx, lookPause)
+		}
 		if batch = batch[n:]; len(batch) == 0 {
 			break
 		}
 		if n > 0 {
-			pause, timeout = interval/8, storeTimeout
+			pause = interval / 8
 		}
 		if err != nil {
-			if err.Error() != logged && ctx.Err() == nil {
-				logged = err.Error()
+			if logged.isNew(ctx, err) {
 				s.log.Warn("hub has not confirmed a batch; retrying", "stream", s.name(), "messages", len(batch), "error", err)
 			}
 			sleep(ctx, pause)
-			pause, timeout = min(2*pause, maxPause), min(2*timeout, maxStoreTimeout)
+			pause = min(2*pause, maxPause)
 		}
-		if ctx.Err() != nil || s.hub.Load() != hub {
+		switch {
+		case ctx.Err() != nil:
 			return fmt.Errorf("batch is not confirmed: %w", context.Cause(ctx))
+		case s.hub.Load() != hub:
+			return fmt.Errorf("batch is not confirmed: %w", errHubClosed)
 		}
 	}
 	return nil
 }
 
-// attempt forwards the first messages of a batch: those before the first tombstone, or the
-// tombstones before the first other message. It returns how many the hub has confirmed.
+var errHubClosed = errors.New("the connection to the hub was closed")
+
+// attempt forwards the first messages of a batch: those before the first tombstone, as many
+// as the link passes soon, or the tombstones before the first other message. It returns how
+// many the hub has confirmed.
 func (s *stream) attempt(ctx context.Context, hub *publish.Publisher, batch []subscribe.Message) (confirmed int, err error) {
-	n, tombstones := 1, schema.IsSettled(batch[0].Header)
-	for n < len(batch) && schema.IsSettled(batch[n].Header) == tombstones {
+	n, size, tombstones := 0, 0, s.isTombstone(batch[0])
+	for n < len(batch) && s.isTombstone(batch[n]) == tombstones && (n == 0 || size+batch[n].Size <= s.rate.batch()) {
+		size += batch[n].Size
 		n++
 	}
 	if tombstones {
-		eraser := publish.Eraser{JetStream: hub.JetStream(), Stream: s.cfg.Settings.Stream, CLI: broker.CLI(s.cfg.Settings.Hub())}
-		var group errgroup.Group
-		group.SetLimit(erasures)
-		for _, m := range batch[:n] {
-			group.Go(func() error {
-				_, err := eraser.EraseSubject(ctx, s.kind, schema.Stored(s.kind, m.Subject, nil, nil).Subject(s.cfg.Settings.Subject))
-				return err
-			})
-		}
-		if err := group.Wait(); err != nil {
-			return 0, err
-		}
-		s.metrics.events.WithLabelValues(outcomeErasure).Add(float64(n))
-		return n, nil
+		return s.forwardErasures(ctx, hub, batch[:min(n, erasures)])
 	}
+	ctx, cancel := context.WithTimeout(ctx, s.rate.timeout(size))
+	defer cancel()
 	messages := make([]schema.Message, n)
 	for i, m := range batch[:n] {
 		messages[i] = schema.Stored(s.kind, m.Subject, m.Header, m.Data)
 	}
+	began := time.Now()
 	receipts, err := hub.Store(ctx, messages)
+	s.rate.observe(size, time.Since(began), err)
 	for i, r := range receipts {
-		s.there.Store(max(s.there.Load(), r.Sequence))
+		if r.Sequence > s.there.Load().sequence {
+			s.there.Store(&confirmation{r.Sequence, idIn(batch[i].Subject)})
+		}
 		outcome := outcomeStored
 		if r.Duplicate {
 			outcome = outcomeDuplicate
@@ -164,6 +174,35 @@ func (s *stream) attempt(ctx context.Context, hub *publish.Publisher, batch []su
 		s.metrics.events.WithLabelValues(outcome).Inc()
 	}
 	return len(receipts), err
+}
+
+// isTombstone reports whether a message is a tombstone of a subject of this stream. One
+// that another program has published need not be.
+func (s *stream) isTombstone(m subscribe.Message) bool {
+	if !schema.IsSettled(m.Header) {
+		return false
+	}
+	_, foreign := schema.Tombstone(s.kind, m.Subject, 0)
+	return foreign == nil
+}
+
+// forwardErasures erases at the hub what tombstones name.
+func (s *stream) forwardErasures(ctx context.Context, hub *publish.Publisher, tombstones []subscribe.Message) (confirmed int, err error) {
+	ctx, cancel := context.WithTimeout(ctx, erasureTimeout)
+	defer cancel()
+	eraser := publish.Eraser{JetStream: hub.JetStream(), Stream: s.cfg.Settings.Stream, CLI: broker.CLI(s.cfg.Settings.Hub())}
+	var group errgroup.Group
+	for _, m := range tombstones {
+		group.Go(func() error {
+			_, err := eraser.EraseSubject(ctx, s.kind, schema.Stored(s.kind, m.Subject, nil, nil).Subject(s.cfg.Settings.Subject))
+			return err
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return 0, err
+	}
+	s.metrics.events.WithLabelValues(outcomeErasure).Add(float64(len(tombstones)))
+	return len(tombstones), nil
 }
 
 // applyErasures erases at the edge what the hub's stream has tombstones for, after the
@@ -186,7 +225,7 @@ func (s *stream) applyErasures(ctx context.Context, hub *publish.Publisher) erro
 		if m.Sequence <= position.sequence { // another stream, from its first message; compare notices
 			return errHubLoss
 		}
-		if _, foreign := schema.Tombstone(s.kind, m.Subject, 0); foreign == nil && schema.IsSettled(m.Header) {
+		if s.isTombstone(m) {
 			if err := s.erase(ctx, m.Subject); err != nil {
 				return err
 			}

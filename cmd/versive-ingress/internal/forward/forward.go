@@ -48,8 +48,6 @@ const (
 	// maxRejectedPause is the longest time between two attempts to open streams that the
 	// hub has rejected.
 	maxRejectedPause = 30 * time.Second
-	// writeTimeout bounds a write to the hub. A large event takes long on a slow link.
-	writeTimeout = time.Minute
 )
 
 // Config configures a Forwarder. All fields must be set.
@@ -104,11 +102,11 @@ func New(ctx context.Context, cfg Config) (*Forwarder, error) {
 	f := &Forwarder{
 		cfg:    cfg,
 		log:    cfg.Logger.With("hub", publish.Addresses(cfg.Settings.ForwardURL)),
-		eraser: publish.Eraser{JetStream: cfg.Edge.JetStream, Stream: cfg.Settings.Stream, CLI: broker.CLI(broker.Endpoint(cfg.Settings))},
+		eraser: cfg.Edge.Eraser(),
 	}
 	f.metrics = newMetrics(f)
 	for kind := range f.streams {
-		s := &stream{Forwarder: f, kind: schema.Kind(kind)}
+		s := &stream{Forwarder: f, kind: schema.Kind(kind), rate: assumedRate}
 		if f.streams[kind] = s; !s.first(ctx) {
 			return nil, fmt.Errorf("forwarding: %w", context.Cause(ctx))
 		}
@@ -133,7 +131,7 @@ func (f *Forwarder) Run(ctx context.Context) {
 func (f *Forwarder) link(ctx context.Context) {
 	cfg := f.cfg.Settings.HubStreams()
 	cfg.URL = f.cfg.Settings.ForwardURL
-	cfg.Options = []nats.Option{f.cfg.Credentials.Option, nats.FlusherTimeout(writeTimeout)}
+	cfg.Options = []nats.Option{f.cfg.Credentials.Option, nats.SetCustomDialer(dialer{ctx}), nats.PingInterval(pingInterval)}
 	cfg.Explain, cfg.CLI = f.cfg.Credentials.Explain, broker.CLI(f.cfg.Settings.Hub())
 	cfg.Logger = f.log
 	var hub *publish.Publisher
@@ -183,6 +181,20 @@ func (f *Forwarder) Pending() (n uint64) {
 		n += s.status.Load().Pending
 	}
 	return n
+}
+
+// A lastError is the text of the last error of a task, so that one that is repeated is
+// logged once. The zero value is that of a task that has succeeded.
+type lastError string
+
+// isNew takes the outcome of the next attempt, and reports whether it is to be logged: an
+// error, unless it is that of the last attempt, or ctx has ended.
+func (l *lastError) isNew(ctx context.Context, err error) bool {
+	before := *l
+	if *l = ""; err != nil {
+		*l = lastError(err.Error())
+	}
+	return err != nil && *l != before && ctx.Err() == nil
 }
 
 // sleep waits for d or until ctx ends.

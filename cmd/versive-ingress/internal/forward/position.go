@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -19,11 +20,14 @@ const Consumer = publish.ForwardConsumer
 
 // Keys of the consumer's metadata, which are the position of down: the sequence in the
 // hub's stream up to which tombstones were applied here, when that message was stored, and
-// when that stream was created.
+// when that stream was created; and the last sequence that has confirmed a message, which
+// can be higher, and the id in the subject of that message.
 const (
 	metadataErased  = "versive-ingress.erased"
 	metadataTime    = "versive-ingress.erased-time"
 	metadataCreated = "versive-ingress.erased-created"
+	metadataThere   = "versive-ingress.confirmed"
+	metadataID      = "versive-ingress.confirmed-id"
 )
 
 // A Status is the state of a stream that is forwarded.
@@ -92,6 +96,7 @@ func (s *stream) open(ctx context.Context, stream jetstream.Stream) (*jetstream.
 // save records the positions.
 func (s *stream) save(ctx context.Context) error {
 	forwarded, down := s.forwarded.Load().sequence, *s.down.Load()
+	down.there = *s.there.Load()
 	if forwarded != s.saved {
 		if _, err := s.cfg.Edge.JetStream.ResetConsumerToSequence(ctx, s.name(), Consumer, forwarded+1); err != nil {
 			return fmt.Errorf("saving the position: %w", err)
@@ -109,6 +114,8 @@ func (s *stream) save(ctx context.Context) error {
 		metadata[metadataErased] = strconv.FormatUint(down.sequence, 10)
 		metadata[metadataTime] = down.time.UTC().Format(time.RFC3339Nano)
 		metadata[metadataCreated] = down.created.UTC().Format(time.RFC3339Nano)
+		metadata[metadataThere] = strconv.FormatUint(down.there.sequence, 10)
+		metadata[metadataID] = down.there.id
 		config.Metadata = metadata
 		if _, err := s.cfg.Edge.JetStream.UpdateConsumer(ctx, s.name(), config); err != nil {
 			return fmt.Errorf("saving the position of erasures: %w", err)
@@ -128,12 +135,24 @@ type upPosition struct {
 type downPosition struct {
 	created  time.Time // of the stream; zero if nothing was read of it yet
 	sequence uint64
-	time     time.Time // at which that message was stored
+	time     time.Time    // at which that message was stored
+	there    confirmation // as saved
 }
+
+// A confirmation is the last message of the hub's stream that has confirmed one of the
+// edge's; zero if there is none. The broker does not return when it was stored.
+type confirmation struct {
+	sequence uint64
+	id       string // the last token of its subject
+}
+
+func idIn(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
 
 func readDown(metadata map[string]string) (p downPosition) {
 	p.sequence, _ = strconv.ParseUint(metadata[metadataErased], 10, 64)
 	p.time, _ = time.Parse(time.RFC3339Nano, metadata[metadataTime])
 	p.created, _ = time.Parse(time.RFC3339Nano, metadata[metadataCreated])
+	p.there.sequence, _ = strconv.ParseUint(metadata[metadataThere], 10, 64)
+	p.there.id = metadata[metadataID]
 	return p
 }

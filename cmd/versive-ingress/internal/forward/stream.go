@@ -26,13 +26,15 @@ type stream struct {
 	forwarded atomic.Pointer[upPosition]   // advanced by up
 	reached   atomic.Pointer[downPosition] // advanced by applyErasures
 	down      atomic.Pointer[downPosition] // reached, once compare has seen that the hub's stream is still the same
-	there     atomic.Uint64                // the last sequence of the hub's stream that has confirmed a message; advanced by up
+	there     atomic.Pointer[confirmation] // advanced by up
+	compared  atomic.Pointer[connection]   // in which compare has seen that the hub's stream is still the same; up waits for it
 	hubLoss   atomic.Bool                  // whether compare has found a loss, until watch has acted on it
 
 	created   time.Time // of the edge's stream
 	leads     bool      // whether this ingress forwards it
 	saved     uint64    // forwarded, as saved
 	savedDown downPosition
+	rate      rate   // of the link to the hub; owned by up
 	stop      func() // ends up and down; nil if they do not run
 	expired   time.Time
 
@@ -53,14 +55,8 @@ func (s *stream) watch(ctx context.Context) {
 		defer cancel()
 		_ = s.save(ctx) // otherwise the last second is forwarded again
 	}()
-	for logged := ""; ctx.Err() == nil; sleep(ctx, interval) {
-		err := s.tick(ctx)
-		switch {
-		case ctx.Err() != nil:
-		case err == nil:
-			logged = ""
-		case err.Error() != logged:
-			logged = err.Error()
+	for logged := lastError(""); ctx.Err() == nil; sleep(ctx, interval) {
+		if err := s.tick(ctx); logged.isNew(ctx, err) {
 			s.log.Warn("forwarding of a stream is held up; retrying", "stream", s.name(), "error", err)
 		}
 	}
@@ -69,15 +65,14 @@ func (s *stream) watch(ctx context.Context) {
 // first looks at the stream until that succeeds, and reports whether it has before ctx
 // ended.
 func (s *stream) first(ctx context.Context) bool {
-	for logged := ""; ctx.Err() == nil; sleep(ctx, interval/4) {
+	for logged := lastError(""); ctx.Err() == nil; sleep(ctx, interval/4) {
 		look, cancel := context.WithTimeout(ctx, 10*interval)
 		err := s.look(look)
 		cancel()
 		if err == nil {
 			return true
 		}
-		if err.Error() != logged && ctx.Err() == nil {
-			logged = err.Error()
+		if logged.isNew(ctx, err) {
 			s.log.Warn("forwarding cannot begin; retrying", "stream", s.name(), "error", err)
 		}
 	}
@@ -132,6 +127,7 @@ func (s *stream) look(ctx context.Context) error {
 		s.forwarded.Store(forwarded)
 		s.reached.Store(&down)
 		s.down.Store(&down)
+		s.there.Store(&down.there)
 	}
 	if err := s.correct(ctx, stream, *forwarded); err != nil {
 		return err
@@ -142,7 +138,7 @@ func (s *stream) look(ctx context.Context) error {
 		s.forwarded.Store(&upPosition{})
 		s.reached.Store(&downPosition{})
 		s.down.Store(&downPosition{})
-		s.there.Store(0)
+		s.there.Store(&confirmation{})
 		if err := s.save(ctx); err != nil { // the position first
 			return err
 		}
@@ -185,6 +181,7 @@ func (s *stream) correct(ctx context.Context, stream jetstream.Stream, forwarded
 
 // begin starts up and down.
 func (s *stream) begin(ctx context.Context) {
+	s.compared.Store(nil)
 	ctx, cancel := context.WithCancel(ctx)
 	var running sync.WaitGroup
 	running.Go(func() { s.repeat(ctx, s.up) })
@@ -205,14 +202,12 @@ func (s *stream) end() {
 
 // repeat calls task with the hub until ctx ends, whenever it is open.
 func (s *stream) repeat(ctx context.Context, task func(context.Context, *publish.Publisher) error) {
-	for logged := ""; ctx.Err() == nil; sleep(ctx, interval/4) {
+	for logged := lastError(""); ctx.Err() == nil; sleep(ctx, interval/4) {
 		hub := s.hub.Load()
 		if hub == nil {
 			continue
 		}
-		err := task(ctx, hub)
-		if err != nil && ctx.Err() == nil && err.Error() != logged {
-			logged = err.Error()
+		if err := task(ctx, hub); logged.isNew(ctx, err) {
 			s.log.Warn("forwarding is interrupted; retrying", "stream", s.name(), "error", err)
 		}
 	}
