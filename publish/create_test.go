@@ -8,6 +8,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -63,6 +64,28 @@ func TestStreamMayNotBeCreated(t *testing.T) {
 
 	allowed.Store(true)
 	embeddedtest.Await(t, "the publisher is ready", func() bool { return p.Ready() == nil })
+}
+
+// On a slow disk the creation of a stream may not be answered in time. It is requested
+// again, although the directory of the stream may exist by then.
+func TestSlowCreationIsRepeated(t *testing.T) {
+	t.Parallel()
+	cfg := config(embeddedtest.StartBroker(t, embedded.Config{}).URL())
+	asked := make(map[string]bool)
+	cfg.MayCreate = func(stream string) error {
+		if asked[stream] {
+			return errors.New("its directory exists")
+		}
+		asked[stream] = true
+		if stream == cfg.Stream {
+			time.Sleep(2500 * time.Millisecond) // longer than a request may take
+		}
+		return nil
+	}
+	p := openPublisher(t, cfg)
+	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
+		t.Error(err)
+	}
 }
 
 // An account can require that streams have a limit. Without it, the error names the

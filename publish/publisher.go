@@ -24,6 +24,7 @@ type Publisher struct {
 	js         jetstream.JetStream
 	domain     string              // of the streams; set by open
 	streams    [2]jetstream.Stream // by Kind
+	creating   [2]bool             // by Kind, whether a request to create the stream was not answered: it may be on the disk already; owned by ensure
 	committers [2]*committer       // by Kind
 
 	// session is cancelled when the connection is lost, and every Publish with it:

@@ -61,13 +61,15 @@ func (p *Publisher) ensure(ctx context.Context, kind schema.Kind) (jetstream.Str
 	want := p.cfg.desired(kind)
 	existing, err := p.js.Stream(ctx, want.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) && !p.cfg.KeepStreams {
-		if p.cfg.MayCreate != nil {
+		if p.cfg.MayCreate != nil && !p.creating[kind] {
 			if err := p.cfg.MayCreate(want.Name); err != nil {
 				return nil, &ConflictError{want.Name, err.Error()}
 			}
 		}
 		p.cfg.Logger.Info("creating stream", "stream", want.Name, "subjects", want.Subjects, "replicas", want.Replicas)
+		p.creating[kind] = true
 		stream, err := p.js.CreateStream(ctx, want)
+		p.creating[kind] = err != nil
 		return stream, conflict(want.Name, "creating it", err)
 	}
 	if err != nil {
