@@ -293,14 +293,16 @@ func (f *federation) eraseEvent(id string, e *plannedErasure) {
 			defer link.restore()
 		}
 	}
-	for attempts, found := 0, false; !f.Failed(); attempts++ {
+	for attempts, found := 0, 0; !f.Failed(); attempts++ {
 		out, on, err := f.tryErase(id, e, attempts)
-		found = found || strings.Contains(out, "found of")
+		if strings.Contains(out, "found of") {
+			found = on
+		}
 		f.mu.Lock()
 		switch {
-		case err == nil && found:
+		case err == nil && found == on:
 			e.erased = on
-		case e.edge == 0 && e.accepted != on && !found: // it was on a disk that is no longer there
+		case e.edge == 0 && e.accepted != on && found != on: // it was on a disk that is no longer there
 			err = nil
 		case err == nil:
 			err = fmt.Errorf("nothing is found")
