@@ -202,14 +202,16 @@ func current(ctx context.Context, js jetstream.JetStream, name string, members i
 // keeps a record of the disk if that is another one.
 func (f *federation) replaceDisk(cause string, replace func(dir string) string) {
 	kill(f.programs[0])
-	f.alone.Lock() // no answer is on its way
 	before := f.ingresses[0].DataDir
-	f.ingresses[0].DataDir = replace(before)
-	if cause != "" {
-		f.number++
-	}
-	f.launch(0)
-	f.alone.Unlock()
+	func() {
+		f.alone.Lock() // no answer is on its way
+		defer f.alone.Unlock()
+		f.ingresses[0].DataDir = replace(before)
+		if cause != "" {
+			f.number++
+		}
+		f.launch(0)
+	}()
 	if cause != "" {
 		f.disks = append(f.disks, f.examine(cause, before))
 		if err := os.RemoveAll(before); err != nil {

@@ -119,11 +119,12 @@ func chaosForward(t *testing.T, random *rand.Rand) {
 				for n > f.quota.Load() && !f.Failed() {
 					time.Sleep(5 * time.Millisecond)
 				}
-				if f.deliver(random, fmt.Sprintf("msg_%d", n), random.IntN(2)) {
-					id, again := fmt.Sprintf("msg_%d", n), rand.New(rand.NewPCG(random.Uint64(), 0))
+				id := fmt.Sprintf("msg_%d", n)
+				if edge := f.deliver(random, id, random.IntN(2)); edge >= 0 {
+					again := rand.New(rand.NewPCG(random.Uint64(), 0))
 					sending.Go(func() { // after the hub's window
 						time.Sleep(f.window + time.Second)
-						f.deliver(again, id, again.IntN(2))
+						f.deliver(again, id, edge)
 					})
 				}
 			}
@@ -263,8 +264,9 @@ func (f *federation) body(id string) []byte {
 }
 
 // deliver posts an event until it is accepted. A fifth of the answers is thrown away: the
-// event is resent to the other edge. It returns whether that is to be done later.
-func (f *federation) deliver(random *rand.Rand, id string, edge int) (again bool) {
+// event is resent to the other edge. If that is to be done later, it returns that edge, and
+// otherwise -1.
+func (f *federation) deliver(random *rand.Rand, id string, edge int) (later int) {
 	erasure := f.erasures[id]
 	if erasure != nil && len(f.acceptedBy(id)) == 0 { // an erasure at the hub must not wait for a disk that is lost
 		if edge = erasure.edge; edge < 0 {
@@ -272,25 +274,22 @@ func (f *federation) deliver(random *rand.Rand, id string, edge int) (again bool
 		}
 	}
 	for attempts := 1; !f.Failed(); attempts++ {
-		if f.post(random, id, edge) {
-			switch random.IntN(50) {
-			case 0:
-				return true
-			case 1, 2, 3, 4, 5, 6, 7, 8, 9:
+		if !f.post(random, id, edge) {
+			time.Sleep(50 * time.Millisecond)
+			if attempts%5 == 0 && erasure == nil {
 				edge = 1 - edge
-				attempts = 0
-				erasure = nil
-			default:
-				return false
 			}
 			continue
 		}
-		time.Sleep(50 * time.Millisecond)
-		if attempts%5 == 0 && erasure == nil {
-			edge = 1 - edge
+		edge, attempts, erasure = 1-edge, 0, nil
+		switch n := random.IntN(50); {
+		case n == 0:
+			return edge
+		case n >= 10:
+			return -1
 		}
 	}
-	return false
+	return -1
 }
 
 func (f *federation) acceptedBy(id string) []int {
