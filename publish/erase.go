@@ -181,6 +181,23 @@ func (e Eraser) Erasable(ctx context.Context, kind schema.Kind) (jetstream.Strea
 	return stream, nil
 }
 
+// Deleted returns those of the sequences that the broker counts as deleted. The others must
+// not be overwritten: the dead letter of a tombstone stands for another tombstone, which
+// stays.
+func Deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (gone []uint64, err error) {
+	ReadFromLeader(stream)
+	for _, sequence := range sequences {
+		_, err := stream.GetMsg(ctx, sequence)
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound):
+			gone = append(gone, sequence)
+		case err != nil:
+			return nil, fmt.Errorf("looking for message %d: %w", sequence, err)
+		}
+	}
+	return gone, nil
+}
+
 // tombstoneWait is the time between attempts to put a tombstone.
 const tombstoneWait = 20 * time.Millisecond
 

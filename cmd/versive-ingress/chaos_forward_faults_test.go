@@ -181,6 +181,24 @@ func (f *federation) wipeMember() {
 	whole(3)
 }
 
+// wipeServer takes the disk of a server of the hub, as wipeMember does.
+func (f *federation) wipeServer(i int) {
+	whole := func(servers int) {
+		f.Helper()
+		f.await("the hub is whole", func() bool {
+			return current(f.Context(), f.hub.js, "VERSIVE", servers) && current(f.Context(), f.hub.js, "VERSIVE_QUARANTINE", servers)
+		})
+	}
+	whole(3)
+	kill(f.servers[i])
+	whole(2)
+	if err := os.RemoveAll(f.configs[i].Dir); err != nil {
+		f.Fatal(err)
+	}
+	f.servers[i] = launchBroker(f, f.configs[i])
+	whole(3)
+}
+
 // current reports whether so many members of a cluster have all of a stream.
 func current(ctx context.Context, js jetstream.JetStream, name string, members int) bool {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)

@@ -28,7 +28,9 @@ const OutOfReach = `An erasure does not reach:
   - backups, snapshots, and disk space that the file system has freed but not
     reused;
   - on a cluster, the replication logs of the nodes, which keep the content for
-    about three more minutes, and nodes that are away, until they are back;
+    about three more minutes, and nodes that are away: when they are back they
+    delete, but may not overwrite. An ingress looks for that after its start, and
+    overwrites at the next; give an external server an empty store;
   - Versive itself: request the erasure there as well. A resend of an erased
     event is not stored.
 `

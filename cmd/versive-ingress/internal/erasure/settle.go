@@ -8,8 +8,6 @@ import (
 	"io/fs"
 	"slices"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
@@ -76,7 +74,7 @@ func settleStream(ctx context.Context, c *broker.Connection, kind schema.Kind, s
 	}
 	erased := embedded.Erased{Stream: name, Created: info.Created, Sequences: sequences}
 	inBlocks, unsettled := erased.Sync(dir)
-	if erased.Sequences, err = deleted(ctx, stream, inBlocks); err != nil {
+	if erased.Sequences, err = publish.Deleted(ctx, stream, inBlocks); err != nil {
 		return 0, "", err
 	}
 	if left = len(erased.Sequences); left > 0 {
@@ -99,21 +97,4 @@ undo that. Run erase again on the machine of the ingress, as its user and with i
 INGRESS_DATA_DIR: it makes that durable, and finds what came back.`, unsettled), nil
 	}
 	return left, "", unsettled
-}
-
-// deleted returns those of the sequences that the broker counts as deleted. The
-// others must not be overwritten: the dead letter of a tombstone stands for
-// another tombstone, which stays.
-func deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (gone []uint64, err error) {
-	publish.ReadFromLeader(stream)
-	for _, sequence := range sequences {
-		_, err := stream.GetMsg(ctx, sequence)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			gone = append(gone, sequence)
-		case err != nil:
-			return nil, fmt.Errorf("looking for message %d: %w", sequence, err)
-		}
-	}
-	return gone, nil
 }
