@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -61,23 +62,22 @@ func balance(t *testing.T, every time.Duration, ingresses ...config.Settings) (*
 	}
 	server := httptest.NewServer(b)
 	stopped := make(chan struct{})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for {
-			for _, to := range b.backends {
+	var polls sync.WaitGroup
+	for _, to := range b.backends { // each by itself: one that starts may answer slowly
+		polls.Go(func() {
+			for {
 				to.ready.Store(readyz(to.settings) == http.StatusOK)
+				select {
+				case <-stopped:
+					return
+				case <-time.After(every):
+				}
 			}
-			select {
-			case <-stopped:
-				return
-			case <-time.After(every):
-			}
-		}
-	}()
+		})
+	}
 	t.Cleanup(func() {
 		close(stopped)
-		<-done
+		polls.Wait()
 		server.Close()
 		transport.CloseIdleConnections()
 	})
