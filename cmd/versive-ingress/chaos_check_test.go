@@ -57,6 +57,9 @@ func (r *round) check(js jetstream.JetStream, stream string) {
 				continue
 			}
 			id := msg.Headers().Get(jetstream.MsgIDHeader)
+			if kind == schema.KindQuarantine && schema.IsSettled(msg.Headers()) { // what remains of a requeued webhook
+				continue
+			}
 			if kind == schema.KindEvent {
 				event, err := schema.Decode(msg.Headers(), msg.Data())
 				if err != nil || event.ID != id {

@@ -167,7 +167,7 @@ func TestRequeueKilled(t *testing.T) {
 				case <-finish:
 					_ = cmd.Process.Kill()
 					return
-				case <-time.After(150*time.Millisecond + rand.N(700*time.Millisecond)):
+				case <-time.After(150*time.Millisecond + rand.N(700*time.Millisecond) + time.Duration(kills.Load())*10*time.Millisecond): // a busy machine needs longer
 					_ = cmd.Process.Kill()
 					kills.Add(1)
 				}
