@@ -24,8 +24,8 @@ import (
 const requeueRetry = 10 * time.Second
 
 // runRequeued handles requeued dead letters, with the workers of d, until ctx ends.
-// What keeps it from reading them is logged, and does not end the consumer: the user may
-// lack a permission that consumers did not need before.
+// An error of reading them is logged, and does not end the consumer: the user may lack a
+// permission that consumers did not need before.
 func (d *dispatcher) runRequeued(ctx context.Context) error {
 	nc := d.source.JetStream.Conn()
 	for logged := ""; ; {

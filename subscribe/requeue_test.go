@@ -148,8 +148,8 @@ func TestRequeueFailsAgain(t *testing.T) {
 	}
 }
 
-// What was requeued is not handled if the event was erased, whether or not the erasure
-// has come to the dead letter, nor if the letter was discarded.
+// A requeued dead letter is not handled if the event was erased, even if the erasure has
+// not reached the letter yet, nor if the letter was discarded.
 func TestRequeueVoid(t *testing.T) {
 	t.Parallel()
 	for name, void := range map[string]func(t *testing.T, s *system, letter uint64){
