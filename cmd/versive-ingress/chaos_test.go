@@ -151,8 +151,10 @@ func (r *round) launch(s config.Settings) *exec.Cmd {
 	r.Helper()
 	cmd, log := launch(r, "versive-ingress", s)
 	r.Cleanup(func() {
-		if strings.Contains(log.String(), "stream has lost messages") {
-			r.Errorf("an ingress reports a loss, and nothing is lost")
+		for line := range strings.Lines(log.String()) {
+			if strings.Contains(line, "stream has lost messages") {
+				r.Errorf("an ingress reports a loss, and nothing is lost: %s", line)
+			}
 		}
 		if r.Failed() {
 			text := log.String()
