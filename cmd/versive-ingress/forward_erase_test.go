@@ -183,7 +183,7 @@ func TestForwardErasedBefore(t *testing.T) {
 	})
 }
 
-// What is settled in the quarantine of the hub, or of an edge, is settled at all of them,
+// A webhook that is settled in the quarantine of the hub, or of an edge, is settled everywhere,
 // and does not come back when an edge forwards everything again.
 func TestForwardSettledQuarantine(t *testing.T) {
 	t.Parallel()

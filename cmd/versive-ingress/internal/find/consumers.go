@@ -73,7 +73,7 @@ func (f Finder) readConsumers(ctx context.Context, stream jetstream.Stream) ([]c
 				}
 				after += n
 			}
-			// What was stored since the state was read can only make the sum larger.
+			// Events that were stored since the state was read can only make the sum larger.
 			return after == c.Unacknowledged(), nil
 		})}
 	}
