@@ -148,15 +148,16 @@ func (r Record) Acknowledged(stream string) Found { return r.ack.Streams[stream]
 
 // Missing returns the sequences of messages that the high-water mark of a stream has and
 // the stream lacks: erased ones, those that the ingress has not explained yet, and lost
-// ones. It returns none for a stream that was recreated. The state must be later than the
-// record, with the list of deleted sequences, and maxAge the age at which messages are removed.
+// ones. It returns none for a stream that was recreated. A stream without a mark must have
+// all messages since its creation that have not reached maxAge, at which messages are
+// removed unless it is 0. The state must be later than the record, with the list of deleted
+// sequences.
 func (r Record) Missing(kind schema.Kind, info *jetstream.StreamInfo, maxAge time.Duration) schema.Sequences {
-	of := r.marks[info.Config.Name]
-	if of == nil {
-		return schema.Sequences{}
+	m := mark{Created: info.Created, First: max(info.Config.FirstSeq, 1), Last: info.State.LastSeq}
+	if of := r.marks[info.Config.Name]; of != nil {
+		m = *of
+		m.Ends = slices.Clone(of.Ends)
 	}
-	m := *of
-	m.Ends = slices.Clone(of.Ends)
 	lost := m.compare(observation{kind: kind, name: info.Config.Name, info: info, maxAge: maxAge})
 	delete(lost, Recreated)
 	missing := m.Suspects

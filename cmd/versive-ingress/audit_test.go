@@ -205,8 +205,11 @@ func (p *plantedStore) remove(sys *system) {
 	if err != nil {
 		p.Fatal(err)
 	}
-	for range *auditFaults {
+	for n := range *auditFaults {
 		sequence := p.pick(1, p.last)
+		if n == 0 { // the state of the stream does not list what is missing at its beginning
+			sequence = 1
+		}
 		if err := stream.DeleteMsg(p.Context(), sequence); err != nil {
 			p.Fatal(err)
 		}
