@@ -1,6 +1,7 @@
 package publish_test
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -9,6 +10,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -338,6 +340,74 @@ func TestNoLossOnALaggingReplica(t *testing.T) {
 	if text := reported(); strings.Contains(text, "has lost") {
 		t.Error(text)
 	}
+}
+
+// A leader that was replaced, and does not know it yet, lacks what was stored since. That is
+// no loss, unless it stays so.
+func TestNoLossFromAFormerLeader(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "nats.conf")
+	if err := os.WriteFile(file, []byte(`
+		listen: "127.0.0.1:-1"
+		no_auth_user: u
+		accounts {
+			A {
+				jetstream: enabled
+				users: [{user: u, password: p}]
+				mappings: {"$JS.API.STREAM.INFO.VERSIVE": "leader.VERSIVE"}
+			}
+		}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	broker := embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file})
+	js := embeddedtest.Connect(t, broker.URL())
+	var behind atomic.Uint64
+	answered := make(chan struct{}, 1)
+	if _, err := js.Conn().Subscribe("leader.VERSIVE", func(m *nats.Msg) {
+		answer := struct {
+			*jetstream.StreamInfo
+			Error *jetstream.APIError `json:"error,omitempty"`
+		}{nil, &jetstream.APIError{Code: 404, ErrorCode: jetstream.JSErrCodeStreamNotFound}}
+		list := js.ListStreams(t.Context(), jetstream.WithStreamListSubject("versive.>"))
+		for info := range list.Info() {
+			info.State.LastSeq -= behind.Load()
+			info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Current: true}, {Name: "c", Current: true}}}
+			answer.StreamInfo, answer.Error = info, nil
+		}
+		text, err := json.Marshal(answer)
+		if err == nil && list.Err() == nil {
+			err = m.Respond(text)
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		select {
+		case answered <- struct{}{}:
+		default:
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	log := &embeddedtest.Log{}
+	cfg := config(broker.URL())
+	cfg.Logger, cfg.MarksDir = slog.New(slog.NewTextHandler(log, nil)), t.TempDir()
+	p := openPublisher(t, cfg)
+	for i := range 3 {
+		if _, err := p.Publish(t.Context(), event(t, fmt.Sprint("msg_", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []uint64{2, 0} {
+		behind.Store(n)
+		for range 4 { // the first two may have begun before
+			embeddedtest.Receive(t, "the state is requested", answered)
+		}
+	}
+	if strings.Contains(log.String(), "has lost") {
+		t.Error(log.String())
+	}
+	behind.Store(2)
+	embeddedtest.Await(t, "what stays so is a loss", func() bool { return strings.Contains(log.String(), "sequences=2-3") })
 }
 
 // Expiry is not a loss, but a purge before the maximum age is.

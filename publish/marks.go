@@ -126,7 +126,11 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	if !hasMajority(seen.info.Cluster) {
 		return errors.New("its leader may be partitioned from the other replicas")
 	}
-	if p.marks.get(seen.name).needsDetails(seen) {
+	of := p.marks.get(seen.name)
+	if p.mayBeStale(seen, of) {
+		return errors.New("its leader may have been replaced")
+	}
+	if of.needsDetails(seen) {
 		var err error
 		if seen.info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
@@ -142,6 +146,20 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	}
 	p.marks.compare(seen)
 	return nil
+}
+
+// mayBeStale reports whether the state of a stream that lacks acknowledged messages may come
+// from a leader that was replaced, because that has not been so for long enough.
+func (p *Publisher) mayBeStale(seen observation, of mark) bool {
+	c, since := seen.info.Cluster, &p.behindSince[seen.kind]
+	if c == nil || len(c.Replicas) == 0 || seen.info.State.LastSeq >= max(of.Last, seen.acked) {
+		*since = time.Time{}
+		return false
+	}
+	if since.IsZero() {
+		*since = time.Now()
+	}
+	return time.Since(*since) < staleLeader
 }
 
 // hasMajority reports whether most replicas of a stream are current. A leader that is

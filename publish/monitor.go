@@ -34,6 +34,12 @@ const (
 	// permission for it, and restores it only for a new connection.
 	leaderlessTimeout = 5 * time.Second
 
+	// staleLeader bounds how long a leader that was replaced may answer, without what was
+	// stored since. nats-server has another one elected after 4 s or more without its
+	// heartbeat; one that was frozen notices when it is reached, and one that reaches
+	// nobody steps down after 10 s (lostQuorumInterval in raft.go).
+	staleLeader = 10 * time.Second
+
 	// smallEvent is the space, in bytes, that a limited stream must have left to be
 	// writable.
 	smallEvent = 4 << 10
