@@ -1,7 +1,6 @@
 package erasure
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -9,7 +8,6 @@ import (
 	"io"
 	"os"
 	"os/user"
-	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -68,14 +66,11 @@ func (o Options) targets() (targets []Target, err error) {
 			defer file.Close()
 			in = file
 		}
-		lines := bufio.NewScanner(in)
-		for lines.Scan() {
-			if id := strings.TrimSpace(strings.TrimPrefix(lines.Text(), "\ufeff")); id != "" { // a byte order mark
-				targets = append(targets, Target{Interview: id})
+		for id, err := range terminal.ReadIDs(in, schema.MaxIDLen) {
+			if err != nil {
+				return nil, fmt.Errorf("--from-file %s: %w", o.FromFile, err)
 			}
-		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("--from-file: %w", err)
+			targets = append(targets, Target{Interview: id})
 		}
 	}
 	for _, t := range targets {

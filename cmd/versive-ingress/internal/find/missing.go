@@ -1,15 +1,11 @@
 package find
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"iter"
-	"strings"
-	"unicode"
-	"unicode/utf8"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -57,22 +53,14 @@ func (i *Interviews) All() iter.Seq2[string, Absence] {
 	}
 }
 
-// ReadInterviews reads a list of interview ids, one a line, and yields it in parts of at
-// most size. It skips blank lines, a byte order mark and carriage returns.
+// ReadInterviews yields a list of interview ids, as [terminal.ReadIDs] reads it, in parts
+// of at most size.
 func ReadInterviews(r io.Reader, size int) iter.Seq2[*Interviews, error] {
 	return func(yield func(*Interviews, error) bool) {
 		part := &Interviews{state: map[string]Absence{}}
-		scanner := bufio.NewScanner(r)
-		for line := 1; scanner.Scan(); line++ {
-			id := strings.TrimSpace(scanner.Text())
-			if line == 1 {
-				id = strings.TrimPrefix(id, "\ufeff")
-			}
-			if id == "" {
-				continue
-			}
-			if len(id) > schema.MaxIDLen || !utf8.ValidString(id) || strings.ContainsFunc(id, notInID) {
-				yield(nil, fmt.Errorf("line %d: want one interview id a line; of a CSV file, such as by cut -d, -f1", line))
+		for id, err := range terminal.ReadIDs(r, schema.MaxIDLen) {
+			if err != nil {
+				yield(nil, fmt.Errorf("reading the list: %w", err))
 				return
 			}
 			if _, ok := part.state[id]; ok {
@@ -86,20 +74,10 @@ func ReadInterviews(r io.Reader, size int) iter.Seq2[*Interviews, error] {
 				part = &Interviews{state: map[string]Absence{}}
 			}
 		}
-		if err := scanner.Err(); err != nil {
-			yield(nil, fmt.Errorf("reading the list: %w", err))
-			return
-		}
 		if len(part.ids) > 0 {
 			yield(part, nil)
 		}
 	}
-}
-
-// notInID reports whether a character separates the fields of a table, or cannot be
-// printed. The ids of the vendor are UUIDs.
-func notInID(r rune) bool {
-	return strings.ContainsRune(",;\"", r) || unicode.IsSpace(r) || !unicode.IsPrint(r)
 }
 
 // Missing sets which of the interviews are absent, and why.
