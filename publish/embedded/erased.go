@@ -201,6 +201,12 @@ func (e Erased) Schedule(dir string) error {
 	return errors.Join(err, file.Sync(), file.Close(), access.SyncDir(dir))
 }
 
+// IsScheduled reports whether the next broker on dir overwrites content of erased messages.
+func IsScheduled(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, scheduled))
+	return err == nil
+}
+
 // overwriteScheduled overwrites the scheduled messages. No server may be running on
 // dir. After an error, which it only logs, they stay scheduled.
 func overwriteScheduled(dir string, log *slog.Logger) {

@@ -19,6 +19,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/doctor"
 	"versive-ingress/ingest"
+	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
@@ -141,8 +142,14 @@ versive_ingress_secret_last_verified_timestamp_seconds{position="3",fingerprint=
 			"unknown no_ingress: versive-ingress serve", "problem data_dir: ls -ld ", "unknown unanswered: df -h", "unknown unanswered: INGRESS_DATA_DIR",
 		}},
 		"data directory in memory": {func(d *doctor.Config) { d.Settings.DataDir, d.Settings.MaxStore = "/dev/shm", 1 }, []string{"problem data_volatile: export INGRESS_DATA_DIR=/var/lib/versive-ingress", "unknown unanswered: INGRESS_DATA_DIR"}},
-		"no broker":                {func(d *doctor.Config) { d.Settings.NATSListen = "127.0.0.1:1" }, []string{"unknown broker_unreachable: versive-ingress serve"}},
-		"no TLS":                   {func(d *doctor.Config) { d.Settings.TLSCert, d.Settings.TLSKey = file, file }, []string{"problem no_webhooks: restart", "problem certificate_unusable: openssl x509 -noout -pubkey -in " + file}},
+		"erased content": {func(d *doctor.Config) {
+			d.Settings.DataDir, d.Settings.MaxStore = t.TempDir(), 1<<20
+			if err := (embedded.Erased{Stream: "VERSIVE", Sequences: []uint64{1}}).Schedule(d.Settings.DataDir); err != nil {
+				t.Error(err)
+			}
+		}, []string{"warning erased_content: systemctl restart versive-ingress", "unknown unanswered: INGRESS_DATA_DIR"}},
+		"no broker": {func(d *doctor.Config) { d.Settings.NATSListen = "127.0.0.1:1" }, []string{"unknown broker_unreachable: versive-ingress serve"}},
+		"no TLS":    {func(d *doctor.Config) { d.Settings.TLSCert, d.Settings.TLSKey = file, file }, []string{"problem no_webhooks: restart", "problem certificate_unusable: openssl x509 -noout -pubkey -in " + file}},
 		"an old secret": {func(d *doctor.Config) {
 			d.Settings.AdminListen = fakeAdmin(t, fmt.Sprintf(started+verified, old, old, now))
 		}, []string{"warning secret_unused: remove secret 1 (01234567)"}},
