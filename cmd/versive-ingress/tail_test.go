@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 )
 
 // tail shows what is stored from its start on, once and in its order, while
-// the broker goes and comes back.
+// the broker goes and comes back, which the standard error reports.
 func TestTailAcrossRestart(t *testing.T) {
 	t.Parallel()
 	config := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
@@ -60,7 +61,9 @@ func TestTailAcrossRestart(t *testing.T) {
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err != nil || log.String() != "" {
+	err = cmd.Wait()
+	lost, back := strings.Count(log.String(), "broker at "+broker.URL()+" is lost: "), strings.Count(log.String(), ": connected to the broker again\n")
+	if err != nil || lost != 2 || back != 2 || strings.Count(log.String(), "\n") != 4 {
 		t.Errorf("%v: %s", err, &log)
 	}
 }

@@ -28,8 +28,9 @@ type Connection struct {
 }
 
 // Dial reads the settings of serve from the environment, checks those about the
-// broker, and calls Open. If the broker denies a request, the connection is closed and
-// the standard error has the reason.
+// broker, and calls Open. The standard error has what the command waits for when the
+// connection is lost. If the broker denies a request, the connection is closed and the
+// standard error has the reason.
 func Dial(ctx context.Context, name string) (*Connection, error) {
 	s, err := config.Read()
 	if err != nil {
@@ -38,7 +39,16 @@ func Dial(ctx context.Context, name string) (*Connection, error) {
 	if err := s.CheckBroker(); err != nil {
 		return nil, err
 	}
-	return Open(ctx, s, name, nats.ErrorHandler(denied))
+	address := publish.Addresses(Endpoint(s).Address())
+	return Open(ctx, s, name, nats.ErrorHandler(denied),
+		nats.PingInterval(5*time.Second), // to notice a broker that hangs
+		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
+			if err != nil { // nil if it was closed here
+				fmt.Fprintf(os.Stderr, "versive-ingress: the connection to the broker at %s is lost: %v; waiting for it to accept connections\n", address, err)
+			}
+		}),
+		nats.ReconnectHandler(func(*nats.Conn) { fmt.Fprintln(os.Stderr, "versive-ingress: connected to the broker again") }),
+	)
 }
 
 // denied closes the connection if its user lacks a permission. The broker reports that
