@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -67,6 +68,9 @@ func (o Options) targets() (targets []Target, err error) {
 			in = file
 		}
 		for id, err := range terminal.ReadIDs(in, schema.MaxIDLen) {
+			if err == nil && !strings.ContainsAny(id, "0123456789") { // it may be in every quarantined webhook
+				err = fmt.Errorf("%q has no digit, and may be the title of a column; remove the line, or erase an interview of that id by --interview", id)
+			}
 			if err != nil {
 				return nil, fmt.Errorf("--from-file %s: %w", o.FromFile, err)
 			}
@@ -91,18 +95,18 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	var record []io.Writer
+	file, record := io.Discard, io.Discard
 	text := o.Out
 	if o.JSON {
-		record, text = append(record, o.Out), o.Notes
+		record, text = o.Out, o.Notes
 	}
-	if o.Record != "" { // opened now, because an erasure cannot be undone
-		file, err := os.OpenFile(o.Record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if o.Record != "" {
+		f, err := os.OpenFile(o.Record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 		if err != nil {
 			return fmt.Errorf("--record: %w", err)
 		}
-		defer file.Close()
-		record = append(record, synced{file})
+		defer f.Close()
+		file = synced{f}
 	}
 	c, err := broker.Dial(ctx, "erase")
 	if err != nil {
@@ -122,6 +126,10 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
+	// A line before the erasure, which cannot be undone: no kill and no full disk hides who has begun it.
+	if err := e.record(file, o.Reason, outcome{pending: true}); err != nil {
+		return fmt.Errorf("nothing was erased: --record: %w", err)
+	}
 	progress := terminal.NewProgress(o.Notes, terminal.IsTerminal(o.Notes))
 	progress.Expect(uint64(len(found)))
 	err = e.Run(ctx, found, progress.Add)
@@ -129,11 +137,12 @@ func Run(ctx context.Context, o Options) error {
 	if len(found) > 0 {
 		fmt.Fprintf(text, "erased: %d\n", e.erased())
 	}
-	verified := false
+	var end outcome
 	if err == nil {
-		verified, err = settle(ctx, c, text, e.overwritten)
+		end.Verified, err = settle(ctx, c, text, e.overwritten)
+		end.Complete = err == nil
 	}
-	if failed := e.record(io.MultiWriter(record...), o.Reason, err == nil, verified); failed != nil {
+	if failed := e.record(io.MultiWriter(file, record), o.Reason, end); failed != nil {
 		err = errors.Join(err, fmt.Errorf("writing the record: %w", failed))
 	}
 	if len(found) > 0 {
@@ -147,17 +156,34 @@ type synced struct{ *os.File }
 
 func (s synced) Write(text []byte) (int, error) {
 	n, err := s.File.Write(text)
-	return n, errors.Join(err, s.Sync())
+	if err == nil {
+		return n, s.Sync()
+	}
+	if end, failed := s.Seek(0, io.SeekEnd); failed == nil {
+		_ = s.Truncate(end - int64(n)) // a part of a line would make the next one unreadable
+	}
+	return 0, err
 }
 
-// record writes a line of JSON for each target, which docs/commands.md describes.
-func (e *Erasure) record(w io.Writer, reason string, complete, verified bool) error {
+// An outcome is that of the whole command, which each line of the record has.
+type outcome struct {
+	Complete bool `json:"complete"`
+	Verified bool `json:"verified"`
+	pending  bool // the erasure has not begun
+}
+
+// record writes a line of JSON for each target, which docs/commands.md describes; if the
+// erasure has not begun, for each target with matches.
+func (e *Erasure) record(w io.Writer, reason string, of outcome) error {
 	now, name := time.Now().UTC(), os.Getenv("SUDO_USER")
 	if u, err := user.Current(); err == nil {
 		name = cmp.Or(name, u.Username)
 	}
 	var lines []byte
 	for i, t := range e.targets {
+		if of.pending && e.counts[i].Left == 0 {
+			continue
+		}
 		line, err := json.Marshal(struct {
 			Time      time.Time `json:"time"`
 			User      string    `json:"user"`
@@ -165,9 +191,8 @@ func (e *Erasure) record(w io.Writer, reason string, complete, verified bool) er
 			Interview string    `json:"interview,omitzero"`
 			Study     string    `json:"study,omitzero"`
 			Counts
-			Complete bool `json:"complete"`
-			Verified bool `json:"verified"`
-		}{now, cmp.Or(name, fmt.Sprint("uid ", os.Getuid())), reason, t.Interview, t.Study, e.counts[i], complete, verified})
+			outcome
+		}{now, cmp.Or(name, fmt.Sprint("uid ", os.Getuid())), reason, t.Interview, t.Study, e.counts[i], of})
 		if err != nil {
 			return err
 		}

@@ -42,11 +42,13 @@ type Counts struct {
 	Quarantined  int `json:"quarantined"`
 	DeadLetters  int `json:"dead_letters"`
 	ErasedBefore int `json:"erased_before"` // events, by earlier erasures
-	Left         int `json:"left"`          // that may not be erased
+	Left         int `json:"left"`          // that were found and are not erased
 }
 
+// add counts a message that was found as erased.
 func (c *Counts) add(kind schema.Kind) {
 	*[...]*int{&c.Events, &c.Quarantined, &c.DeadLetters}[kind]++
+	c.Left--
 }
 
 // An Erasure removes what is stored of some targets.
@@ -57,7 +59,7 @@ type Erasure struct {
 	ids     words          // of the targets
 	eraser  publish.Eraser
 
-	counts     []Counts       // by target, of what Run has erased
+	counts     []Counts       // by target, of what Find has found and Run has erased
 	events     map[string]int // targets by the svix-ids of their events, erased ones included
 	tombstones []int          // by target, in the event stream
 	// overwritten holds the sequences of what was erased, by this erasure and by
@@ -111,7 +113,20 @@ func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 		return nil, err
 	}
 	events, err := e.findEvents(ctx)
-	return slices.Concat(events, quarantined, dead), err
+	if err != nil {
+		return nil, err
+	}
+	found := slices.Concat(events, quarantined, dead)
+	for i := range e.counts {
+		e.counts[i].Left = 0
+		if e.erased() == 0 {
+			e.counts[i].ErasedBefore = e.tombstones[i]
+		}
+	}
+	for _, t := range found {
+		e.counts[t.target].Left++
+	}
+	return found, nil
 }
 
 // maxFilters is the number of targets up to which the events of each are read by their
@@ -147,16 +162,20 @@ func (e *Erasure) findOn(ctx context.Context, subjects ...string) (found []Match
 
 // find looks through one stream, and notes what was overwritten there.
 func (e *Erasure) find(ctx context.Context, selection subscribe.Selection) (found []Match, err error) {
-	kind, last := selection.Kind, uint64(0)
+	kind, last, stored := selection.Kind, uint64(0), make(map[uint64]bool)
 	for m, err := range e.conn.Source.Range(ctx, selection) {
 		if err != nil {
 			return nil, err
 		}
-		if match, ok := e.inspect(kind, m); ok {
+		match, ok := e.inspect(kind, m)
+		copies := publish.ErasedCopies(m.Header)
+		if ok {
 			match.Header, match.Data = nil, nil
-			found = append(found, match)
+			found, stored[m.Sequence] = append(found, match), true
+		} else if kind == schema.KindEvent && slices.ContainsFunc(copies, func(copied uint64) bool { return stored[copied] }) {
+			e.tombstones[match.target]-- // an erasure was interrupted before it deleted the copy
 		}
-		e.overwritten[kind] = append(e.overwritten[kind], publish.ErasedCopies(m.Header)...)
+		e.overwritten[kind] = append(e.overwritten[kind], copies...)
 		for missing := last + 1; kind != schema.KindEvent && last > 0 && missing < m.Sequence; missing++ {
 			e.overwritten[kind] = append(e.overwritten[kind], missing)
 		}
@@ -259,15 +278,11 @@ const maxErrors = 10
 // It calls done for each match. If it is interrupted, another erasure of the same targets
 // erases the rest.
 func (e *Erasure) Run(ctx context.Context, found []Match, done func()) error {
-	for i := range e.counts {
-		e.counts[i].ErasedBefore = e.tombstones[i]
-	}
 	for pass := 0; len(found) > 0; pass++ {
 		if pass == passes {
-			e.leave(found)
 			return fmt.Errorf("%s keep coming: %s after %d passes; run it again", e, terminal.Plural(len(found), "message", "messages"), passes)
 		}
-		var left []Match
+		left := 0
 		var failed []error
 		for i, t := range found {
 			err := e.erase(ctx, t)
@@ -276,19 +291,18 @@ func (e *Erasure) Run(ctx context.Context, found []Match, done func()) error {
 				done()
 				continue
 			}
-			if left = append(left, t); len(failed) < maxErrors {
+			if left++; len(failed) < maxErrors {
 				failed = append(failed, err)
 			}
 			// A broker that is away or full would keep the others waiting, too.
 			failure, ok := errors.AsType[*publish.Error](err)
 			if ok && failure.Reason() != "refused" || errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-				left = append(left, found[i+1:]...)
+				left += len(found[i+1:])
 				break
 			}
 		}
-		if len(left) > 0 {
-			e.leave(left)
-			return fmt.Errorf("%d of %d messages may be left: %w", len(left), len(found), errors.Join(failed...))
+		if left > 0 {
+			return fmt.Errorf("%d of %d messages may be left: %w", left, len(found), errors.Join(failed...))
 		}
 		var err error
 		if found, err = e.Find(ctx); err != nil {
@@ -296,12 +310,6 @@ func (e *Erasure) Run(ctx context.Context, found []Match, done func()) error {
 		}
 	}
 	return nil
-}
-
-func (e *Erasure) leave(left []Match) {
-	for _, t := range left {
-		e.counts[t.target].Left++
-	}
 }
 
 func (e *Erasure) erase(ctx context.Context, t Match) error {
