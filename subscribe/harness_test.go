@@ -162,12 +162,21 @@ func start(t testing.TB, source subscribe.Source, c subscribe.Consumer) (stop fu
 // one.
 func (s *system) isDone(t testing.TB, durable string) bool {
 	t.Helper()
-	consumer, err := s.js.Consumer(t.Context(), "VERSIVE", durable)
+	info, err := s.consumerInfo(t, "VERSIVE", durable)
+	return err == nil && info.NumAckPending == 0 && info.NumPending == 0 && info.Delivered.Consumer > 0
+}
+
+// consumerInfo returns the state of a consumer. It does not wait long: a request gets no
+// answer while the consumer has no leader, or while the broker starts.
+func (s *system) consumerInfo(t testing.TB, stream, durable string) (*jetstream.ConsumerInfo, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	consumer, err := s.js.Consumer(ctx, stream, durable)
 	if err != nil {
-		return false
+		return nil, err
 	}
-	info := consumer.CachedInfo()
-	return info.NumAckPending == 0 && info.NumPending == 0 && info.Delivered.Consumer > 0
+	return consumer.CachedInfo(), nil
 }
 
 func (s *system) awaitDone(t testing.TB, durable string) {

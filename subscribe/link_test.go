@@ -24,6 +24,7 @@ func TestConsumeSurvivesARestart(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
 	s := newSystemIn(t, cfg)
+	s.source.JetStream = impatient(t, s.js)
 	s.storeMany(t, 30)
 	var got record
 	c := got.consumer()
@@ -57,11 +58,23 @@ func TestConsumeSurvivesARestart(t *testing.T) {
 	}
 }
 
+// impatient returns js with a short timeout. A broker that starts loses requests, so Consume
+// repeats them after the timeout.
+func impatient(t *testing.T, js jetstream.JetStream) jetstream.JetStream {
+	t.Helper()
+	js, err := jetstream.New(js.Conn(), jetstream.WithDefaultTimeout(2*time.Second))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return js
+}
+
 // Consume waits for a broker that is away when it begins.
 func TestConsumeWaitsForTheBroker(t *testing.T) {
 	t.Parallel()
 	cfg := embedded.Config{Dir: t.TempDir(), Listen: embeddedtest.FreeAddress(t)}
 	s := newSystemIn(t, cfg)
+	s.source.JetStream = impatient(t, s.js)
 	s.storeMany(t, 3)
 	s.Stop()
 	var got record

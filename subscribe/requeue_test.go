@@ -48,8 +48,8 @@ func (s *system) letters(t testing.TB) (list []subscribe.Message) {
 func (s *system) awaitSettled(t testing.TB, durable string) {
 	t.Helper()
 	embeddedtest.Await(t, "the requests are settled", func() bool {
-		consumer, err := s.js.Consumer(t.Context(), "VERSIVE_DEAD", durable)
-		return err == nil && consumer.CachedInfo().NumAckPending == 0 && consumer.CachedInfo().NumPending == 0
+		info, err := s.consumerInfo(t, "VERSIVE_DEAD", durable)
+		return err == nil && info.NumAckPending == 0 && info.NumPending == 0
 	})
 	for _, m := range read(t, s.source, subscribe.Selection{Kind: schema.KindDead}) {
 		if schema.RequeuedLetter(m.Header) > 0 {
@@ -115,7 +115,7 @@ func TestRequeueFailsAgain(t *testing.T) {
 	reason := atomic.Pointer[string]{}
 	reason.Store(new("first"))
 	c := got.consumer()
-	c.Attempts = 3
+	c.Attempts, c.AckWait = 3, 5*time.Second // a request that was delivered to the consumer that stops waits as long
 	c.Event = func(_ context.Context, event schema.Event, m subscribe.Message) error {
 		got.add(event.ID)
 		if *reason.Load() != "" {

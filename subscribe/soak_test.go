@@ -28,6 +28,7 @@ var soakKinds = []string{"transaction", "plain", "bare"}
 // kinds run, which are killed and restarted at random. In the end each has done its
 // work for exactly the ids that were answered 2xx.
 func TestSoak(t *testing.T) {
+	t.Parallel()
 	s := newSystem(t)
 	const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 	handler, err := ingest.New(ingest.Config{

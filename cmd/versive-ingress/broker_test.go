@@ -26,7 +26,7 @@ func TestBrokerLostAndBack(t *testing.T) {
 	s.PublishTimeout = 500 * time.Millisecond
 	run(t, s)
 
-	l := startLoad(t, s, 8)
+	l := startLoad(t, s, 8, 10*time.Millisecond)
 	for range 2 {
 		l.awaitAccepted(t, 100)
 		broker.Stop()

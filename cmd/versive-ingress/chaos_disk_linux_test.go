@@ -199,7 +199,7 @@ func cutPower(r *round) {
 // fillDisk takes the space of the disk under load. While there is none, the ingress
 // may end, by itself or not. It accepts webhooks when there is space again.
 func fillDisk(r *round) {
-	d := r.onDisk(&storm{senders: 24})
+	d := r.onDisk(&storm{senders: 24, think: 5 * time.Millisecond})
 	d.times(6, func() {
 		d.disk.Fill(d.random.Int64N(4 << 20))
 		d.storm.awaitRefused(d)

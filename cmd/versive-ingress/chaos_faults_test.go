@@ -85,7 +85,7 @@ func killBroker(r *round) {
 	broker := launchBroker(r, config)
 	r.launch(s)
 	awaitReady(r, s)
-	r.begin(&storm{senders: 24}, s)
+	r.begin(&storm{senders: 24, think: 5 * time.Millisecond}, s)
 	r.times(4, func() {
 		r.pause(0, 30*time.Millisecond)
 		kill(broker)
@@ -162,7 +162,7 @@ func (r *round) tamper(share float64, fate func(*rand.Rand) verdict) {
 	r.launch(s)
 	awaitReady(r, s)
 	armed.Store(true)
-	r.begin(&storm{senders: 24}, s)
+	r.begin(&storm{senders: 24, think: 5 * time.Millisecond}, s)
 	embeddedtest.Await(r, "all the faults", func() bool { return staged.Load() >= wanted })
 	awaitReady(r, s)
 	r.settle()
@@ -176,7 +176,7 @@ func hangUp(r *round) {
 	s := r.settings()
 	r.launch(s)
 	awaitReady(r, s)
-	r.begin(&storm{senders: 24, hangUps: 0.5}, s)
+	r.begin(&storm{senders: 24, think: 5 * time.Millisecond, hangUps: 0.5}, s)
 	n := 300
 	if r.long {
 		n = 3000
@@ -198,7 +198,7 @@ func twoIngresses(r *round) {
 	cmd := r.launch(other)
 	awaitReady(r, s)
 	awaitReady(r, other)
-	r.begin(&storm{senders: 24, twins: 0.5}, s, other)
+	r.begin(&storm{senders: 24, think: 5 * time.Millisecond, twins: 0.5}, s, other)
 	r.times(3, func() {
 		r.pause(0, 100*time.Millisecond)
 		kill(cmd)

@@ -21,7 +21,7 @@ func failWrites(r *round) {
 	s := r.settings()
 	cmd := r.launch(s)
 	awaitReady(r, s)
-	r.begin(&storm{senders: 24}, s)
+	r.begin(&storm{senders: 24, think: 5 * time.Millisecond}, s)
 	r.times(2, func() {
 		lift := limitFiles(r, cmd, largestFile(r, s.DataDir)+r.random.Int64N(64<<10))
 		r.storm.awaitRefused(r)

@@ -63,11 +63,7 @@ func (r *round) site() *cluster {
 		awaitReady(r, s)
 	}
 	_, c.js = u.connect(t, strings.Join(clients, ","), u.operator)
-	think := 5 * time.Millisecond
-	if !r.long { // for the processor's sake
-		think *= 10
-	}
-	r.begin(&storm{think: think}, site...)
+	r.begin(&storm{think: 5 * time.Millisecond}, site...)
 	return c
 }
 

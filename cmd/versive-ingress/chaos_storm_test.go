@@ -77,6 +77,9 @@ func (r *round) begin(s *storm, ingresses ...config.Settings) {
 	if s.senders == 0 {
 		s.senders = 12
 	}
+	if !r.long { // for the processor's sake
+		s.think *= 10
+	}
 	transport := &http.Transport{MaxIdleConnsPerHost: s.senders}
 	s.client = &http.Client{Transport: transport, Timeout: config.SenderTimeout}
 

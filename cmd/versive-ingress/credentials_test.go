@@ -155,7 +155,7 @@ func TestCredentialsExpire(t *testing.T) {
 		return err == nil
 	})
 	overwrite(t, s.NATSCreds, authority.user(t, time.Time{}))
-	l := startLoad(t, s, 2)
+	l := startLoad(t, s, 2, 10*time.Millisecond)
 	embeddedtest.Await(t, "the connection is back", func() bool {
 		return strings.Contains(sys.log.String(), "broker connection is back")
 	})

@@ -20,8 +20,8 @@ import (
 
 var drill = flag.Duration("drill", 150*time.Millisecond, "how long each phase of a rotation lasts")
 
-// A barrage is senders that post as fast as they can, and count. What they
-// share is changed under way.
+// A barrage is senders that post one webhook after another, with a short pause, and
+// count. What they share is changed under way.
 type barrage struct {
 	secret     atomic.Pointer[string] // signs
 	answered   []atomic.Int64         // by sender
@@ -46,6 +46,7 @@ func startBarrage(t testing.TB, senders int, secret string, post func(secret str
 					b.complaints.Store(err.Error(), true)
 				}
 				b.answered[i].Add(1)
+				time.Sleep(10 * time.Millisecond)
 			}
 		})
 	}

@@ -163,7 +163,7 @@ func buildWithEventTypes(t *testing.T) string {
 		t.Fatal(err)
 	}
 	bin := filepath.Join(dir, "bin")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin+"/", "./cmd/versive-ingress", "./consumer")
+	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags=-s -w", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin+"/", "./cmd/versive-ingress", "./consumer")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)

@@ -116,7 +116,7 @@ func TestForwardKilled(t *testing.T) {
 	s := edgeSettings(t, link)
 	process, _ := launch(t, "versive-ingress", s)
 	awaitReady(t, s)
-	l := startLoad(t, s, 8)
+	l := startLoad(t, s, 8, 10*time.Millisecond)
 	for range 3 {
 		l.awaitAccepted(t, 150)
 		kill(broker)

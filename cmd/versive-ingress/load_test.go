@@ -26,7 +26,9 @@ type load struct {
 	wrong    []string          // answers that must not be
 }
 
-func startLoad(t testing.TB, s config.Settings, senders int) *load {
+// startLoad starts senders that pause between two webhooks: without it, a test that waits
+// for something else would take the processor from all others.
+func startLoad(t testing.TB, s config.Settings, senders int, pause time.Duration) *load {
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{accepted: make(map[string]uint64)}
 	var wg sync.WaitGroup
@@ -37,6 +39,7 @@ func startLoad(t testing.TB, s config.Settings, senders int) *load {
 				for !l.post(s, id) && ctx.Err() == nil {
 					time.Sleep(20 * time.Millisecond) // as Retry-After asks, only sooner
 				}
+				time.Sleep(pause)
 			}
 		})
 	}

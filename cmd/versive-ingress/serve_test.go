@@ -26,7 +26,7 @@ func TestEndUnderLoad(t *testing.T) {
 			s := newSettings(t)
 			cmd, log := launch(t, "versive-ingress", s)
 			awaitReady(t, s)
-			l := startLoad(t, s, 8)
+			l := startLoad(t, s, 8, 0)
 			l.awaitAccepted(t, 100)
 			if err := cmd.Process.Signal(signal); err != nil {
 				t.Fatal(err)

@@ -139,7 +139,7 @@ func upgradeInTurn(t *testing.T, ingresses []config.Settings, connect func() jet
 	awaitAll()
 	through := ingresses[0]
 	through.Listen = address
-	l := startLoad(t, through, 4)
+	l := startLoad(t, through, 4, 20*time.Millisecond)
 	for i := range ingresses {
 		l.awaitAccepted(t, 50)
 		stop[i]()

@@ -15,10 +15,14 @@ const Timeout = 2 * time.Minute
 // with what was awaited.
 func Await(t testing.TB, what string, condition func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(Timeout); !condition(); time.Sleep(5 * time.Millisecond) {
-		if time.Now().After(deadline) {
+	for began := time.Now(); !condition(); {
+		waited := time.Since(began)
+		if waited > Timeout {
 			t.Fatalf("not within %v: %s", Timeout, what)
 		}
+		// A condition can cost a scrape or the reading of a stream, and many tests wait
+		// concurrently: the longer one has waited, the less often it looks.
+		time.Sleep(min(2*time.Millisecond+waited/10, 50*time.Millisecond))
 	}
 }
 
