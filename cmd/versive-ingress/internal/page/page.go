@@ -13,13 +13,13 @@ import (
 	"embed"
 	"html/template"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/singleflight"
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 )
@@ -40,8 +40,8 @@ type Page struct {
 	history history
 	doctor  checkup
 
-	mu     sync.Mutex // held while the status is read, so that concurrent requests share one
-	latest *Status    // guarded by mu
+	reading singleflight.Group // so that concurrent requests share one status
+	latest  *Status            // nil before the first; only what reading does uses it
 }
 
 // statusAge is how old a status may be when it is served again.

@@ -81,14 +81,16 @@ type Stream struct {
 	Replicas      int        `json:"replicas"`
 }
 
-// look returns the status, which may be as old as statusAge.
+// look returns the status, which may be as old as statusAge. It may be older if the
+// request has waited for it.
 func (p *Page) look(r *http.Request) *Status {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.latest == nil || time.Since(p.latest.Time) > statusAge {
-		p.latest = p.read(context.WithoutCancel(r.Context())) // others get it, too
-	}
-	return p.latest
+	s, _, _ := p.reading.Do("", func() (any, error) {
+		if p.latest == nil || time.Since(p.latest.Time) > statusAge {
+			p.latest = p.read(context.WithoutCancel(r.Context())) // others get it, too
+		}
+		return p.latest, nil
+	})
+	return s.(*Status)
 }
 
 func (p *Page) read(ctx context.Context) *Status {
