@@ -99,7 +99,7 @@ func (e Eraser) eraseSubject(ctx context.Context, kind schema.Kind, subject stri
 	if err != nil {
 		return nil, err
 	}
-	last, err := lastOn(ctx, stream, subject)
+	last, err := LastMessage(ctx, stream, subject)
 	if err == nil {
 		err = e.putTombstone(ctx, stream, Copy{kind, subject, last.Sequence})
 	}
@@ -213,7 +213,7 @@ func (e Eraser) putTombstone(ctx context.Context, stream jetstream.Stream, c Cop
 	msg := &nats.Msg{Subject: c.Subject, Header: tombstone.Header}
 	msg.Header.Set(jetstream.MsgIDHeader, tombstone.ID)
 	for wait := time.Duration(0); ; wait = tombstoneWait {
-		last, err := lastOn(ctx, stream, c.Subject)
+		last, err := LastMessage(ctx, stream, c.Subject)
 		if err == nil && schema.IsTombstone(last.Header) {
 			return nil
 		}
@@ -264,9 +264,9 @@ func (e Eraser) tombstoneError(stream jetstream.Stream, subject string, err erro
 	return fmt.Errorf("putting a tombstone on %s: %w", subject, failure)
 }
 
-// lastOn returns the last message on a subject, which has the sequence 0 if there is
+// LastMessage returns the last message on a subject, which has the sequence 0 if there is
 // none.
-func lastOn(ctx context.Context, stream jetstream.Stream, subject string) (*jetstream.RawStreamMsg, error) {
+func LastMessage(ctx context.Context, stream jetstream.Stream, subject string) (*jetstream.RawStreamMsg, error) {
 	last, err := stream.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {
 		return &jetstream.RawStreamMsg{}, nil

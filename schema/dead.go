@@ -91,10 +91,14 @@ func Requeue(consumer, id string, sequence uint64) Message {
 	}
 }
 
-// RequeueFilter returns the subject, with a wildcard, of the requests to a consumer,
-// given the first token of the events' subjects.
+// RequeueFilter returns the subject, with wildcards, of the requests to a consumer, or to
+// all if that is "", given the first token of the events' subjects.
 func RequeueFilter(prefix, consumer string) string {
-	return KindDead.Prefix(prefix) + "." + Escape(consumer) + "." + requeueToken + ".*"
+	token := "*"
+	if consumer != "" {
+		token = Escape(consumer)
+	}
+	return KindDead.Prefix(prefix) + "." + token + "." + requeueToken + ".*"
 }
 
 // RequeuedLetter returns the sequence of the dead letter that a request names, or 0 if

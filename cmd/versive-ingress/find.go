@@ -14,6 +14,7 @@ import (
 
 func findCommand() *cobra.Command {
 	var asJSON bool
+	var f find.Finder
 	cmd := &cobra.Command{
 		Use:   "find ID",
 		Short: "Find an event, an interview or a study, and which consumers have it",
@@ -28,10 +29,13 @@ The broker reports how many events a consumer has received and not acknowledged
 "delivered, acknowledged unless among the ack pending". "Not selected" means
 that the consumer begins with later events or reads other subjects.
 
-Of several events, such as those of a study, the newest 10 are listed. Webhooks
-in the quarantine and dead letters are found by a svix-id; for an interview or a
-study, the newest 1000 of each are searched. docs/commands.md describes the
-members of --json.
+Of several events, such as those of a study, the newest 10 are listed. If
+nothing has the id as its svix-id, the whole quarantine and all dead letters are
+searched for the interview or the study.
+
+With --organization, everything that is printed is of one organization, except
+for the lag of consumers. The headers of all events of the interview or the
+study are read for it. docs/commands.md describes the members of --json.
 
 ` + aboutSettings + `
 
@@ -41,12 +45,16 @@ EXIT STATUS
   2  nothing is stored under the id`,
 		Example: `  versive-ingress find msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa
   versive-ingress find 3fa85f64-5717-4562-b3fc-2c963f66afa6
+  versive-ingress find study_123 --organization acme
   versive-ingress find study_123 --json | jq '.consumers[] | {consumer, waiting}'`,
 		Args: cobra.ExactArgs(1),
 		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := checkSet(cmd); err != nil {
+				return err
+			}
 			id := strings.TrimSpace(args[0])
 			if id == "" {
 				return errors.New("want a svix-id, an interview id or a study id")
@@ -57,7 +65,7 @@ EXIT STATUS
 				return err
 			}
 			defer c.Close()
-			f := find.Finder{Source: c.Source}
+			f.Source = c.Source
 			reports, err := f.Find(ctx, id)
 			switch {
 			case err != nil:
@@ -67,9 +75,13 @@ EXIT STATUS
 				if err != nil {
 					return err
 				}
-				text := fmt.Sprintf("nothing is stored under the id %q", id)
+				text, suggest := "nothing", "did you mean"
+				if f.Organization != "" {
+					text, suggest = "nothing of organization "+f.Organization, "without --organization, there is"
+				}
+				text += fmt.Sprintf(" is stored under the id %q", id)
 				if len(similar) > 0 {
-					text += "; did you mean " + terminal.Printable([]byte(strings.Join(similar, ", ")))
+					text += "; " + suggest + " " + terminal.Printable([]byte(strings.Join(similar, ", ")))
 				}
 				return status2{errors.New(text)}
 			case asJSON:
@@ -78,6 +90,7 @@ EXIT STATUS
 			return find.Print(cmd.OutOrStdout(), reports)
 		},
 	}
+	addOrganization(cmd, &f.Organization)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print one JSON object a line")
 	return cmd
 }

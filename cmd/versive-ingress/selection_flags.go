@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"versive-ingress/cmd/versive-ingress/internal/replay"
+	"versive-ingress/schema"
 )
 
 const (
@@ -23,7 +24,13 @@ func addFilter(cmd *cobra.Command, f *replay.Selection) {
 	flags.StringVar(&f.Study, "study", "", "only events of the study with this id")
 	flags.StringVar(&f.Interview, "interview", "", "only events of the interview with this id")
 	flags.StringVar(&f.Type, "type", "", "only events of this type, such as interview.completed")
-	flags.StringVar(&f.Organization, "organization", "", "only events of this organization, and erasures of which it is not known")
+	addOrganization(cmd, &f.Organization)
+}
+
+// addOrganization adds the flag that chooses events by organization, which checkSet checks.
+func addOrganization(cmd *cobra.Command, organization *string) {
+	cmd.Flags().StringVar(organization, "organization", "", "only events of this organization, and erasures of which it is not known")
+	_ = cmd.RegisterFlagCompletionFunc("organization", cobra.NoFileCompletions)
 }
 
 // addBounds adds the flags that choose a range of the stream.
@@ -38,7 +45,7 @@ func addBounds(cmd *cobra.Command, f *replay.Selection) {
 }
 
 // checkSet refuses a flag that is set to nothing, which may be a script's empty
-// variable, or to 0.
+// variable, or to 0, and the name of an organization that none can have.
 func checkSet(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
 		switch value := f.Value.String(); {
@@ -46,6 +53,8 @@ func checkSet(cmd *cobra.Command) (err error) {
 			err = fmt.Errorf("--%s: want a value", f.Name)
 		case value == "0" && f.Value.Type() != "string":
 			err = fmt.Errorf("--%s 0: want more than 0", f.Name)
+		case f.Name == "organization" && !schema.ValidOrganization(value):
+			err = fmt.Errorf("--organization %q: want lower-case letters, digits and hyphens, as before the colon of a secret", value)
 		}
 	})
 	return err

@@ -1,6 +1,7 @@
 package find
 
 import (
+	"cmp"
 	"context"
 	"math"
 	"slices"
@@ -54,8 +55,30 @@ type consumer struct {
 	noneAcknowledged func() (bool, error)
 }
 
-func (f Finder) readConsumers(ctx context.Context, stream jetstream.Stream) ([]consumer, error) {
-	states, err := publish.ReadConsumers(ctx, stream, math.MaxInt)
+// readConsumers adds to the reports how far each consumer is with their events.
+func (f Finder) readConsumers(ctx context.Context, stream jetstream.Stream, reports []Report) error {
+	var consumers []consumer
+	for i, kind := range kinds {
+		r := &reports[i]
+		if r.Events == 0 {
+			continue
+		}
+		if consumers == nil {
+			var err error
+			if consumers, err = f.consumers(ctx, stream); err != nil {
+				return err
+			}
+		}
+		if err := f.addReadings(ctx, stream, consumers, kind.subject(r.ID), r); err != nil {
+			return err
+		}
+		r.List = r.List[max(0, len(r.List)-Listed):]
+	}
+	return nil
+}
+
+func (f Finder) consumers(ctx context.Context, stream jetstream.Stream) ([]consumer, error) {
+	states, err := publish.ReadConsumers(ctx, stream, cmp.Or(f.MaxConsumers, math.MaxInt))
 	if err != nil {
 		return nil, err
 	}
@@ -137,7 +160,7 @@ func (f Finder) addReadings(ctx context.Context, stream jetstream.Stream, consum
 					reading.DeadLettered++
 				}
 			}
-			for _, e := range r.List {
+			for i, e := range r.List {
 				state, err := c.state(e)
 				if err != nil {
 					return err
@@ -148,9 +171,11 @@ func (f Finder) addReadings(ctx context.Context, stream jetstream.Stream, consum
 				if letters[e.Sequence] && state != NotSelected {
 					state = DeadLettered
 				}
-				mu.Lock()
-				e.Consumers[c.Name] = state
-				mu.Unlock()
+				if i >= len(r.List)-Listed {
+					mu.Lock()
+					e.Consumers[c.Name] = state
+					mu.Unlock()
+				}
 			}
 			if all {
 				return nil

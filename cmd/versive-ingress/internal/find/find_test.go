@@ -42,10 +42,11 @@ func body(study, interview string) []byte {
 
 // A stored message, as nats.go reads it.
 type stored struct {
-	subject  string
-	sequence uint64
-	time     time.Time
-	erased   bool
+	subject      string
+	sequence     uint64
+	time         time.Time
+	organization string
+	erased       bool
 }
 
 func (s stored) token(i int) string { return strings.Split(s.subject, ".")[i] }
@@ -71,7 +72,10 @@ func readStream(t *testing.T, js jetstream.JetStream) (all []stored) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		all = append(all, stored{m.Subject(), metadata.Sequence.Stream, metadata.Timestamp.UTC(), len(m.Headers()["Ingress-Erased"]) > 0})
+		all = append(all, stored{
+			m.Subject(), metadata.Sequence.Stream, metadata.Timestamp.UTC(),
+			strings.Join(m.Headers()["ce-organization"], " "), len(m.Headers()["Ingress-Erased"]) > 0,
+		})
 		if metadata.NumPending == 0 {
 			return all
 		}
@@ -125,8 +129,8 @@ func (r *reader) take(t *testing.T, n int, ack func(i int) bool) {
 	})
 }
 
-// Everything that is reported of events, interviews and studies agrees with what nats.go
-// reads and with what the consumers have done.
+// Everything that is reported of events, interviews and studies, of any organization and
+// of each, agrees with what nats.go reads and with what the consumers have done.
 func TestFind(t *testing.T) {
 	t.Parallel()
 	ctx, n := t.Context(), *events
@@ -164,6 +168,7 @@ func TestFind(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		m = m.WithOrganization([]string{"acme", "globex", ""}[random.IntN(3)])
 		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: m.Subject("versive"), Header: m.Header, Data: m.Data}); err != nil {
 			t.Fatal(err)
 		}
@@ -176,26 +181,43 @@ func TestFind(t *testing.T) {
 	readers["from"].take(t, n/3, always)
 	readers["late"].take(t, n/10, func(i int) bool { return i != 5 })
 	readers["filter"].take(t, n/10, always)
+	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 	for _, i := range []int{1, n / 2, n - 3} { // erased
 		s := readStream(t, js)[i]
-		eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 		if err := eraser.Erase(ctx, publish.Copy{Kind: schema.KindEvent, Subject: s.subject, Sequence: s.sequence}); err != nil {
 			t.Fatal(err)
 		}
 	}
 
+	// The tombstone of a webhook that was erased in the quarantine has no organization.
+	if err := eraser.PutTombstone(ctx, schema.KindEvent, "versive.interview.completed.study_1.unknown.msg_unknown"); err != nil {
+		t.Fatal(err)
+	}
+
 	all := readStream(t, js)
 	finder := find.Finder{Source: subscribe.Source{JetStream: js, Stream: "VERSIVE", Subject: "versive"}}
-	var slowest time.Duration
+	slowest := map[string]time.Duration{}
 	check := func(kind, id string, selected func(stored) bool) {
 		t.Helper()
-		began := time.Now()
-		reports, err := finder.Find(ctx, id)
-		slowest = max(slowest, time.Since(began))
-		if err != nil || len(reports) != 1 || reports[0].Kind != kind {
-			t.Fatalf("%s %s: %+v, %v", kind, id, reports, err)
+		for _, organization := range []string{"", "acme", "globex", "initech"} {
+			finder.Organization = organization
+			want := slices.DeleteFunc(slices.Clone(all), func(s stored) bool {
+				of := organization == "" || s.organization == organization || s.organization == "" && s.erased
+				return !selected(s) || !of
+			})
+			began := time.Now()
+			reports, err := finder.Find(ctx, id)
+			slowest[organization] = max(slowest[organization], time.Since(began))
+			switch {
+			case err != nil || len(reports) != min(1, len(want)):
+				t.Fatalf("%s %s of %q: %+v, %v; want %d", kind, id, organization, reports, err, len(want))
+			case len(want) == 0:
+			case reports[0].Kind != kind || reports[0].Organization != organization:
+				t.Fatalf("%s %s of %q: got %+v", kind, id, organization, reports[0])
+			default:
+				checkReport(t, reports[0], want, readers)
+			}
 		}
-		checkReport(t, reports[0], slices.DeleteFunc(slices.Clone(all), func(s stored) bool { return !selected(s) }), readers)
 	}
 	for range 15 {
 		s := all[random.IntN(len(all))]
@@ -206,7 +228,7 @@ func TestFind(t *testing.T) {
 		}
 		check("interview", interview, func(other stored) bool { return other.token(4) == s.token(4) })
 	}
-	edges := slices.Clone(all[len(all)-3:]) // the tombstones
+	edges := slices.Clone(all[len(all)-4:]) // the tombstones
 	for _, r := range readers {
 		info, err := r.consumer.Info(ctx)
 		if err != nil {
@@ -224,7 +246,7 @@ func TestFind(t *testing.T) {
 	for _, study := range []string{"study_0", "study_1", "study_3", "study_19"} {
 		check("study", study, func(other stored) bool { return other.token(3) == study })
 	}
-	t.Logf("%d events, %d consumers: the slowest of the ids took %v", n, len(readers), slowest)
+	t.Logf("%d events, %d consumers: the slowest of the ids took, by organization: %v", n, len(readers), slowest)
 
 	newest, err := finder.Newest(ctx, 50)
 	if err != nil {
@@ -255,7 +277,7 @@ func checkReport(t *testing.T, r find.Report, want []stored, readers map[string]
 	if r.Events != uint64(len(want)) || r.Interviews == nil || *r.Interviews != len(interviews) || !r.First.Equal(want[0].time) || !r.Last.Equal(want[len(want)-1].time) {
 		t.Errorf("%s %s: got %+v, want %d events", r.Kind, r.ID, r, len(want))
 	}
-	if (r.Erased == nil) != (len(want) > find.Listed) || r.Erased != nil && *r.Erased != erased {
+	if (r.Erased == nil) != (len(want) > find.Listed && r.Organization == "") || r.Erased != nil && *r.Erased != erased {
 		t.Errorf("%s %s: %v are erased, want %d", r.Kind, r.ID, r.Erased, erased)
 	}
 	for i, s := range want[max(0, len(want)-find.Listed):] {
@@ -263,7 +285,7 @@ func checkReport(t *testing.T, r find.Report, want []stored, readers map[string]
 			t.Fatalf("%s %s: %d events are listed", r.Kind, r.ID, len(r.List))
 		}
 		e := r.List[i]
-		if e.Stream != "VERSIVE" || e.Sequence != s.sequence || e.Subject != s.subject || !e.Time.Equal(s.time) || e.Erased != s.erased || schema.Escape(e.Interview) != s.token(4) {
+		if e.Stream != "VERSIVE" || e.Sequence != s.sequence || e.Subject != s.subject || !e.Time.Equal(s.time) || e.Erased != s.erased || e.Organization != s.organization || schema.Escape(e.Interview) != s.token(4) {
 			t.Errorf("%s %s: got %+v, want %+v", r.Kind, r.ID, e, s)
 		}
 		for name, reader := range readers {
@@ -340,6 +362,15 @@ func TestFindHeld(t *testing.T) {
 	put(t, js, schema.Quarantine("msg_q", later, problem, nil))
 	put(t, js, schema.Quarantine("msg_text", []byte("MARKER"), problem, nil))
 
+	put(t, js, schema.Quarantine("msg_acme", later, problem, nil).WithOrganization("acme"))
+	for i := range 1000 { // which came later
+		m := schema.Quarantine(fmt.Sprint("msg_later_", i), []byte("MARKER"), problem, nil)
+		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: m.Subject("versive"), Header: m.Header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awaitPublished(t, js)
+
 	describe := func(id string) (text []string) {
 		t.Helper()
 		reports, err := finder.Find(ctx, id)
@@ -350,6 +381,9 @@ func TestFindHeld(t *testing.T) {
 			text = append(text, fmt.Sprintf("%s: %d events", r.Kind, r.Events))
 			for _, h := range append(r.Quarantined, r.DeadLetters...) {
 				text = append(text, strings.TrimSpace(fmt.Sprintf("%s %d %s %s %s %v", h.Stream, h.Sequence, h.ID, h.Reason, h.Consumer, h.Erased)))
+				if h.Requeued != nil {
+					text = append(text, "requeued")
+				}
 			}
 			for _, e := range r.List {
 				text = append(text, fmt.Sprintf("%d %v", e.Sequence, e.Consumers))
@@ -363,10 +397,18 @@ func TestFindHeld(t *testing.T) {
 			t.Errorf("%s (-want +got):\n%s", id, diff)
 		}
 	}
-	const quarantined = "VERSIVE_QUARANTINE 1 msg_q unsupported_type  false"
+	const (
+		quarantined = "VERSIVE_QUARANTINE 1 msg_q unsupported_type  false"
+		ofAcme      = "VERSIVE_QUARANTINE 3 msg_acme unsupported_type  false"
+	)
 	expect("msg_q", "event: 0 events", quarantined)
-	expect("i_1", "interview: 0 events", quarantined)
-	expect("study_1", "study: 0 events", quarantined)
+	expect("i_1", "interview: 0 events", quarantined, ofAcme)
+	expect("study_1", "study: 0 events", quarantined, ofAcme)
+	finder.Organization = "acme"
+	expect("msg_q")
+	expect("msg_acme", "event: 0 events", ofAcme)
+	expect("study_1", "study: 0 events", ofAcme)
+	finder.Organization = ""
 	expect("msg_text", "event: 0 events", "VERSIVE_QUARANTINE 2 msg_text unsupported_type  false")
 	expect("i_2")
 
@@ -378,6 +420,7 @@ func TestFindHeld(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	event = event.WithOrganization("globex")
 	put(t, js, event)
 	subject := event.Subject("versive")
 	put(t, js, schema.DeadLetter(schema.Dead{Consumer: "reports", Reason: "no space", ID: "msg_1", Subject: subject, Sequence: 1, Deliveries: 5}, event.Header, event.Data))
@@ -394,8 +437,23 @@ func TestFindHeld(t *testing.T) {
 	}
 	const letter = "VERSIVE_DEAD 1 msg_1 no space reports false"
 	expect("msg_1", "event: 1 events", letter, "1 map[reports:dead_lettered]")
-	expect("i_1", "interview: 1 events", quarantined, letter, "1 map[reports:dead_lettered]")
-	expect("study_1", "study: 1 events", quarantined, letter, "1 map[reports:dead_lettered]")
+	expect("i_1", "interview: 1 events", quarantined, ofAcme, letter, "1 map[reports:dead_lettered]")
+	expect("study_1", "study: 1 events", quarantined, ofAcme, letter, "1 map[reports:dead_lettered]")
+	finder.Organization = "globex"
+	expect("msg_1", "event: 1 events", letter, "1 map[reports:dead_lettered]")
+	finder.Organization = "acme"
+	expect("msg_1")
+	finder.Organization = ""
+
+	// The dead letter is requeued, which the requests of other letters do not show.
+	put(t, js, schema.Requeue("archive", "msg_1", 7))
+	put(t, js, schema.Requeue("reports", "msg_1", 1))
+	for _, organization := range []string{"", "globex"} {
+		finder.Organization = organization
+		expect("msg_1", "event: 1 events", letter, "requeued", "1 map[reports:dead_lettered]")
+	}
+	expect("i_1", "interview: 1 events", letter, "requeued", "1 map[reports:dead_lettered]")
+	finder.Organization = ""
 
 	// Both are erased.
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
@@ -404,9 +462,23 @@ func TestFindHeld(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	expect("msg_1", "event: 1 events", "VERSIVE_DEAD 2 msg_1  reports true", "2 map[reports:waiting]")
-	expect("msg_q", "event: 0 events", "VERSIVE_QUARANTINE 3 msg_q   true")
-	expect("i_1", "interview: 1 events", "2 map[reports:waiting]")
+	expect("msg_1", "event: 1 events", "VERSIVE_DEAD 4 msg_1  reports true", "2 map[reports:waiting]")
+	expect("msg_q", "event: 0 events", "VERSIVE_QUARANTINE 1004 msg_q   true")
+	expect("i_1", "interview: 1 events", ofAcme, "2 map[reports:waiting]")
+
+	// An erasure was interrupted, and the copy is still there.
+	event, err = schema.Normalize("msg_2", body("study_2", "i_2"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	put(t, js, event.WithOrganization("acme"))
+	if err := eraser.PutTombstone(ctx, schema.KindEvent, event.Subject("versive")); err != nil {
+		t.Fatal(err)
+	}
+	for _, organization := range []string{"", "acme"} {
+		finder.Organization = organization
+		expect("study_2", "study: 1 events", "4 map[reports:waiting]")
+	}
 }
 
 // Ids that begin as the one that was not found, or are written in another case, are

@@ -12,68 +12,43 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// maxSearched is how many messages of the quarantine and of the dead letters are searched
-// for an interview or a study, which their subjects do not name. They are the newest.
-const maxSearched = 1000
-
 // A Held message waits for an operator: a quarantined webhook or a dead letter, or the
 // tombstone that has replaced one.
 type Held struct {
-	ID           string    `json:"id"` // the svix-id
-	Stream       string    `json:"stream"`
-	Sequence     uint64    `json:"sequence"`
-	Subject      string    `json:"subject"`
-	Time         time.Time `json:"time"` // at which it was stored
-	Size         int       `json:"size"` // of its content, in bytes
-	Erased       bool      `json:"erased"`
-	Reason       string    `json:"reason"` // "" in a tombstone
-	Organization string    `json:"organization,omitzero"`
-	Detail       string    `json:"detail,omitzero"` // of a quarantined webhook: what was not understood
+	Place
+	Reason string `json:"reason"`          // "" in a tombstone
+	Detail string `json:"detail,omitzero"` // of a quarantined webhook: what was not understood
 
 	// Of dead letters.
-	Consumer      string `json:"consumer,omitzero"`
-	EventSequence uint64 `json:"event_sequence,omitzero"`
-	Deliveries    uint64 `json:"deliveries,omitzero"`
+	Consumer      string     `json:"consumer,omitzero"`
+	EventSequence uint64     `json:"event_sequence,omitzero"`
+	Deliveries    uint64     `json:"deliveries,omitzero"`
+	Requeued      *time.Time `json:"requeued,omitzero"` // nil if it waits; else its consumer has not handled it yet
 }
 
-// Skipped are messages of a stream that were not searched, because there are too many.
-type Skipped struct {
-	Stream   string `json:"stream"`
-	Messages uint64 `json:"messages"` // at least, by their sequences
-}
-
-// readHeld adds to r the quarantined webhooks and the dead letters that have its id.
-func (f Finder) readHeld(ctx context.Context, of kind, r *Report) error {
-	svixID := of.filter(r.ID).ID // "" if the id is of an interview or a study
-	has := func(s schema.Subject) bool { return of.of(s) == r.ID }
-	r.Quarantined, r.DeadLetters, r.Unsearched = []Held{}, []Held{}, []Skipped{}
-	for _, kind := range [...]schema.Kind{schema.KindQuarantine, schema.KindDead} {
-		stream, err := f.open(ctx, kind)
-		if errors.Is(err, jetstream.ErrStreamNotFound) { // no consumer has dead-lettered anything yet
-			continue
-		}
+// readHeld adds the messages of a kind on a subject to the reports of whose kinds they
+// are.
+func (f Finder) readHeld(ctx context.Context, kind schema.Kind, subject string, kinds []kind, reports []Report) error {
+	stream, err := f.open(ctx, kind)
+	if errors.Is(err, jetstream.ErrStreamNotFound) { // no consumer has dead-lettered anything yet
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	// Only the body of a quarantined webhook names its interview.
+	sel := subscribe.Selection{Kind: kind, Subject: subject, Organization: f.Organization, HeadersOnly: kind == schema.KindDead || subject != ">"}
+	for m, err := range f.Source.Range(ctx, sel) {
 		if err != nil {
 			return err
 		}
-		// Only the body of a quarantined webhook names its interview.
-		sel := subscribe.Selection{Kind: kind, Subject: ">", HeadersOnly: svixID != "" || kind == schema.KindDead}
-		name, state := stream.CachedInfo().Config.Name, stream.CachedInfo().State
-		switch {
-		case svixID != "":
-			sel.Subject = map[schema.Kind]string{schema.KindQuarantine: "*.", schema.KindDead: "*.*."}[kind] + schema.Escape(svixID)
-		case state.Msgs > maxSearched:
-			sel.First = state.LastSeq - maxSearched + 1
-			r.Unsearched = append(r.Unsearched, Skipped{name, state.Msgs - maxSearched})
-		case state.Msgs == 0:
-			continue
-		}
-		for m, err := range f.Source.Range(ctx, sel) {
-			if err != nil {
-				return err
-			}
-			if h, ok := newHeld(kind, name, m, has); ok && kind == schema.KindQuarantine {
+		h, s, ok := newHeld(kind, stream, m)
+		for i := range reports {
+			switch r := &reports[i]; {
+			case !ok || kinds[i].of(s) != r.ID:
+			case kind == schema.KindQuarantine:
 				r.Quarantined = append(r.Quarantined, h)
-			} else if ok {
+			default:
 				r.DeadLetters = append(r.DeadLetters, h)
 			}
 		}
@@ -81,19 +56,16 @@ func (f Finder) readHeld(ctx context.Context, of kind, r *Report) error {
 	return nil
 }
 
-// newHeld returns what a message holds, and whether its subject as an event has.
-func newHeld(kind schema.Kind, stream string, m subscribe.Message, has func(schema.Subject) bool) (Held, bool) {
-	h := Held{
-		ID: m.ID, Stream: stream, Sequence: m.Sequence, Subject: m.Subject, Time: m.Time, Size: m.Size,
-		Erased: schema.IsSettled(m.Header), Organization: m.Organization,
-	}
-	s := schema.Subject{ID: m.ID}
+// newHeld returns what a message holds, and of which event that is, as far as it is
+// known. It returns false for a message that holds nothing.
+func newHeld(kind schema.Kind, stream jetstream.Stream, m subscribe.Message) (Held, schema.Subject, bool) {
+	h, s := Held{Place: newPlace(stream, m)}, schema.Subject{ID: m.ID}
 	if kind == schema.KindQuarantine {
 		h.Reason, h.Detail = m.Header.Get(schema.HeaderReason), m.Header.Get(schema.HeaderDescription)
 		if guess, ok := schema.GuessSubject(m.ID, m.Data); ok {
 			s = guess
 		}
-		return h, has(s) && (h.Reason != "" || h.Erased)
+		return h, s, h.Reason != "" || h.Erased
 	}
 	h.Reason = schema.DecodeReason(m.Header)
 	h.EventSequence = schema.DeadSequence(m.Header)
@@ -102,5 +74,28 @@ func newHeld(kind schema.Kind, stream string, m subscribe.Message, has func(sche
 	if event, err := schema.ParseSubject(m.Header.Get(schema.HeaderDeadSubject)); err == nil {
 		s = event
 	}
-	return h, has(s) && h.Consumer != ""
+	return h, s, h.Consumer != ""
+}
+
+// readRequests sets which of the dead letters are requeued.
+func (f Finder) readRequests(ctx context.Context, reports []Report) error {
+	letters := map[uint64][]*Held{}
+	for _, r := range reports {
+		for i := range r.DeadLetters {
+			h := &r.DeadLetters[i]
+			letters[h.Sequence] = append(letters[h.Sequence], h)
+		}
+	}
+	if len(letters) == 0 {
+		return nil
+	}
+	for m, err := range f.Source.Range(ctx, subscribe.Selection{Kind: schema.KindDead, Subject: schema.RequeueFilter(f.Source.Subject, ""), HeadersOnly: true}) {
+		if err != nil {
+			return err
+		}
+		for _, h := range letters[schema.RequeuedLetter(m.Header)] {
+			h.Requeued = &m.Time
+		}
+	}
+	return nil
 }

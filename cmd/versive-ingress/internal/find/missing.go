@@ -2,7 +2,6 @@ package find
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -11,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -173,12 +173,12 @@ func (f Finder) lookUpAll(ctx context.Context, stream jetstream.Stream, list *In
 
 func (f Finder) lookUpInterview(ctx context.Context, stream jetstream.Stream, id string) (Absence, error) {
 	subject := schema.Filter{InterviewID: id}.Subject("*")
-	last, err := stream.GetLastMsgForSubject(ctx, subject)
+	last, err := publish.LastMessage(ctx, stream, subject)
 	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound):
-		return Missing, nil
 	case err != nil:
 		return Missing, fmt.Errorf("looking up an interview: %w", err)
+	case last.Sequence == 0:
+		return Missing, nil
 	case !schema.IsTombstone(last.Header):
 		return Stored, nil
 	}

@@ -46,6 +46,9 @@ func (r Report) print(w io.Writer) error {
 		fmt.Fprintf(table, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
 	}
 	row(r.Kind, "%s", r.ID)
+	if r.Organization != "" && r.Events != 1 { // an event prints its own
+		row("organization", "%s", r.Organization)
+	}
 	switch {
 	case r.Events == 1 && len(r.List) == 1:
 		r.List[0].print(row, r.Kind)
@@ -69,9 +72,9 @@ func (r Report) print(w io.Writer) error {
 	for _, h := range r.DeadLetters {
 		row("dead letter", "%s", h.describe(fmt.Sprintf("consumer %s gave up on event %d after %s: %s", h.Consumer, h.EventSequence,
 			terminal.Plural(h.Deliveries, "delivery", "deliveries"), h.Reason)))
-	}
-	for _, s := range r.Unsearched {
-		row("not searched", "%s of %s, older ones", terminal.Plural(s.Messages, "message", "messages"), s.Stream)
+		if h.Requeued != nil {
+			row("requeued", "%s; its consumer has not handled it yet", at(*h.Requeued))
+		}
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -126,8 +129,12 @@ func (r Report) printList(w io.Writer) error {
 		return err
 	}
 	if left := r.Events - uint64(len(r.List)); left > 0 {
-		fmt.Fprintf(w, "and %s before them; to list all: versive-ingress tail --%s %s --since %s\n",
-			terminal.Plural(left, "event", "events"), r.Kind, printable(r.ID), r.First.Truncate(time.Second).Format(time.RFC3339))
+		filter := fmt.Sprintf("--%s %s", r.Kind, r.ID)
+		if r.Organization != "" {
+			filter += " --organization " + r.Organization
+		}
+		fmt.Fprintf(w, "and %s before them; to list all: versive-ingress tail %s --since %s\n",
+			terminal.Plural(left, "event", "events"), printable(filter), r.First.Truncate(time.Second).Format(time.RFC3339))
 	}
 	return nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
 
@@ -71,10 +72,8 @@ func (c *Chosen) request(ctx context.Context, dead jetstream.Stream, m schema.Me
 	msg := &nats.Msg{Subject: m.Subject(c.Settings.Subject), Header: m.Header}
 	msg.Header.Set(jetstream.ExpectedStreamHeader, name)
 	for ack := (*jetstream.PubAck)(nil); ; {
-		last, err := dead.GetLastMsgForSubject(ctx, msg.Subject)
+		last, err := publish.LastMessage(ctx, dead, msg.Subject)
 		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
-			last = &jetstream.RawStreamMsg{}
 		case err != nil:
 			return false, err
 		case schema.RequeuedLetter(last.Header) == letter:

@@ -11,7 +11,7 @@ import (
 // A Lookup is what was found under a svix-id, an interview id or a study id.
 type Lookup struct {
 	ID      string        `json:"id"`
-	Problem string        `json:"problem"` // why it could not be looked up, or ""
+	Problem string        `json:"problem"` // why it could not be looked up completely, or ""
 	Reports []find.Report `json:"reports"` // without the reasons of dead letters, which consumers write
 	Similar []string      `json:"similar"` // ids of which something is stored, if nothing is under this one
 }
@@ -31,7 +31,7 @@ func (p *Page) lookUp(r *http.Request) *Lookup {
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), readTimeout)
 	defer cancel()
-	finder := find.Finder{Source: source}
+	finder := find.Finder{Source: source, MaxConsumers: maxConsumers}
 	l.Reports, err = finder.Find(ctx, id)
 	for _, report := range l.Reports {
 		for i := range report.DeadLetters {

@@ -106,8 +106,6 @@ func (s Selection) resolve() (subscribe.Selection, error) {
 	switch {
 	case s.Type != "" && !eventType.MatchString(s.Type):
 		return sel, fmt.Errorf("--type %q: want a type such as interview.completed", s.Type)
-	case s.Organization != "" && !schema.ValidOrganization(s.Organization):
-		return sel, fmt.Errorf("--organization %q: want lower-case letters, digits and hyphens, as before the colon of a secret", s.Organization)
 	case s.Last > 0 && s.First > s.Last:
 		return sel, fmt.Errorf("--first %d is above --last %d", s.First, s.Last)
 	case s.Until != "" && !sel.Since.Before(sel.Until):

@@ -10,11 +10,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/page"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 const (
@@ -53,6 +56,16 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 
+	if err := (subscribe.Source{JetStream: events}).EnsureDeadLetters(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	letter := schema.Dead{Consumer: "reports", Reason: marker, ID: "msg_8", Subject: "versive.interview.completed.s.interview_8.msg_8", Sequence: 8, Deliveries: 1}
+	for _, m := range []schema.Message{schema.DeadLetter(letter, nil, []byte(marker)), schema.Requeue("reports", "msg_8", 1)} {
+		if _, err := events.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("versive"), Header: m.Header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+
 	var status shown
 	embeddedtest.Await(t, "everything is shown", func() bool {
 		status = s.shown(t)
@@ -68,7 +81,7 @@ func TestPage(t *testing.T) {
 	if c := status.Consumers[0]; c.Consumer != "reports" || c.Pending != 1 {
 		t.Errorf("consumer %+v", c)
 	}
-	if len(status.Streams) != 2 || status.Streams[1].Messages != 1 || status.Store == nil || len(status.Secrets) != 1 || status.Secrets[0].Verified != 3 || !status.Ready {
+	if len(status.Streams) != 3 || status.Streams[1].Messages != 1 || status.Store == nil || len(status.Secrets) != 1 || status.Secrets[0].Verified != 3 || !status.Ready {
 		t.Errorf("status %+v", status)
 	}
 
@@ -77,6 +90,8 @@ func TestPage(t *testing.T) {
 		"interview_1": "interview: 1 stored",
 		"study_<b>":   "study: 1 stored",
 		"msg_2":       "In the quarantine as VERSIVE_QUARANTINE 1",
+		"interview_8": "reports gave up on event 8 at ",
+		"msg_8":       ": VERSIVE_DEAD 1, requeued at ",
 		"INTERVIEW_1": "Did you mean interview interview_1?",
 		"msg_9":       "Nothing.",
 	} {

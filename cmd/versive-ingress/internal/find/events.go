@@ -1,0 +1,210 @@
+package find
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"versive-ingress/publish"
+	"versive-ingress/schema"
+	"versive-ingress/subscribe"
+)
+
+// A Place is a stored message.
+type Place struct {
+	ID           string    `json:"id"` // the svix-id
+	Organization string    `json:"organization,omitzero"`
+	Stream       string    `json:"stream"`
+	Sequence     uint64    `json:"sequence"`
+	Subject      string    `json:"subject"`
+	Time         time.Time `json:"time"`   // at which it was stored
+	Size         int       `json:"size"`   // of its content, in bytes
+	Erased       bool      `json:"erased"` // it is the tombstone that has replaced another message
+}
+
+func newPlace(stream jetstream.Stream, m subscribe.Message) Place {
+	return Place{m.ID, m.Organization, stream.CachedInfo().Config.Name, m.Sequence, m.Subject, m.Time, m.Size, schema.IsSettled(m.Header)}
+}
+
+// An Event is the place of an event, or of the tombstone that has replaced it.
+type Event struct {
+	Place
+	Type         string            `json:"type"`
+	Study        string            `json:"study"`
+	Interview    string            `json:"interview"`
+	ErasedCopies []uint64          `json:"erased_copies"` // their sequences
+	Consumers    map[string]string `json:"consumers"`     // states by consumer; see [State]
+}
+
+// newEvent returns the event of a message, with no consumers. A message that is not an
+// event has only its place.
+func newEvent(stream jetstream.Stream, m subscribe.Message) Event {
+	s, _ := schema.ParseSubject(m.Subject)
+	e := Event{newPlace(stream, m), s.Type, s.StudyID, s.InterviewID, []uint64{}, map[string]string{}}
+	if e.Erased {
+		copies := publish.ErasedCopies(m.Header)
+		slices.Sort(copies)
+		e.ErasedCopies = append(e.ErasedCopies, slices.Compact(copies)...)
+	}
+	return e
+}
+
+// readEvents adds the events on a subject to r, with the newest of them.
+func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject string, r *Report) (err error) {
+	if f.Organization != "" {
+		return f.readEventsOf(ctx, stream, subject, r)
+	}
+	if r.Kind == "study" { // the others have few
+		if r.Events, err = f.count(ctx, stream, subject, 1, time.Time{}); err != nil {
+			return err
+		}
+	}
+	var subjects []string
+	if r.Events <= maxSubjects {
+		// The stream's leader lists them, while a replica that counts may lag.
+		if subjects, err = f.subjects(ctx, stream, subject); err != nil || len(subjects) == 0 {
+			r.Events = 0
+			return err
+		}
+		r.Events = uint64(len(subjects))
+		interviews := map[string]bool{}
+		for _, subject := range subjects {
+			if s, err := schema.ParseSubject(subject); err == nil && s.InterviewID != "" {
+				interviews[s.InterviewID] = true
+			}
+		}
+		r.Interviews = new(len(interviews))
+	}
+	if r.Events > Listed {
+		if r.List, err = f.newest(ctx, stream, subject, r.Events, Listed); err != nil {
+			return err
+		}
+		first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
+		if err != nil {
+			return fmt.Errorf("reading the first event: %w", err)
+		}
+		r.First = new(first.Time.UTC())
+	} else {
+		if r.List, err = f.lookUp(ctx, stream, subjects); err != nil {
+			return err
+		}
+		r.Events = uint64(len(r.List)) // others were removed meanwhile
+		r.countErased()
+	}
+	if n := len(r.List); n > 0 {
+		r.First, r.Last = cmp.Or(r.First, &r.List[0].Time), &r.List[n-1].Time
+	}
+	return nil
+}
+
+func (r *Report) countErased() {
+	r.Erased = new(0)
+	for _, e := range r.List {
+		if e.Erased {
+			*r.Erased++
+		}
+	}
+}
+
+// readEventsOf adds all events of the organization on a subject to r. The broker cannot
+// tell them from others, so the headers of all are read.
+func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subject string, r *Report) error {
+	last, interviews := map[string]uint64{}, map[string]bool{}
+	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: subject, Organization: f.Organization, HeadersOnly: true}) {
+		if err != nil {
+			return err
+		}
+		e := newEvent(stream, m)
+		r.List = append(r.List, e)
+		last[e.Subject] = e.Sequence
+		if e.Interview != "" {
+			interviews[e.Interview] = true
+		}
+	}
+	// An erasure that was interrupted leaves the copy before its tombstone.
+	r.List = slices.DeleteFunc(r.List, func(e Event) bool { return last[e.Subject] != e.Sequence })
+	if n := len(r.List); n > 0 {
+		r.Events, r.Interviews, r.First, r.Last = uint64(n), new(len(interviews)), &r.List[0].Time, &r.List[n-1].Time
+		r.countErased()
+	}
+	return nil
+}
+
+// lookUp returns the last message on each of some subjects, in the order of the stream.
+func (f Finder) lookUp(ctx context.Context, stream jetstream.Stream, subjects []string) ([]Event, error) {
+	found := make([]*Event, len(subjects))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(concurrency)
+	for i, subject := range subjects {
+		group.Go(func() error {
+			m, err := publish.LastMessage(ctx, stream, subject)
+			if err != nil {
+				return fmt.Errorf("reading %s: %w", subject, err)
+			}
+			if m.Sequence == 0 { // removed meanwhile
+				return nil
+			}
+			id, _ := schema.ParseID(subject)
+			e := newEvent(stream, subscribe.Message{
+				ID: id, Organization: schema.Organization(m.Header), Subject: m.Subject, Header: m.Header, Sequence: m.Sequence, Time: m.Time.UTC(), Size: len(m.Data),
+			})
+			found[i] = &e
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var events []Event
+	for _, e := range found {
+		if e != nil {
+			events = append(events, *e)
+		}
+	}
+	slices.SortFunc(events, func(a, b Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	return events, nil
+}
+
+// Newest returns the newest events of the stream, at most n, the newest last. Their
+// Consumers are empty.
+func (f Finder) Newest(ctx context.Context, n int) ([]Event, error) {
+	stream, err := f.open(ctx, schema.KindEvent)
+	if err != nil {
+		return nil, err
+	}
+	return f.newest(ctx, stream, ">", stream.CachedInfo().State.Msgs, n)
+}
+
+// newest returns the newest of a number of events on a subject.
+func (f Finder) newest(ctx context.Context, stream jetstream.Stream, subject string, events uint64, n int) ([]Event, error) {
+	state := stream.CachedInfo().State
+	first, span := state.FirstSeq, state.LastSeq-state.FirstSeq+1
+	// They are probably among the last of the stream.
+	for window := uint64(n) * 3 / 2 * span / max(events, 1); window < span; window *= 4 {
+		start := state.LastSeq - window + 1
+		found, err := f.count(ctx, stream, subject, start, time.Time{})
+		if err != nil {
+			return nil, err
+		}
+		if found >= uint64(n) {
+			first = start
+			break
+		}
+	}
+	var list []Event
+	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: subject, First: first, HeadersOnly: true}) {
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, newEvent(stream, m))
+		if len(list) >= 2*n {
+			list = slices.Delete(list, 0, len(list)-n)
+		}
+	}
+	return list[max(0, len(list)-n):], nil
+}
