@@ -15,8 +15,8 @@ import (
 )
 
 // A backlog counts the messages of a stream that wait for an operator, which are
-// those that are not settled (see [schema.IsSettled]), except for requests to requeue. It remembers which ones are
-// settled, so that it reads each header once.
+// those that are not settled (see [schema.IsSettled]), except for requests to requeue. It
+// remembers which ones are settled, so that it reads each header once.
 type backlog struct {
 	count atomic.Int64 // -1 until all headers have been read
 
@@ -24,6 +24,7 @@ type backlog struct {
 	created time.Time // of the stream
 	read    uint64    // last sequence whose header was read
 	settled schema.Sequences
+	state   jetstream.StreamState // at the last update
 }
 
 // updateBacklog reads the headers of the messages that the stream of a kind has got
@@ -42,7 +43,12 @@ func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 	info := stream.CachedInfo()
 	seen.Store(info)
 	if !info.Created.Equal(b.created) {
-		b.created, b.read, b.settled = info.Created, 0, schema.Sequences{}
+		b.created, b.read, b.settled, b.state = info.Created, 0, schema.Sequences{}, jetstream.StreamState{}
+	}
+	if kind == schema.KindDead && (info.State.LastSeq != b.state.LastSeq || info.State.Msgs != b.state.Msgs) {
+		if info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil { // requests are deleted
+			return err
+		}
 	}
 	state := info.State
 	if state.LastSeq > b.read {
@@ -57,7 +63,7 @@ func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 		}
 		b.read = max(b.read, state.LastSeq) // the missing ones were deleted
 	}
-	b.settled = b.settled.Within(state.FirstSeq, math.MaxUint64)
+	b.settled, b.state = b.settled.Within(state.FirstSeq, math.MaxUint64).Minus(schema.SequencesOf(state.Deleted)), state
 	b.count.Store(max(0, int64(state.Msgs)-int64(b.settled.Within(0, state.LastSeq).Len())))
 	if kind == schema.KindDead {
 		return p.limitDeadLetters(ctx, info.Config)
