@@ -109,6 +109,8 @@ func (d *dispatcher) requeued(ctx context.Context, request Message) (event Messa
 		return event, false, err
 	case last.Sequence != letter.Sequence && schema.DeadSequence(last.Header) == event.Sequence: // it has replaced the letter
 		return event, false, nil
+	case schema.IsSettled(last.Header) && !event.Erased(): // an erasure has not deleted the letter yet
+		return event, false, nil
 	}
 	stored, err := d.stream.GetLastMsgForSubject(ctx, event.Subject)
 	switch {
