@@ -71,29 +71,42 @@ type acknowledged struct {
 // Found is what an audit has found of a stream: which of its messages are lost.
 type Found struct {
 	Created    time.Time        `json:"created"`    // the stream; another one of its name reuses sequences
+	WentBack   uint64           `json:"went_back"`  // how often the stream had gone back, which then reuses sequences
 	Missing    schema.Sequences `json:"missing"`    // not in the stream, and neither erased nor expired
 	Unreadable schema.Sequences `json:"unreadable"` // counted by the stream, which cannot return them
 }
 
-// Minus returns what was found and is not in g, which is that of the same stream or zero.
+// isOf reports whether the sequences of f and g are those of the same messages.
+func (f Found) isOf(g Found) bool { return f.Created.Equal(g.Created) && f.WentBack == g.WentBack }
+
+// Minus returns what was found and is not in g, which is that of a stream of the same name
+// or zero.
 func (f Found) Minus(g Found) Found {
-	if !f.Created.Equal(g.Created) {
-		return f
+	if f.isOf(g) {
+		f.Missing, f.Unreadable = f.Missing.Minus(g.Missing), f.Unreadable.Minus(g.Unreadable)
 	}
-	return Found{f.Created, f.Missing.Minus(g.Missing), f.Unreadable.Minus(g.Unreadable)}
+	return f
 }
 
-func (a acknowledged) covers(l Loss, created time.Time) bool {
+// add adds a loss, if it is one that an audit finds.
+func (f *Found) add(l Loss) bool {
+	switch l.Problem {
+	case Unreadable:
+		f.Unreadable = l.Sequences
+	case Removed:
+		f.Missing = l.Sequences
+	default:
+		return false
+	}
+	return true
+}
+
+// covers reports whether a loss was acknowledged, given what it is of.
+func (a acknowledged) covers(l Loss, found Found) bool {
 	if l.Number <= a.Number {
 		return true
 	}
-	found := Found{Created: created}
-	switch l.Problem {
-	case Unreadable:
-		found.Unreadable = l.Sequences
-	case Removed:
-		found.Missing = l.Sequences
-	default:
+	if !found.add(l) {
 		return false
 	}
 	rest := found.Minus(a.Streams[l.Stream])
@@ -129,22 +142,22 @@ func ReadLosses(dir string) (losses []Loss, record Record, err error) {
 	}
 	record.marks = marks.Streams
 	for _, l := range marks.Losses {
-		if !record.ack.covers(l, record.created(l.Stream)) {
+		if !record.ack.covers(l, record.marks[l.Stream].found()) {
 			losses = append(losses, l)
 		}
 	}
 	return losses, record, nil
 }
 
-func (r Record) created(stream string) time.Time {
-	if of := r.marks[stream]; of != nil {
-		return of.Created
-	}
-	return time.Time{}
-}
-
 // Acknowledged returns what was acknowledged of a stream by its sequences.
 func (r Record) Acknowledged(stream string) Found { return r.ack.Streams[stream] }
+
+// Found returns what an audit finds of a stream, before it has found anything.
+func (r Record) Found(info *jetstream.StreamInfo) Found {
+	f := r.marks[info.Config.Name].found()
+	f.Created = info.Created
+	return f
+}
 
 // Missing returns the sequences of messages that the high-water mark of a stream has and
 // the stream lacks: erased ones, those that the ingress has not explained yet, and lost
@@ -181,19 +194,14 @@ func Acknowledge(dir string, losses []Loss, found map[string]Found) error {
 		ack.Streams = make(map[string]Found)
 	}
 	add := func(stream string, f Found) {
-		if before := ack.Streams[stream]; before.Created.Equal(f.Created) {
+		if before := ack.Streams[stream]; before.isOf(f) {
 			f.Missing, f.Unreadable = f.Missing.Union(before.Missing), f.Unreadable.Union(before.Unreadable)
 		}
 		ack.Streams[stream] = f
 	}
 	for _, l := range losses {
 		ack.Number = max(ack.Number, l.Number)
-		switch f := (Found{Created: record.created(l.Stream)}); l.Problem {
-		case Removed:
-			f.Missing = l.Sequences
-			add(l.Stream, f)
-		case Unreadable:
-			f.Unreadable = l.Sequences
+		if f := record.marks[l.Stream].found(); f.add(l) {
 			add(l.Stream, f)
 		}
 	}

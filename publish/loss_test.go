@@ -438,6 +438,64 @@ func TestNoLossByAge(t *testing.T) {
 	d.wantLosses("VERSIVE removed 1")
 }
 
+// What has expired while the ingress was stopped is no loss either, if it is started with a
+// longer maximum age.
+func TestNoLossByAnEarlierAge(t *testing.T) {
+	d := newIngressDir(t)
+	stream, err := d.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := stream.CachedInfo().Config
+	short.MaxAge, short.Duplicates = 2*time.Second, 2*time.Second
+	if _, err := d.js.UpdateStream(t.Context(), short); err != nil {
+		t.Fatal(err)
+	}
+	d.store(3, 10)
+	d.restart(func() {
+		d.cfg.MaxAge = time.Hour
+		time.Sleep(short.MaxAge) // until all have expired
+	})
+	d.store(1, 10)
+	d.wantMarks("", 4)
+	d.wantLosses()
+}
+
+// A loss that was acknowledged does not hide that of a message which has its sequence.
+func TestAcknowledgedSequenceIsLostAgain(t *testing.T) {
+	d := newIngressDir(t)
+	for i := range 9 {
+		d.publish(event(t, fmt.Sprint("msg_", i+1)))
+	}
+	d.p.ReportUnreadable(schema.KindEvent, schema.SequenceRange(9, 9))
+	d.wantLosses("VERSIVE unreadable 9")
+	acknowledge := func() {
+		t.Helper()
+		losses, _, err := publish.ReadLosses(d.dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := publish.Acknowledge(d.dir, losses, nil); err != nil {
+			t.Fatal(err)
+		}
+		d.wantLosses()
+	}
+	acknowledge()
+	d.restart(func() {
+		d.removeIndex("VERSIVE") // as after a kill
+		d.flip("VERSIVE", "1.blk", "msg_9\r\n", 0)
+	})
+	if got := d.publish(event(t, "msg_10")); got != 9 {
+		t.Fatalf("the next event has sequence %d", got)
+	}
+	d.wantMarks("", 9)
+	d.p.ReportUnreadable(schema.KindEvent, schema.SequenceRange(9, 9))
+	d.wantLosses("VERSIVE went_back 9", "VERSIVE unreadable 9")
+	acknowledge()
+	d.restart(func() {})
+	d.wantLosses()
+}
+
 // A purge of messages that have not reached the maximum age is a loss, even if the first
 // message of the stream had.
 func TestPurgeAfterExpiry(t *testing.T) {

@@ -19,6 +19,8 @@ type mark struct {
 	// durable. The stream's last sequence need not be: if the fsync of its message
 	// fails, the next start drops the message, which is no loss.
 	Last uint64 `json:"last"`
+	// MaxAge is the age at which messages were removed at the last check; 0 is never.
+	MaxAge time.Duration `json:"max_age,omitzero"`
 	// Ends are earlier last messages of the stream. What was stored after one of them is
 	// younger than it.
 	Ends []end `json:"ends,omitempty"`
@@ -31,6 +33,7 @@ type mark struct {
 
 	Lost        uint64 `json:"lost"`      // messages that were reported, across recreations
 	Recreations uint64 `json:"recreated"` // how often the stream was deleted
+	WentBack    uint64 `json:"went_back"` // how often it ended before an acknowledged message; since its creation
 }
 
 // An end is the last message that a stream had at a check.
@@ -84,6 +87,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 	case state.LastSeq < high, seen.reused.Len() > 0:
 		tail := schema.SequenceRange(state.LastSeq+1, high).Union(seen.reused)
 		m.Last = tail.First() - 1
+		m.WentBack++
 		if tail = tail.Within(m.First, high).Minus(missing); tail.Len() > 0 {
 			lost[WentBack] = tail
 		}
@@ -100,6 +104,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 		gone = schema.SequenceRange(max(m.First, m.expired(seen)+1), state.FirstSeq-1).Within(1, m.Last)
 	}
 	m.addEnd(seen)
+	m.MaxAge = seen.maxAge
 	m.Deleted = m.Deleted.Within(state.FirstSeq, state.LastSeq)
 	if len(state.Deleted) == state.NumDeleted { // the state has the list
 		m.Deleted = schema.SequencesOf(state.Deleted)
@@ -132,6 +137,14 @@ func (m *mark) held() schema.Sequences {
 	return schema.SequenceRange(max(m.First, 1), m.Last).Minus(m.Deleted.Union(m.Unreadable))
 }
 
+// found returns what is found of the stream, without a loss. m may be nil.
+func (m *mark) found() Found {
+	if m == nil {
+		return Found{}
+	}
+	return Found{Created: m.Created, WentBack: m.WentBack}
+}
+
 // start initializes the mark for a new stream.
 func (m *mark) start(seen observation) {
 	state := seen.info.State
@@ -139,6 +152,7 @@ func (m *mark) start(seen observation) {
 		Created:     seen.info.Created,
 		First:       state.FirstSeq,
 		FirstTime:   state.FirstTime,
+		MaxAge:      seen.maxAge,
 		Deleted:     schema.SequencesOf(state.Deleted),
 		Lost:        m.Lost,
 		Recreations: m.Recreations,
@@ -149,10 +163,15 @@ func (m *mark) start(seen observation) {
 }
 
 // expired returns the highest sequence that may have reached the maximum age. Until the
-// ends cover that age, they may all have, once the first message has.
+// ends cover that age, they may all have, once the first message has. An age that was
+// raised since the last check may have been reached before that.
 func (m *mark) expired(seen observation) uint64 {
-	oldest := brokerTime(seen.info).Add(-seen.maxAge)
-	if seen.maxAge == 0 || m.FirstTime.After(oldest) {
+	age := seen.maxAge
+	if age == 0 || m.MaxAge > 0 && m.MaxAge < age {
+		age = m.MaxAge
+	}
+	oldest := brokerTime(seen.info).Add(-age)
+	if age == 0 || m.FirstTime.After(oldest) {
 		return 0
 	}
 	for _, e := range m.Ends {

@@ -223,7 +223,7 @@ func (m *marks) report(name string, problem Problem, sequences schema.Sequences)
 	}
 	m.content.Number++
 	loss := Loss{m.content.Number, time.Now().UTC(), name, problem, sequences}
-	if m.acknowledged.covers(loss, of.Created) {
+	if m.acknowledged.covers(loss, of.found()) {
 		return
 	}
 	m.content.Losses = append(m.content.Losses, loss)
@@ -272,7 +272,7 @@ func (m *marks) sync(context.Context) error {
 	if err == nil {
 		m.acknowledged = ack
 		m.content.Losses = slices.DeleteFunc(m.content.Losses, func(l Loss) bool {
-			if ack.covers(l, m.mark(l.Stream).Created) {
+			if ack.covers(l, m.mark(l.Stream).found()) {
 				m.log.Info("loss was acknowledged", "stream", l.Stream, "problem", string(l.Problem), "messages", l.Sequences.Len())
 				return true
 			}

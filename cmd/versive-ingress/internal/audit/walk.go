@@ -148,8 +148,9 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 		Name: name, Messages: uint64(len(w.ids)) + w.tombstones, Erased: erased.Minus(present).Len(),
 		Deleted:  deleted.Minus(erased).Minus(missing).Len(),
 		Findings: []*Finding{},
-		found:    publish.Found{Created: info.Created, Missing: missing, Unreadable: unreadable},
+		found:    record.Found(info),
 	}
+	s.found.Missing, s.found.Unreadable = missing, unreadable
 	rest := s.found.Minus(record.Acknowledged(name))
 	s.add(Missing, false, rest.Missing, nil)
 	s.add(Missing, true, s.found.Missing.Minus(rest.Missing), nil)
