@@ -62,7 +62,7 @@ EXIT STATUS
 			}
 			var err error
 			if out := cmd.OutOrStdout(); asJSON {
-				err = json.MarshalWrite(out, report, jsontext.WithIndent("  "))
+				err = json.MarshalWrite(out, report, jsontext.WithIndent("  "), jsontext.AllowInvalidUTF8(true))
 				fmt.Fprintln(out)
 			} else {
 				err = report.Print(out)

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/go-json-experiment/json"
 	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -63,14 +62,12 @@ EXIT STATUS
 					total++
 					switch {
 					case asJSON && state != find.Stored:
-						line, err := json.Marshal(struct {
+						if err := terminal.WriteJSON(out, struct {
 							Interview string       `json:"interview"`
 							State     find.Absence `json:"state"`
-						}{id, state})
-						if err != nil {
+						}{id, state}); err != nil {
 							return err
 						}
-						fmt.Fprintf(out, "%s\n", line)
 					case !asJSON && state == find.Missing:
 						fmt.Fprintln(out, id)
 					}

@@ -3,6 +3,7 @@ package main
 import (
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
 
@@ -41,6 +42,34 @@ func TestQuarantineLeavesEvents(t *testing.T) {
 	}
 	if _, err := stream.GetLastMsgForSubject(t.Context(), event.Subject("other")); err != nil {
 		t.Errorf("the event is gone: %v", err)
+	}
+}
+
+// What another program has stored has no effect on a terminal.
+func TestForeignIDs(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	js := embeddedtest.Connect(t, run(t, s).BrokerURL())
+	for _, subject := range []string{"versive.\x1b[2J.\xff.s.i.%1B%5B2J", "versive-quarantine.%1B%5B2J%FF"} {
+		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: subject, Header: nats.Header{schema.HeaderReason: {"malformed"}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, test := range [][2]string{
+		{"quarantine list", `\x1b[2J\xff`},
+		{"quarantine list --json", `\u001b[2J\ufffd`},
+		{"quarantine show \x1b[2J\xff", `\x1b[2J\xff`},
+		{"quarantine requeue --all", `\x1b[2J\xff`},
+		{"find \x1b[2J", `\x1b[2J`},
+		{"audit", "VERSIVE"},
+		{"audit --json", `"VERSIVE"`},
+		{"erase --interview i --dry-run", `\x1b[2J`},
+		{"quarantine discard --all --yes", `\x1b[2J\xff`},
+	} {
+		out, _ := runCommand(t, "versive-ingress", s, strings.Fields(test[0])...)
+		if strings.Contains(out, "\x1b") || !utf8.ValidString(out) || !strings.Contains(out, test[1]) {
+			t.Errorf("%q: %q", test[0], out)
+		}
 	}
 }
 

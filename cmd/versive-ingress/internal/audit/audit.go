@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 
-	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
@@ -113,11 +112,7 @@ func (r *Report) read(ctx context.Context, record publish.Record, notes io.Write
 // print writes the report.
 func (r *Report) print(o Options) error {
 	if o.JSON {
-		text, err := json.Marshal(r, json.Deterministic(true))
-		if err == nil {
-			_, err = fmt.Fprintf(o.Out, "%s\n", text)
-		}
-		return err
+		return terminal.WriteJSON(o.Out, r)
 	}
 	if len(r.Streams) > 0 {
 		table := terminal.NewTable(o.Out)

@@ -5,8 +5,6 @@ import (
 	"io"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 )
@@ -63,11 +61,7 @@ func NewRecord(c publish.ConsumerState) Record {
 // PrintJSON writes the record of each consumer to w, one a line.
 func PrintJSON(w io.Writer, list []publish.ConsumerState) error {
 	for _, c := range list {
-		line, err := json.Marshal(NewRecord(c))
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
+		if err := terminal.WriteJSON(w, NewRecord(c)); err != nil {
 			return err
 		}
 	}

@@ -1,6 +1,7 @@
 package erasure
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -10,8 +11,6 @@ import (
 	"os/user"
 	"strings"
 	"time"
-
-	"github.com/go-json-experiment/json"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
@@ -179,12 +178,12 @@ func (e *Erasure) record(w io.Writer, reason string, of outcome) error {
 	if u, err := user.Current(); err == nil {
 		name = cmp.Or(name, u.Username)
 	}
-	var lines []byte
+	var lines bytes.Buffer
 	for i, t := range e.targets {
 		if of.pending && e.counts[i].Left == 0 {
 			continue
 		}
-		line, err := json.Marshal(struct {
+		err := terminal.WriteJSON(&lines, struct {
 			Time      time.Time `json:"time"`
 			User      string    `json:"user"`
 			Reason    string    `json:"reason"`
@@ -196,8 +195,7 @@ func (e *Erasure) record(w io.Writer, reason string, of outcome) error {
 		if err != nil {
 			return err
 		}
-		lines = append(append(lines, line...), '\n')
 	}
-	_, err := w.Write(lines)
+	_, err := w.Write(lines.Bytes())
 	return err
 }

@@ -72,7 +72,7 @@ func (e *Erasure) Print(ctx context.Context, w io.Writer, found []Match, all boo
 		if i == maxShown && !all {
 			break
 		}
-		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s", t.kind.Stream(e.conn.Settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), t.ID, terminal.Bytes(t.Size))
+		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s", t.kind.Stream(e.conn.Settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), terminal.Line(t.ID), terminal.Bytes(t.Size))
 		if len(e.targets) > 1 {
 			fmt.Fprintf(table, "\t%s", e.targets[t.target])
 		}

@@ -7,8 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/go-json-experiment/json"
-
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -16,11 +14,7 @@ import (
 // describes its members to programs.
 func PrintJSON(w io.Writer, reports []Report) error {
 	for _, r := range reports {
-		line, err := json.Marshal(r, json.Deterministic(true))
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
+		if err := terminal.WriteJSON(w, r); err != nil {
 			return err
 		}
 	}
@@ -43,7 +37,7 @@ func Print(w io.Writer, reports []Report) error {
 func (r Report) print(w io.Writer) error {
 	table := terminal.NewTable(w)
 	row := func(name, format string, args ...any) {
-		fmt.Fprintf(table, "%s\t%s\n", name, printable(fmt.Sprintf(format, args...)))
+		fmt.Fprintf(table, "%s\t%s\n", name, terminal.Line(fmt.Sprintf(format, args...)))
 	}
 	row(r.Kind, "%s", r.ID)
 	if r.Organization != "" && r.Events != 1 { // an event prints its own
@@ -123,7 +117,7 @@ func (r Report) printList(w io.Writer) error {
 		if e.Erased {
 			size = "erased"
 		}
-		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", e.Time.Format(time.RFC3339), e.Sequence, printable(cmp.Or(e.Interview, "-")), printable(e.ID), size)
+		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", e.Time.Format(time.RFC3339), e.Sequence, terminal.Line(cmp.Or(e.Interview, "-")), terminal.Line(e.ID), size)
 	}
 	if err := table.Flush(); err != nil {
 		return err
@@ -134,7 +128,7 @@ func (r Report) printList(w io.Writer) error {
 			filter += " --organization " + r.Organization
 		}
 		fmt.Fprintf(w, "and %s before them; to list all: versive-ingress tail %s --since %s\n",
-			terminal.Plural(left, "event", "events"), printable(filter), r.First.Truncate(time.Second).Format(time.RFC3339))
+			terminal.Plural(left, "event", "events"), terminal.Line(filter), r.First.Truncate(time.Second).Format(time.RFC3339))
 	}
 	return nil
 }
@@ -206,9 +200,4 @@ func (h Held) describe(what string) string {
 // at returns a time and its age.
 func at(t time.Time) string {
 	return fmt.Sprintf("%s, %s ago", t.Format(time.RFC3339), terminal.Age(time.Since(t)))
-}
-
-// printable returns text for one line of a terminal. Ids may contain any characters.
-func printable(text string) string {
-	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(terminal.Printable([]byte(text)))
 }

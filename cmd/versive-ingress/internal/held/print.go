@@ -24,14 +24,14 @@ func (c *Chosen) PrintTable(w io.Writer) error {
 	for _, k := range c.List {
 		age, size := terminal.Age(time.Since(k.Time)), terminal.Bytes(k.Size)
 		if c.Kind == schema.KindQuarantine {
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", age, k.reason(), size, k.ID)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", age, k.reason(), size, terminal.Line(k.ID))
 			continue
 		}
 		reason := []rune(strings.Join(strings.Fields(terminal.Printable([]byte(k.reason()))), " "))
 		if len(reason) > maxReason {
 			reason = append(reason[:maxReason-1], '…')
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", age, k.consumer(), k.state(), size, k.ID, string(reason))
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\n", age, terminal.Line(k.consumer()), k.state(), size, terminal.Line(k.ID), string(reason))
 	}
 	return table.Flush()
 }
@@ -107,7 +107,7 @@ func (c *Chosen) json(k Kept) any {
 // escapes it.
 func (c *Chosen) Show(w io.Writer, k Kept, body []byte) error {
 	table := terminal.NewTable(w)
-	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, value) }
+	row := func(name, value string) { fmt.Fprintf(table, "%s\t%s\n", name, terminal.Line(value)) }
 	when := fmt.Sprintf("%s, %s ago", k.Time.Format(time.RFC3339), terminal.Age(time.Since(k.Time)))
 	stored := func() {
 		row("stored", fmt.Sprintf("%s %d", c.Kind.Stream(c.Settings.Stream), k.Sequence))
@@ -161,7 +161,7 @@ func (c *Chosen) showLetter(row func(name, value string), k Kept) {
 	}
 	row(what, fmt.Sprintf("%s %d, %s", c.Settings.Stream, schema.DeadSequence(k.Header), k.Header.Get(schema.HeaderDeadSubject)))
 	row("deliveries", k.Header.Get(schema.HeaderDeadDeliveries))
-	row("reason", terminal.Printable([]byte(k.reason())))
+	row("reason", k.reason())
 	switch {
 	case k.erased:
 		row("now", beingErased)

@@ -11,6 +11,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/erasure"
+	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish"
 	"versive-ingress/schema"
 )
@@ -63,6 +64,7 @@ func (c *Chosen) requeue(ctx context.Context, requeue requeuer, out io.Writer) e
 		if c.Kind == schema.KindDead {
 			name = k.consumer() + " " + k.ID
 		}
+		name = terminal.Line(name)
 		switch {
 		case err != nil:
 			return err

@@ -90,7 +90,7 @@ func (p *Page) Register(mux *http.ServeMux) {
 		answer(w, "text/html; charset=utf-8", page.Bytes())
 	})
 	mux.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) {
-		body, err := json.Marshal(view{p.look(r), p.lookUp(r)}, json.Deterministic(true), jsontext.WithIndent("  "))
+		body, err := json.Marshal(view{p.look(r), p.lookUp(r)}, json.Deterministic(true), jsontext.WithIndent("  "), jsontext.AllowInvalidUTF8(true))
 		if err != nil {
 			http.Error(w, "the status cannot be encoded: "+err.Error(), http.StatusInternalServerError)
 			return

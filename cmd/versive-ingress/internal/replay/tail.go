@@ -89,11 +89,11 @@ func (t *table) print(m subscribe.Message) error {
 func columns(m subscribe.Message) [4]string {
 	s, err := schema.ParseSubject(m.Subject)
 	if err != nil {
-		return [4]string{"?", "?", "?", m.ID}
+		return [4]string{"?", "?", "?", terminal.Line(m.ID)}
 	}
 	if m.Erased() {
 		s.Type = strings.TrimPrefix(s.ErasedType(), "versive-ingress.")
 	}
 	tokens := strings.Split(m.Subject, ".")
-	return [4]string{s.Type, tokens[len(tokens)-3], tokens[len(tokens)-2], m.ID}
+	return [4]string{terminal.Line(s.Type), tokens[len(tokens)-3], tokens[len(tokens)-2], terminal.Line(m.ID)}
 }

@@ -114,6 +114,27 @@ func TestPage(t *testing.T) {
 	}
 }
 
+// Nothing that is looked for or that another program has stored keeps the page from being
+// shown.
+func TestPageShowsEverything(t *testing.T) {
+	t.Parallel()
+	s := run(t, newSettings(t))
+	js := embeddedtest.Connect(t, s.BrokerURL())
+	for _, subject := range []string{"versive.interview.completed.%FF.%FE.%FD", "versive.\xff.\xfe.a.b.c.d", "versive.a"} {
+		if _, err := js.Publish(t.Context(), subject, []byte("\xff")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, path := range []string{"/", "/status", "/?find=%FF", "/status?find=%FF", "/status?find=*", "/status?find=%3E", "/status?find=a.b+c", "/status?find=%00"} {
+		if code, text := s.admin(path); code != http.StatusOK || strings.Contains(text, `"problem": "s`) {
+			t.Errorf("%s: %d %s", path, code, text)
+		}
+	}
+	if got := s.shown(t); len(got.Events) != 3 {
+		t.Errorf("%d events are shown", len(got.Events))
+	}
+}
+
 // A browser runs and loads nothing but what the ingress serves, and every name that a part
 // of the page has for a screen reader exists.
 func TestPageIsSelfContained(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/term"
 )
 
@@ -78,6 +80,22 @@ func Printable(text []byte) string {
 		text = text[n:]
 	}
 	return b.String()
+}
+
+// Line returns text for one line of a terminal, with line feeds and tabs escaped as well. Ids
+// that other programs have stored may contain any characters.
+func Line(text string) string {
+	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(Printable([]byte(text)))
+}
+
+// WriteJSON writes v to w as a line of JSON. Bytes that are not UTF-8, which other programs
+// may have stored, become U+FFFD.
+func WriteJSON(w io.Writer, v any) error {
+	line, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+	if err == nil {
+		_, err = w.Write(append(line, '\n'))
+	}
+	return err
 }
 
 // URL returns a URL without the parts that may be secret, its user and its query. It
