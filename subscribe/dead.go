@@ -87,7 +87,11 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 		case err != nil:
 			return fmt.Errorf("looking the dead letter up: %w", err)
 		case schema.DeadSequence(stored.Header) == m.Sequence && stored.Sequence != m.letter:
-			return d.checkErased(ctx, m, dead, stored.Sequence)
+			// The erasure may have looked for dead letters before this one was stored.
+			if erased, err := d.isErased(ctx, m); !erased {
+				return err
+			}
+			return dead.SecureDeleteMsg(ctx, stored.Sequence)
 		case schema.IsTombstone(stored.Header) && !m.Erased():
 			return nil // the event was erased
 		}
@@ -95,6 +99,9 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 		// stream of this name may have replied, across a leaf node connection.
 		if ack != nil {
 			return fmt.Errorf("dead letter on %s was acknowledged by JetStream domain %q, but is not in the stream", msg.Subject, ack.Domain)
+		}
+		if erased, err := d.isErased(ctx, m); erased || err != nil {
+			return err
 		}
 		// The stored letter is the one that was requeued, which the caller deletes, or that
 		// of the event, while m is its tombstone.
@@ -108,20 +115,15 @@ func (d *dispatcher) deadLetter(ctx context.Context, m Message, reason error) er
 	}
 }
 
-// checkErased deletes a dead letter whose event was erased while it was in flight:
-// the erasure may have looked for dead letters before this one was stored.
-func (d *dispatcher) checkErased(ctx context.Context, m Message, dead jetstream.Stream, sequence uint64) error {
+// isErased reports whether the event of a message was erased while the message was in
+// flight.
+func (d *dispatcher) isErased(ctx context.Context, m Message) (bool, error) {
 	if m.Erased() {
-		return nil
+		return false, nil
 	}
 	last, err := d.stream.GetLastMsgForSubject(ctx, m.Subject)
-	switch {
-	case errors.Is(err, jetstream.ErrMsgNotFound): // removed at its maximum age
-		return nil
-	case err != nil:
-		return err
-	case !schema.IsTombstone(last.Header):
-		return nil
+	if errors.Is(err, jetstream.ErrMsgNotFound) { // removed at its maximum age
+		return false, nil
 	}
-	return dead.SecureDeleteMsg(ctx, sequence)
+	return err == nil && schema.IsTombstone(last.Header), err
 }
