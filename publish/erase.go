@@ -256,8 +256,11 @@ func (e Eraser) tombstoneError(stream jetstream.Stream, subject string, err erro
 	failure, info := classify(err), stream.CachedInfo()
 	if failure.reason == "full" {
 		remedy := "raise INGRESS_MAX_STORE by 1MiB and restart the ingress, or raise max_file_store or the limit of the account at an external broker"
-		if limit := info.Config.MaxBytes; limit > 0 && info.State.Bytes+tombstoneRoom > uint64(limit) {
-			remedy = "run: " + Config{CLI: e.CLI}.edit(info.Config.Name, fmt.Sprintf("--max-bytes=%d", limit+tombstoneRoom))
+		switch limits, state := info.Config, info.State; {
+		case limits.MaxMsgs > 0 && state.Msgs >= uint64(limits.MaxMsgs):
+			remedy = "run: " + Config{CLI: e.CLI}.edit(limits.Name, fmt.Sprintf("--max-msgs=%d", limits.MaxMsgs+100))
+		case limits.MaxBytes > 0 && state.Bytes+tombstoneRoom > uint64(limits.MaxBytes):
+			remedy = "run: " + Config{CLI: e.CLI}.edit(limits.Name, fmt.Sprintf("--max-bytes=%d", limits.MaxBytes+tombstoneRoom))
 		}
 		failure = &Error{"full", fmt.Errorf("%w; an erasure needs some room before it frees more: %s, and erase again", err, remedy)}
 	}

@@ -359,27 +359,40 @@ func TestEraseFromAFullStream(t *testing.T) {
 		t.Fatal(err)
 	}
 	limited := stream.CachedInfo().Config
-	full := int64(stream.CachedInfo().State.Bytes)
-	limit := func(size int64) {
+	update := func() {
 		t.Helper()
-		limited.MaxBytes = size
 		if _, err := js.UpdateStream(t.Context(), limited); err != nil {
 			t.Fatal(err)
 		}
 	}
-	limit(full)
+	full := stream.CachedInfo().State
 	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
-	err = eraser.Erase(t.Context(), copies[0])
-	if failure, ok := errors.AsType[*publish.Error](err); !ok || failure.Reason() != "full" || !strings.Contains(err.Error(), fmt.Sprintf("stream edit VERSIVE --max-bytes=%d, and erase again", full+1<<20)) {
-		t.Fatalf("got %v", err)
-	}
-	limit(full + 1<<20)
-	for _, c := range copies {
-		if err := eraser.Erase(t.Context(), c); err != nil {
-			t.Fatal(err)
+	for i, test := range []struct {
+		limit *int64
+		full  uint64
+		room  int64
+		flag  string
+	}{
+		{&limited.MaxBytes, full.Bytes, 1 << 20, "--max-bytes"},
+		{&limited.MaxMsgs, full.Msgs, 100, "--max-msgs"},
+	} {
+		*test.limit = int64(test.full)
+		update()
+		half := copies[5*i : 5*i+5]
+		err := eraser.Erase(t.Context(), half[0])
+		*test.limit += test.room
+		if failure, ok := errors.AsType[*publish.Error](err); !ok || failure.Reason() != "full" || !strings.Contains(err.Error(), fmt.Sprintf("stream edit VERSIVE %s=%d, and erase again", test.flag, *test.limit)) {
+			t.Fatalf("got %v", err)
 		}
-	}
-	if info, err := stream.Info(t.Context()); err != nil || info.State.Bytes >= uint64(full) {
-		t.Errorf("%d of %d bytes, %v", info.State.Bytes, full, err)
+		update()
+		for _, c := range half {
+			if err := eraser.Erase(t.Context(), c); err != nil {
+				t.Fatal(err)
+			}
+		}
+		*test.limit = -1
+		if info, err := stream.Info(t.Context()); err != nil || info.State.Bytes >= full.Bytes || info.State.Msgs > full.Msgs {
+			t.Errorf("%d of %d bytes, %d of %d messages, %v", info.State.Bytes, full.Bytes, info.State.Msgs, full.Msgs, err)
+		}
 	}
 }
