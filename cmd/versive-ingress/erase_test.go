@@ -16,7 +16,9 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/config"
+	"versive-ingress/cmd/versive-ingress/internal/erasure"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
@@ -242,5 +244,33 @@ func TestEraseTellsWhatIsLeft(t *testing.T) {
 	}
 	if got := holdings(t, js, schema.KindEvent) + ", " + holdings(t, js, schema.KindQuarantine); got != "msg_1*, msg_q" {
 		t.Errorf("the streams hold %s", got)
+	}
+}
+
+// An erasure that is interrupted names what is left, and the next one erases that.
+func TestEraseInterrupted(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	for _, id := range []string{"msg_1", "msg_2", "msg_3"} {
+		sys.post(t, id, plantedBody("interview.completed", "int-1"))
+	}
+	interrupted, cancel := context.WithCancelCause(t.Context())
+	c, err := broker.Open(interrupted, s, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	e := erasure.New(c, erasure.Target{Interview: "int-1"})
+	found, err := e.Find(interrupted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = e.Run(interrupted, found, func() { cancel(errors.New("interrupt signal received")) })
+	if err == nil || err.Error() != "2 of 3 messages may be left: interrupt signal received; run the same command again for the rest" {
+		t.Errorf("got %v", err)
+	}
+	if out := must(t, s, "erase", "--interview", "int-1", "--yes", "--json"); !strings.Contains(out, `"events":2,"quarantined":0,"dead_letters":0,"erased_before":1,"left":0,"complete":true,"verified":true}`) {
+		t.Errorf("got %s", out)
 	}
 }

@@ -291,6 +291,9 @@ func (e *Erasure) Run(ctx context.Context, found []Match, done func()) error {
 				done()
 				continue
 			}
+			if ctx.Err() != nil {
+				err = fmt.Errorf("%w; run the same command again for the rest", context.Cause(ctx))
+			}
 			if left++; len(failed) < maxErrors {
 				failed = append(failed, err)
 			}
