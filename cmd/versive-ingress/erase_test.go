@@ -274,3 +274,40 @@ func TestEraseInterrupted(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 }
+
+// A message that cannot be read, whose interview is not known, does not keep what can be
+// read from being erased.
+func TestEraseBesideUnreadable(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	large := strings.Repeat("0", 6<<20)
+	sys.post(t, "msg_damaged", []byte(`{"event_type":"interview.started","interview":{"id":"int-2"}}`))
+	for i := range 2 { // damage in the last block would be dropped at the start
+		sys.post(t, fmt.Sprint("msg_large_", i), fmt.Appendf(nil, `{"event_type":"interview.started","interview":{"id":"int-3","transcript":%q}}`, large))
+	}
+	sys.post(t, "msg_q", plantedBody("interview.started", "int-1"))
+	sys.post(t, "msg_1", plantedBody("interview.completed", "int-1"))
+	sys.Stop()
+	block := filepath.Join(s.DataDir, "jetstream", "$G", "streams", "VERSIVE_QUARANTINE", "msgs", "1.blk")
+	content, err := os.ReadFile(block)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content[bytes.Index(content, []byte("int-2"))] ^= 1
+	if err := os.WriteFile(block, content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run(t, s)
+	if out, err := runCommand(t, "versive-ingress", s, "erase", "--interview", "int-1", "--dry-run"); err == nil || !strings.Contains(out, "msg_q") {
+		t.Errorf("got %v, %s", err, out)
+	}
+	out, err := runCommand(t, "versive-ingress", s, "erase", "--interview", "int-1", "--yes", "--json")
+	if err == nil || !strings.Contains(out, `"events":1,"quarantined":1,"dead_letters":0,"erased_before":0,"left":0,"complete":false,"verified":true}`) ||
+		!strings.Contains(out, "reading stream VERSIVE_QUARANTINE: the stream counts messages that it cannot return (1, sequences 1)") {
+		t.Errorf("got %v, %s", err, out)
+	}
+	if files := filesWith(t, s.DataDir, planted); len(files) > 0 {
+		t.Errorf("the marker is in %v", files)
+	}
+}

@@ -118,7 +118,7 @@ func Run(ctx context.Context, o Options) error {
 		return err
 	}
 	if err := e.Print(ctx, text, found, o.DryRun); err != nil || o.DryRun {
-		return err
+		return errors.Join(err, e.Unreadable())
 	}
 	if len(found) > 0 && !o.Yes {
 		if err := terminal.Confirm(ctx, o.In, o.Notes, fmt.Sprintf("Erase %s permanently?", terminal.Plural(len(found), "message", "messages"))); err != nil {
@@ -139,8 +139,9 @@ func Run(ctx context.Context, o Options) error {
 	var end outcome
 	if err == nil {
 		end.Verified, err = settle(ctx, c, text, e.overwritten)
-		end.Complete = err == nil
 	}
+	err = errors.Join(err, e.Unreadable())
+	end.Complete = err == nil
 	if failed := e.record(io.MultiWriter(file, record), o.Reason, end); failed != nil {
 		err = errors.Join(err, fmt.Errorf("writing the record: %w", failed))
 	}

@@ -66,6 +66,7 @@ type Erasure struct {
 	// earlier ones. In the quarantine and the dead letters, nothing shows of which
 	// interview that was, so these are all that were ever deleted there.
 	overwritten map[schema.Kind][]uint64
+	unreadable  map[schema.Kind]error // of streams with messages that Find could not read
 }
 
 // New returns the erasure of targets.
@@ -99,8 +100,10 @@ type Match struct {
 // The events are read before the others, for their ids, and once more after
 // them: a requeue stores an event before it deletes the quarantined webhook, so
 // one of the two exists at any time, and in the end the event does.
+//
+// Messages that cannot be read are passed over; Unreadable returns which.
 func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
-	e.events, e.overwritten = make(map[string]int), make(map[schema.Kind][]uint64)
+	e.events, e.overwritten, e.unreadable = make(map[string]int), make(map[schema.Kind][]uint64), make(map[schema.Kind]error)
 	if _, err := e.findEvents(ctx); err != nil {
 		return nil, err
 	}
@@ -129,6 +132,11 @@ func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 	return found, nil
 }
 
+// Unreadable returns which messages Find could not read: they may be of a target.
+func (e *Erasure) Unreadable() error {
+	return errors.Join(e.unreadable[schema.KindEvent], e.unreadable[schema.KindQuarantine], e.unreadable[schema.KindDead])
+}
+
 // maxFilters is the number of targets up to which the events of each are read by their
 // subject. For more, reading the headers of all events is faster.
 const maxFilters = 100
@@ -136,9 +144,10 @@ const maxFilters = 100
 func (e *Erasure) findEvents(ctx context.Context) (found []Match, err error) {
 	if len(e.targets) > maxFilters {
 		found, err = e.findOn(ctx, broker.AnySubject)
-		if _, unreadable := errors.AsType[*subscribe.UnreadableError](err); !unreadable {
+		if err != nil || e.unreadable[schema.KindEvent] == nil {
 			return found, err
-		} // it may be an event of another interview, which is seen only by subject
+		}
+		delete(e.unreadable, schema.KindEvent) // it may be an event of another interview, which is seen only by subject
 	}
 	var subjects []string
 	for _, t := range e.targets {
@@ -164,6 +173,10 @@ func (e *Erasure) findOn(ctx context.Context, subjects ...string) (found []Match
 func (e *Erasure) find(ctx context.Context, selection subscribe.Selection) (found []Match, err error) {
 	kind, last, stored := selection.Kind, uint64(0), make(map[uint64]bool)
 	for m, err := range e.conn.Source.Range(ctx, selection) {
+		if _, unreadable := errors.AsType[*subscribe.UnreadableError](err); unreadable {
+			e.unreadable[kind] = err
+			break
+		}
 		if err != nil {
 			return nil, err
 		}
