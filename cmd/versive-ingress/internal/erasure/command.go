@@ -23,6 +23,7 @@ const OutOfReach = `An erasure does not reach:
     receive the tombstones, others do not;
   - streams that mirror or source from these, and what was replayed to other
     subjects or endpoints;
+  - events that wait at an edge that is cut off: repeat the erasure afterwards;
   - backups, snapshots, and disk space that the file system has freed but not
     reused;
   - on a cluster, the replication logs of the nodes, which keep the content for
@@ -145,9 +146,7 @@ func Run(ctx context.Context, o Options) error {
 	if failed := e.record(io.MultiWriter(file, record), o.Reason, end); failed != nil {
 		err = errors.Join(err, fmt.Errorf("writing the record: %w", failed))
 	}
-	if len(found) > 0 {
-		fmt.Fprintf(text, "\n%s", OutOfReach)
-	}
+	fmt.Fprintf(text, "\n%s", OutOfReach)
 	return err
 }
 
