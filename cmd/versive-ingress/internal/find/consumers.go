@@ -72,7 +72,7 @@ func (f Finder) readConsumers(ctx context.Context, stream jetstream.Stream, repo
 		if err := f.addReadings(ctx, stream, consumers, kind.subject(r.ID), r); err != nil {
 			return err
 		}
-		r.List = r.List[max(0, len(r.List)-Listed):]
+		r.List = Latest(r.List)
 	}
 	return nil
 }
@@ -171,7 +171,7 @@ func (f Finder) addReadings(ctx context.Context, stream jetstream.Stream, consum
 				if letters[e.Sequence] && state != NotSelected {
 					state = DeadLettered
 				}
-				if i >= len(r.List)-Listed {
+				if i >= Older(r.List) {
 					mu.Lock()
 					e.Consumers[c.Name] = state
 					mu.Unlock()
@@ -250,6 +250,9 @@ func (r *Reading) add(state State, n uint64) {
 // intersect returns the subject that matches what both of two subjects with wildcards
 // match, or "" if that is nothing.
 func intersect(a, b string) string {
+	if a == ">" {
+		return b
+	}
 	as, bs := strings.Split(a, "."), strings.Split(b, ".")
 	var both []string
 	for i := 0; i < len(as) && i < len(bs); i++ {

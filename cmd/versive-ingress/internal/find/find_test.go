@@ -481,6 +481,31 @@ func TestFindHeld(t *testing.T) {
 	}
 }
 
+// Of many quarantined webhooks and dead letters, the newest are printed, and how many
+// others there are.
+func TestPrintHeld(t *testing.T) {
+	t.Parallel()
+	for _, n := range []int{find.Listed, find.Listed + 2} {
+		r := find.Report{ID: "study_1", Kind: "study"}
+		for i := range n {
+			h := find.Held{Place: find.Place{ID: fmt.Sprint("msg_", i)}, Reason: "invalid"}
+			r.Quarantined, r.DeadLetters = append(r.Quarantined, h), append(r.DeadLetters, h)
+		}
+		var text strings.Builder
+		if err := find.Print(&text, []find.Report{r}); err != nil {
+			t.Fatal(err)
+		}
+		if got, want := strings.Count(text.String(), " 2 older ones, which "), n-find.Listed; got != want {
+			t.Errorf("of %d, others are mentioned %d times, want %d:\n%s", n, got, want, &text)
+		}
+		for i := range n {
+			if got, want := strings.Count(text.String(), fmt.Sprintf(" msg_%d,", i)), 2; i >= n-find.Listed && got != want || i < n-find.Listed && got != 0 {
+				t.Errorf("of %d, message %d is printed %d times:\n%s", n, i, got, &text)
+			}
+		}
+	}
+}
+
 // Ids that begin as the one that was not found, or are written in another case, are
 // suggested.
 func TestSuggest(t *testing.T) {

@@ -26,6 +26,10 @@ type Held struct {
 	Requeued      *time.Time `json:"requeued,omitzero"` // nil if it waits; else its consumer has not handled it yet
 }
 
+// Latest returns the newest Listed of some messages, and Older how many others there are.
+func Latest[T any](list []T) []T { return list[max(0, len(list)-Listed):] }
+func Older[T any](list []T) int  { return len(list) - len(Latest(list)) }
+
 // readHeld adds the messages of a kind on a subject to the reports of whose kinds they
 // are.
 func (f Finder) readHeld(ctx context.Context, kind schema.Kind, subject string, kinds []kind, reports []Report) error {

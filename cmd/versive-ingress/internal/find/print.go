@@ -60,10 +60,16 @@ func (r Report) print(w io.Writer) error {
 	default:
 		row("stored", "no")
 	}
-	for _, h := range r.Quarantined {
+	if n := Older(r.Quarantined); n > 0 {
+		row("quarantine", "%d older ones, which versive-ingress quarantine list lists, and", n)
+	}
+	for _, h := range Latest(r.Quarantined) {
 		row("quarantine", "%s", h.describe(h.Reason+": "+h.Detail))
 	}
-	for _, h := range r.DeadLetters {
+	if n := Older(r.DeadLetters); n > 0 {
+		row("dead letter", "%d older ones, which versive-ingress deadletters list lists, and", n)
+	}
+	for _, h := range Latest(r.DeadLetters) {
 		row("dead letter", "%s", h.describe(fmt.Sprintf("consumer %s gave up on event %d after %s: %s", h.Consumer, h.EventSequence,
 			terminal.Plural(h.Deliveries, "delivery", "deliveries"), h.Reason)))
 		if h.Requeued != nil {

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"versive-ingress/cmd/versive-ingress/internal/find"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
@@ -20,6 +21,8 @@ var functions = template.FuncMap{
 	"share":  share,
 	"flows":  flows,
 	"tiles":  tiles,
+	"latest": find.Latest[find.Held],
+	"older":  find.Older[find.Held],
 	"plain":  func(id string) string { return terminal.Printable([]byte(id)) },
 }
 
