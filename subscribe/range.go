@@ -88,7 +88,7 @@ func (c *cursor) readBounded(ctx context.Context, yield func(Message) bool) erro
 		return err
 	}
 	stopped := false
-	err = c.read(ctx, func(m Message) bool {
+	message := func(m Message) bool {
 		if !c.sel.Until.IsZero() && !m.Time.Before(c.sel.Until) {
 			b.last = min(b.last, m.Sequence-1)
 		}
@@ -99,7 +99,16 @@ func (c *cursor) readBounded(ctx context.Context, yield func(Message) bool) erro
 		m.Pending -= min(m.Pending, b.beyond)
 		stopped = !yield(m)
 		return !stopped && m.Sequence < b.last
-	}, func(ctx context.Context) bool { return c.hasMore(ctx, b.last) })
+	}
+	for more := true; more && err == nil; {
+		err = c.read(ctx, message, func(ctx context.Context) bool { return c.hasMore(ctx, b.last) })
+		if more = err == nil && !stopped && c.sel.Subject == ">" && c.next <= b.last; more {
+			err = c.retry(ctx, func(ctx context.Context) (err error) {
+				more, err = c.skipBlock(ctx, b.last)
+				return err
+			})
+		}
+	}
 	// A message that a consumer cannot read stays pending, but only until anyone asks for
 	// the consumer's state, as each ingress does for its metrics: the broker then lowers its
 	// count to the sequences that follow.
@@ -133,8 +142,48 @@ func (c *cursor) bounds(ctx context.Context) (b bounds, err error) {
 // hasMore reports whether the stream may return more messages of the selection,
 // up to last. It asks the stream's leader: the consumer may be on a replica that
 // lags. It also returns false if the stream has a next message but cannot return
-// it, because a whole block cannot be read: no consumer gets past that.
+// it, because a whole block cannot be read: no consumer gets past that. See skipBlock.
 func (c *cursor) hasMore(ctx context.Context, last uint64) bool {
 	next, err := c.stream.GetMsg(ctx, c.next, jetstream.WithGetMsgSubject(c.subject()))
 	return err == nil && next.Sequence <= last || err != nil && !errors.Is(err, jetstream.ErrMsgNotFound)
+}
+
+// skipBlock moves c.next past a block that cannot be read at all, to the next message up to
+// last, and reports whether there is one. Where two such blocks are near each other, it may
+// pass over what is between them.
+func (c *cursor) skipBlock(ctx context.Context, last uint64) (more bool, err error) {
+	next := func(sequence uint64) (uint64, error) { // of the first message from there on; 0 if it cannot be read
+		m, err := c.stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(c.subject()))
+		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > last {
+			return 0, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		return m.Sequence, nil
+	}
+	low, high, found := c.next, c.next, uint64(0) // there is none from low on, and found is that from high on
+	for step := uint64(1); found == 0; step *= 2 {
+		if low = high; low >= last {
+			return false, nil
+		}
+		high = min(low+step, last)
+		if found, err = next(high); err != nil {
+			return false, err
+		}
+	}
+	for low+1 < high {
+		middle := low + (high-low)/2
+		switch at, err := next(middle); {
+		case err != nil:
+			return false, err
+		case at > 0:
+			high, found = middle, at
+		default:
+			low = middle
+		}
+	}
+	c.next = found
+	c.close()
+	return true, nil
 }

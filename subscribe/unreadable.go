@@ -14,9 +14,9 @@ import (
 
 // UnreadableError ends a range that lacks messages: the stream counts them but
 // cannot return them, because its store is damaged. A consumer skips them without
-// an error. All other messages of the range were yielded before, unless no
-// consumer gets past the damage. In a range with a filter and an end, the messages may
-// have other subjects, because theirs are not known.
+// an error. All other messages of the range were yielded before, except after a whole block
+// that cannot be read, in a range whose Subject is not ">". In a range with a filter and an
+// end, the messages may have other subjects, because theirs are not known.
 type UnreadableError struct {
 	Stream    string
 	Sequences schema.Sequences

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -123,6 +122,45 @@ func TestRangeFindsUnreadable(t *testing.T) {
 	}
 }
 
+// A range may begin at any sequence, in the newer half of the blocks as well, where the broker
+// counts in another way.
+func TestRangeFindsUnreadableInNewerBlocks(t *testing.T) {
+	t.Parallel()
+	s := damaged(t, 30, 900<<10, func(msgs string) { flip(t, filepath.Join(msgs, "3.blk"), "msg_24") })
+	stream, err := s.js.Stream(t.Context(), "VERSIVE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.DeleteMsg(t.Context(), 29); err != nil { // otherwise the broker counts sequences
+		t.Fatal(err)
+	}
+	study := schema.Filter{StudyID: "study_0"}
+	for name, test := range map[string]struct {
+		sel subscribe.Selection
+		err bool
+	}{
+		"from its block":     {subscribe.Selection{First: 20}, true},
+		"from before it":     {subscribe.Selection{First: 23}, true},
+		"from it":            {subscribe.Selection{First: 24}, true},
+		"from after it":      {subscribe.Selection{First: 25}, false},
+		"its study":          {subscribe.Selection{Filter: study, First: 20}, true},
+		"its study, near it": {subscribe.Selection{Filter: study, First: 23}, true},
+		"its study, after":   {subscribe.Selection{Filter: study, First: 25}, false},
+		"its interview":      {subscribe.Selection{Filter: schema.Filter{InterviewID: "i24"}, First: 22}, true},
+		"of another study":   {subscribe.Selection{Filter: schema.Filter{StudyID: "study_1"}, First: 22}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			test.sel.HeadersOnly = true
+			got, err := readAll(t, s.source, test.sel)
+			unreadable, ok := errors.AsType[*subscribe.UnreadableError](err)
+			if ok != test.err || !ok && err != nil || ok && unreadable.Sequences.String() != "24" {
+				t.Errorf("got %v, %v", got, err)
+			}
+		})
+	}
+}
+
 // A message that is deleted after it was read does not hide one that cannot be
 // read.
 func TestRangeFindsUnreadableBesideDeleted(t *testing.T) {
@@ -224,20 +262,27 @@ func TestRangeKnowsWhatIsDeleted(t *testing.T) {
 	}
 }
 
-// No consumer gets past a block that cannot be read at all: a range ends before it.
-func TestRangeStopsAtAnUnreadableBlock(t *testing.T) {
+// Although no consumer gets past a block that cannot be read at all, a range does that reads
+// everything. Others end there.
+func TestRangePassesUnreadableBlocks(t *testing.T) {
 	t.Parallel()
-	s := damaged(t, 40, 900<<10, func(msgs string) { // the broker reads the last blocks before it starts
-		block := filepath.Join(msgs, "1.blk")
-		if err := os.Remove(block); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.Mkdir(block, 0o700); err != nil { // as unreadable as a bad sector
-			t.Fatal(err)
+	s := damaged(t, 30, 900<<10, func(msgs string) { // the broker reads the last blocks before it starts
+		for _, name := range []string{"1.blk", "2.blk"} {
+			block := filepath.Join(msgs, name)
+			if err := os.Remove(block); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Mkdir(block, 0o700); err != nil { // as unreadable as a bad sector
+				t.Fatal(err)
+			}
 		}
 	})
-	got, err := readAll(t, s.source, subscribe.Selection{HeadersOnly: true})
-	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); !ok || unreadable.Sequences.First() != 1 || slices.Contains(got, 1) {
+	got, err := readAll(t, s.source, subscribe.Selection{HeadersOnly: true, Subject: ">"})
+	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); !ok || unreadable.Sequences.String() != "1-18" || len(got) != 14 || got[0] != 19 {
 		t.Errorf("got %v, %v", got, err)
+	}
+	got, err = readAll(t, s.source, subscribe.Selection{HeadersOnly: true})
+	if unreadable, ok := errors.AsType[*subscribe.UnreadableError](err); !ok || unreadable.Sequences.String() != "1-18" || len(got) > 0 {
+		t.Errorf("with a filter: got %v, %v", got, err)
 	}
 }
