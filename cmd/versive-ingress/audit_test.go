@@ -5,10 +5,12 @@ import (
 	"cmp"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -25,6 +27,7 @@ import (
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 var (
@@ -79,6 +82,70 @@ func TestAudit(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// An audit that is interrupted acknowledges nothing.
+func TestAuditInterrupted(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	s.NATSListen = silent.Addr().String()
+	marks := `{"losses":[{"number":1,"stream":"VERSIVE","problem":"removed","sequences":"3"}]}`
+	if err := errors.Join(os.MkdirAll(s.DataDir, 0o700), os.WriteFile(filepath.Join(s.DataDir, "marks.json"), []byte(marks), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "versive-ingress", "audit", "--acknowledge")
+	cmd.Env = append(cmd.Environ(), environment(s)...)
+	startProcess(t, cmd)
+	conn, err := silent.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if err := cmd.Process.Signal(os.Interrupt); err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Wait(); err == nil {
+		t.Error("the exit status is 0")
+	}
+	if losses, _, err := publish.ReadLosses(s.DataDir); err != nil || len(losses) != 1 {
+		t.Errorf("got %v, %v", losses, err)
+	}
+}
+
+// A consumer that has given up once more, and has ended before it has deleted the dead
+// letter that was requeued, leaves two of the event. That is no finding while the request is
+// there.
+func TestAuditGivenUpAgain(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	sys := run(t, s)
+	js := embeddedtest.Connect(t, sys.BrokerURL())
+	sequence := store(t, js, "msg_1")
+	if err := (subscribe.Source{JetStream: js}).EnsureDeadLetters(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	event, err := schema.Normalize("msg_1", interview("msg_1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	letter := schema.DeadLetter(schema.Dead{Consumer: "reports", Reason: "no", ID: "msg_1", Subject: event.Subject("versive"), Sequence: sequence}, event.Header, event.Data)
+	for _, m := range []schema.Message{letter, schema.Requeue("reports", "msg_1", 1), letter} {
+		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("versive"), Header: m.Header, Data: m.Data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	must(t, s, "audit")
+	if err := (publish.Eraser{JetStream: js, Stream: "VERSIVE"}).Delete(t.Context(), publish.Copy{Kind: schema.KindDead, Sequence: 2}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := runCommand(t, "versive-ingress", s, "audit"); err == nil || !strings.Contains(out, "3: has the id of message 1") {
+		t.Errorf("without the request: %v, %s", err, out)
 	}
 }
 

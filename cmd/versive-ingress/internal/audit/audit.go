@@ -3,6 +3,7 @@
 package audit
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -56,11 +57,13 @@ func Run(ctx context.Context, o Options) error {
 	default:
 		report.Reported = append(report.Reported, losses...)
 	}
-	if err := report.read(ctx, record, o.Notes); err != nil {
-		if !o.Acknowledge || s.NATSURL != "" {
-			return err
-		}
-		fmt.Fprintf(o.Notes, "the streams were not read: %v\n", err)
+	unread := report.read(ctx, record, o.Notes)
+	switch {
+	case unread == nil:
+	case !o.Acknowledge, s.NATSURL != "", ctx.Err() != nil:
+		return unread
+	case len(report.Reported) == 0:
+		return fmt.Errorf("the streams were not read, and no loss is reported: %w", unread)
 	}
 	if err := report.print(o); err != nil {
 		return err
@@ -73,6 +76,9 @@ func Run(ctx context.Context, o Options) error {
 		if err := publish.Acknowledge(s.DataDir, report.Reported, found); err != nil {
 			return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", access.AsOwner(err, "audit --acknowledge"))
 		}
+	}
+	if unread != nil {
+		return fmt.Errorf("the reported losses are acknowledged, but the streams were not read: %w", unread)
 	}
 	return report.verdict(o.Acknowledge, noMarks && s.NATSURL == "")
 }
@@ -109,13 +115,14 @@ func (r *Report) read(ctx context.Context, record publish.Record, notes io.Write
 	return nil
 }
 
-// print writes the report.
+// print writes the report. What could not be written must not be acknowledged.
 func (r *Report) print(o Options) error {
+	out := bufio.NewWriter(o.Out)
 	if o.JSON {
 		return terminal.WriteJSON(o.Out, r)
 	}
 	if len(r.Streams) > 0 {
-		table := terminal.NewTable(o.Out)
+		table := terminal.NewTable(out)
 		fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED\tFINDINGS")
 		for _, s := range r.Streams {
 			n, findings := uint64(0), "none"
@@ -125,9 +132,7 @@ func (r *Report) print(o Options) error {
 			}
 			fmt.Fprintf(table, "%s\t%d\t%d\t%d\t%s\n", s.Name, s.Messages, s.Erased, s.Deleted, findings)
 		}
-		if err := table.Flush(); err != nil {
-			return err
-		}
+		table.Flush()
 	}
 	for _, s := range r.Streams {
 		for _, f := range s.Findings {
@@ -135,12 +140,12 @@ func (r *Report) print(o Options) error {
 			if f.Acknowledged {
 				acknowledged = ", acknowledged"
 			}
-			fmt.Fprintf(o.Out, "found: stream %s %v (%d, sequences %v)%s\n", s.Name, f.Problem, f.Messages, f.Sequences, acknowledged)
+			fmt.Fprintf(out, "found: stream %s %v (%d, sequences %v)%s\n", s.Name, f.Problem, f.Messages, f.Sequences, acknowledged)
 			for _, e := range f.Examples {
-				fmt.Fprintf(o.Out, "  %d: %s\n", e.Sequence, e.Detail)
+				fmt.Fprintf(out, "  %d: %s\n", e.Sequence, e.Detail)
 			}
 			if more := f.Messages - uint64(len(f.Examples)); len(f.Examples) > 0 && more > 0 {
-				fmt.Fprintf(o.Out, "  and %d more\n", more)
+				fmt.Fprintf(out, "  and %d more\n", more)
 			}
 		}
 	}
@@ -148,9 +153,9 @@ func (r *Report) print(o Options) error {
 		fmt.Fprintf(o.Notes, "whether the ingress has reported losses is not known: %s\n", r.Unknown)
 	}
 	for _, l := range r.Reported {
-		fmt.Fprintf(o.Out, "reported %s: %v\n", l.Time.Format("2006-01-02T15:04:05Z07:00"), l)
+		fmt.Fprintf(out, "reported %s: %v\n", l.Time.Format("2006-01-02T15:04:05Z07:00"), l)
 	}
-	return nil
+	return out.Flush()
 }
 
 // verdict returns the error that Run returns after everything was read.

@@ -94,6 +94,7 @@ type walk struct {
 	copies     []uint64 // that tombstones stand for
 	tombstones uint64
 	ids        []hashedID // of what is not a tombstone
+	requeued   []uint64   // dead letters, which are deleted before their requests
 	seed       maphash.Seed
 	odd        map[Problem]*Finding // Foreign and Inconsistent
 }
@@ -159,7 +160,7 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 	for _, p := range [...]Problem{Foreign, Inconsistent} {
 		s.add(p, false, w.odd[p].Sequences, w.odd[p].Examples)
 	}
-	repeated := w.repeated()
+	repeated := w.repeated(present.Within(1, end-1).Minus(schema.SequencesOf(w.requeued)))
 	s.add(Repeated, false, repeated.Sequences, repeated.Examples)
 	s.add(NotErased, false, present.Minus(present.Minus(schema.SequencesOf(w.copies[:earlier]))), nil)
 	return s, nil
@@ -191,6 +192,9 @@ func (w *walk) inspect(m subscribe.Message) {
 	} else {
 		w.ids = append(w.ids, hashedID{w.hash(m, err == nil), m.Sequence})
 	}
+	if letter := schema.RequeuedLetter(m.Header); letter > 0 && w.kind == schema.KindDead {
+		w.requeued = append(w.requeued, letter)
+	}
 	switch {
 	case errors.Is(err, schema.ErrForeign):
 		w.odd[Foreign].include(m.Sequence, "")
@@ -220,19 +224,29 @@ func (f *Finding) include(sequence uint64, detail string) {
 	}
 }
 
-// repeated returns the messages that have the id of an earlier one. It sorts the ids.
-func (w *walk) repeated() Finding {
+// repeated returns the messages among some sequences that have the id of an earlier one. It
+// sorts the ids.
+func (w *walk) repeated(among schema.Sequences) Finding {
 	slices.SortFunc(w.ids, func(a, b hashedID) int {
 		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.sequence, b.sequence))
 	})
 	var again []hashedID // with the sequence of the first instead of the hash
-	first := 0
-	for i, id := range w.ids {
-		if id.hash != w.ids[first].hash {
-			first = i
-		} else if i > first {
-			again = append(again, hashedID{w.ids[first].sequence, id.sequence})
+	for first := 0; first < len(w.ids); {
+		last := first + 1
+		for last < len(w.ids) && w.ids[last].hash == w.ids[first].hash {
+			last++
 		}
+		earlier := uint64(0)
+		for _, id := range w.ids[first:last] {
+			switch {
+			case last == first+1, among.Within(id.sequence, id.sequence).Len() == 0:
+			case earlier > 0:
+				again = append(again, hashedID{earlier, id.sequence})
+			default:
+				earlier = id.sequence
+			}
+		}
+		first = last
 	}
 	slices.SortFunc(again, func(a, b hashedID) int { return cmp.Compare(a.sequence, b.sequence) })
 	var f Finding
