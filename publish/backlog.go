@@ -31,7 +31,7 @@ type backlog struct {
 // since the last update.
 func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 	b, seen := &p.metrics.backlogs[kind], &p.metrics.streams[kind]
-	stream, err := p.js.Stream(ctx, kind.Stream(p.cfg.Stream))
+	stream, err := OpenStream(ctx, p.js, kind.Stream(p.cfg.Stream))
 	if errors.Is(err, jetstream.ErrStreamNotFound) { // no consumer has dead-lettered anything yet
 		b.count.Store(0)
 		seen.Store(nil)

@@ -92,11 +92,10 @@ func (p *Publisher) readHeaders(ctx context.Context, stream jetstream.Stream, st
 
 // requireNone returns an error if the leader of a stream returns a message from next to last.
 func (p *Publisher) requireNone(ctx context.Context, name string, next, last uint64) error {
-	stream, err := p.js.Stream(ctx, name)
+	stream, err := OpenStream(ctx, p.js, name)
 	if err != nil {
 		return err
 	}
-	ReadFromLeader(stream)
 	m, err := stream.GetMsg(ctx, next, jetstream.WithGetMsgSubject(">"))
 	switch {
 	case errors.Is(err, jetstream.ErrMsgNotFound):
@@ -119,7 +118,7 @@ func (p *Publisher) explainDeletions(ctx context.Context) error {
 	if suspects.Len() == 0 {
 		return nil
 	}
-	stream, err := p.js.Stream(ctx, name)
+	stream, err := OpenStream(ctx, p.js, name)
 	if err != nil {
 		return err
 	}

@@ -1,7 +1,6 @@
 package publish_test
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -346,48 +345,16 @@ func TestNoLossOnALaggingReplica(t *testing.T) {
 // no loss, unless it stays so.
 func TestNoLossFromAFormerLeader(t *testing.T) {
 	t.Parallel()
-	file := filepath.Join(t.TempDir(), "nats.conf")
-	if err := os.WriteFile(file, []byte(`
-		listen: "127.0.0.1:-1"
-		no_auth_user: u
-		accounts {
-			A {
-				jetstream: enabled
-				users: [{user: u, password: p}]
-				mappings: {"$JS.API.STREAM.INFO.VERSIVE": "leader.VERSIVE"}
-			}
-		}`), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	broker := embeddedtest.StartBroker(t, embedded.Config{ConfigFile: file})
-	js := embeddedtest.Connect(t, broker.URL())
 	var behind atomic.Uint64
 	answered := make(chan struct{}, 1)
-	if _, err := js.Conn().Subscribe("leader.VERSIVE", func(m *nats.Msg) {
-		answer := struct {
-			*jetstream.StreamInfo
-			Error *jetstream.APIError `json:"error,omitempty"`
-		}{nil, &jetstream.APIError{Code: 404, ErrorCode: jetstream.JSErrCodeStreamNotFound}}
-		list := js.ListStreams(t.Context(), jetstream.WithStreamListSubject("versive.>"))
-		for info := range list.Info() {
-			info.State.LastSeq -= behind.Load()
-			info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Current: true}, {Name: "c", Current: true}}}
-			answer.StreamInfo, answer.Error = info, nil
-		}
-		text, err := json.Marshal(answer)
-		if err == nil && list.Err() == nil {
-			err = m.Respond(text)
-		}
-		if err != nil {
-			t.Error(err)
-		}
+	broker := embeddedtest.StartBrokerBehind(t, func(info *jetstream.StreamInfo) {
+		info.State.LastSeq -= behind.Load()
+		info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Current: true}, {Name: "c", Current: true}}}
 		select {
 		case answered <- struct{}{}:
 		default:
 		}
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 	log := &embeddedtest.Log{}
 	cfg := config(broker.URL())
 	cfg.Logger, cfg.MarksDir = slog.New(slog.NewTextHandler(log, nil)), t.TempDir()
@@ -408,6 +375,34 @@ func TestNoLossFromAFormerLeader(t *testing.T) {
 	}
 	behind.Store(2)
 	embeddedtest.Await(t, "what stays so is a loss", func() bool { return strings.Contains(log.String(), "sequences=2-3") })
+}
+
+// A server that has just started answers for streams that others lead, too.
+func TestOpenStreamOfTheLeader(t *testing.T) {
+	t.Parallel()
+	answers := []*jetstream.ClusterInfo{
+		{Leader: "b"}, // its Raft node is not running yet
+		{Replicas: []*jetstream.PeerInfo{{Name: "a"}, {Name: "b"}, {Name: "c"}}},
+		{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "a"}, {Name: "c"}}},
+		{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b"}, {Name: "c"}}}, // the leader
+	}
+	broker := embeddedtest.StartBrokerBehind(t, func(info *jetstream.StreamInfo) {
+		info.Config.Replicas, info.Cluster, answers = 3, answers[0], answers[1:]
+		if len(answers) > 0 {
+			info.State.LastSeq = 0
+		}
+	})
+	js := embeddedtest.Connect(t, broker.URL())
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE", Subjects: []string{"versive.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.Publish(t.Context(), "versive.a", nil); err != nil {
+		t.Fatal(err)
+	}
+	stream, err := publish.OpenStream(t.Context(), js, "VERSIVE")
+	if err != nil || stream.CachedInfo().State.LastSeq != 1 {
+		t.Errorf("%+v, %v", stream, err)
+	}
 }
 
 // Expiry is not a loss, but a purge before the maximum age is.

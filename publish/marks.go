@@ -123,6 +123,9 @@ func (m *marks) ack(kind schema.Kind, r schema.Receipt, began ackState) {
 // acknowledged before the state of the stream was requested.
 func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream jetstream.Stream, acked uint64) error {
 	seen := observation{kind: kind, name: kind.Stream(p.cfg.Stream), info: stream.CachedInfo(), acked: acked}
+	if !IsFromLeader(seen.info.Cluster, seen.info.Config.Replicas) {
+		return ErrNotLeader
+	}
 	if !hasMajority(seen.info.Cluster) {
 		return errors.New("its leader may be partitioned from the other replicas")
 	}
@@ -134,6 +137,9 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 		var err error
 		if seen.info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
+		}
+		if !IsFromLeader(seen.info.Cluster, seen.info.Config.Replicas) {
+			return ErrNotLeader
 		}
 	}
 	// The last sequence is durable even if it was not acknowledged to this publisher, if

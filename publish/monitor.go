@@ -35,9 +35,8 @@ const (
 	leaderlessTimeout = 5 * time.Second
 
 	// staleLeader bounds how long a leader that was replaced may answer, without what was
-	// stored since. nats-server has another one elected after 4 s or more without its
-	// heartbeat; one that was frozen notices when it is reached, and one that reaches
-	// nobody steps down after 10 s (lostQuorumInterval in raft.go).
+	// stored since: one that was frozen notices when it is reached, and one that reaches
+	// nobody steps down after 10 s (lostQuorumInterval of nats-server).
 	staleLeader = 10 * time.Second
 
 	// smallEvent is the space, in bytes, that a limited stream must have left to be
@@ -234,7 +233,7 @@ func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 	}
 	info := stream.CachedInfo()
 	latest.Store(info)
-	if kind != schema.KindDead {
+	if kind != schema.KindDead && IsFromLeader(info.Cluster, info.Config.Replicas) {
 		p.followLeader(kind, info.Cluster)
 	}
 	if p.cfg.Hub {

@@ -100,11 +100,10 @@ func (p *Publisher) storeError(ctx context.Context, err error) error {
 // that of its tombstone, and those of other streams' consumers of the same name.
 func (p *Publisher) storeDead(ctx context.Context, m schema.Message) (schema.Receipt, error) {
 	name := m.Kind.Stream(p.cfg.Stream)
-	stream, err := p.js.Stream(ctx, name)
+	stream, err := OpenStream(ctx, p.js, name)
 	if err != nil {
 		return schema.Receipt{}, err
 	}
-	ReadFromLeader(stream)
 	msg := p.message(context.Background(), m)
 	msg.Header.Set(schema.HeaderDeadForwarded, "true")
 	for {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -147,6 +148,39 @@ func isTemporary(e *jetstream.APIError) bool {
 	}
 	return e.Code >= http.StatusInternalServerError || e.Code == http.StatusTooManyRequests
 }
+
+// ErrNotLeader means that the state of a stream is not that of its leader; see [IsFromLeader].
+var ErrNotLeader = errors.New("the server that has answered does not lead the stream, and may lack what was stored; the leader answers within 10 seconds")
+
+// IsFromLeader reports whether the state of a stream, or of a consumer of one, with so many
+// replicas comes from its leader. For 10 seconds after its start a NATS server answers for
+// streams that others lead, too, with what it has of them so far, which after the loss of
+// its disk is nothing (jsStreamInfoRequest of nats-server).
+func IsFromLeader(c *jetstream.ClusterInfo, replicas int) bool {
+	return c == nil || replicas <= 1 ||
+		c.Leader != "" && len(c.Replicas) > 0 && !slices.ContainsFunc(c.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == c.Leader })
+}
+
+// OpenStream looks a stream up, at its leader, and makes it look up messages there. It waits
+// for an answer of the leader until ctx is done.
+func OpenStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
+	for {
+		stream, err := js.Stream(ctx, name)
+		if err != nil {
+			return nil, fmt.Errorf("stream %s: %w", name, err)
+		}
+		if info := stream.CachedInfo(); IsFromLeader(info.Cluster, info.Config.Replicas) {
+			ReadFromLeader(stream)
+			return stream, nil
+		}
+		if sleep(ctx, leaderWait) != nil {
+			return nil, fmt.Errorf("stream %s: %w", name, ErrNotLeader)
+		}
+	}
+}
+
+// leaderWait is the time between two attempts to be answered by the leader of a stream.
+const leaderWait = 250 * time.Millisecond
 
 // ReadFromLeader makes stream look up messages at its leader. Otherwise a direct
 // get may ask a replica that lags, which reports a stored message as not found.

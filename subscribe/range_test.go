@@ -227,6 +227,31 @@ func TestRangeErrors(t *testing.T) {
 	}
 }
 
+// A server that has just started, and has nothing of the stream yet, does not shorten a
+// range.
+func TestRangeWaitsForTheLeader(t *testing.T) {
+	t.Parallel()
+	var behind atomic.Int64
+	s := openSystem(t, embeddedtest.StartBrokerBehind(t, func(info *jetstream.StreamInfo) {
+		if behind.Add(-1) >= 0 {
+			info.Config.Replicas, info.State.LastSeq = 3, 0
+			info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "a"}, {Name: "b"}}}
+		}
+	}), 1)
+	s.storeMany(t, 3)
+	behind.Store(2)
+	n := 0
+	for _, err := range s.source.Range(t.Context(), subscribe.Selection{}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		n++
+	}
+	if n != 3 {
+		t.Errorf("%d events, want 3", n)
+	}
+}
+
 // A range that follows survives a restart of the broker, and neither misses an
 // event nor repeats one. It reads a stream that was recreated from its beginning.
 func TestRangeFollows(t *testing.T) {

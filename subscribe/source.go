@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -30,11 +31,30 @@ func (s Source) stream(kind schema.Kind) string { return kind.Stream(cmp.Or(s.St
 // open returns a stream that looks messages up at its leader. A direct get may
 // be answered by a replica that lags, which does not find a stored message.
 func (s Source) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
-	stream, err := s.JetStream.Stream(ctx, s.stream(kind))
-	if err == nil {
-		stream.CachedInfo().Config.AllowDirect = false // the client uses direct get where this is set
+	for {
+		stream, err := s.JetStream.Stream(ctx, s.stream(kind))
+		if err != nil {
+			return nil, err
+		}
+		if isFromLeader(stream.CachedInfo()) {
+			stream.CachedInfo().Config.AllowDirect = false // the client uses direct get where this is set
+			return stream, nil
+		}
+		if wait(ctx); ctx.Err() != nil {
+			return nil, errNotLeader
+		}
 	}
-	return stream, err
+}
+
+var errNotLeader = errors.New("the server that has answered does not lead the stream; the leader answers within 10 seconds")
+
+// isFromLeader reports whether the state of a stream is that of its leader. For 10
+// seconds after its start a NATS server answers for streams that others lead, too, with
+// what it has of them so far (jsStreamInfoRequest of nats-server).
+func isFromLeader(info *jetstream.StreamInfo) bool {
+	c := info.Cluster
+	return c == nil || info.Config.Replicas <= 1 ||
+		c.Leader != "" && len(c.Replicas) > 0 && !slices.ContainsFunc(c.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == c.Leader })
 }
 
 func (s Source) subject() string { return cmp.Or(s.Subject, "versive") }

@@ -48,6 +48,9 @@ func (c *cursor) verify(ctx context.Context, b bounds) error {
 		stored -= min(stored, after)
 	}
 	info, err := c.stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err == nil && !isFromLeader(info) {
+		err = errNotLeader
+	}
 	if err == nil {
 		err = c.identify(info)
 	}

@@ -94,12 +94,12 @@ func (r *Report) read(ctx context.Context, record publish.Record, notes io.Write
 	defer progress.Clear()
 	var walks []*walk
 	for kind := range schema.KindDead + 1 {
-		stream, err := c.JetStream.Stream(ctx, kind.Stream(c.Settings.Stream))
+		stream, err := publish.OpenStream(ctx, c.JetStream, kind.Stream(c.Settings.Stream))
 		if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // no consumer has created it yet
 		}
 		if err != nil {
-			return fmt.Errorf("stream %s: %w", kind.Stream(c.Settings.Stream), err)
+			return err
 		}
 		total += stream.CachedInfo().State.Msgs
 		walks = append(walks, newWalk(c, kind, stream, progress))

@@ -124,6 +124,9 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 	if err != nil {
 		return nil, fmt.Errorf("stream %s: %w", w.kind.Stream(w.conn.Settings.Stream), err)
 	}
+	if !publish.IsFromLeader(info.Cluster, info.Config.Replicas) {
+		return nil, fmt.Errorf("stream %s: %w", info.Config.Name, publish.ErrNotLeader)
+	}
 	if err := w.read(ctx); err != nil {
 		return nil, err
 	}

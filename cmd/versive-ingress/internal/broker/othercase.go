@@ -16,11 +16,10 @@ const CaseSensitive = "ids are case-sensitive"
 func (c *Connection) OtherCase(ctx context.Context, f schema.Filter) string {
 	ctx, cancel := context.WithTimeout(ctx, Timeout)
 	defer cancel()
-	stream, err := c.JetStream.Stream(ctx, c.Settings.Stream)
+	stream, err := publish.OpenStream(ctx, c.JetStream, c.Settings.Stream)
 	if err != nil {
 		return ""
 	}
-	publish.ReadFromLeader(stream)
 	for _, kind := range [...]struct {
 		name, id string
 		filter   func(id string) schema.Filter

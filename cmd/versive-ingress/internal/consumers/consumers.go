@@ -28,12 +28,11 @@ func Open(ctx context.Context) (*Consumers, error) {
 	if err != nil {
 		return nil, err
 	}
-	stream, err := c.JetStream.Stream(ctx, c.Settings.Stream)
+	stream, err := publish.OpenStream(ctx, c.JetStream, c.Settings.Stream)
 	if err != nil {
 		c.Close()
-		return nil, fmt.Errorf("stream %s: %w", c.Settings.Stream, err)
+		return nil, err
 	}
-	publish.ReadFromLeader(stream)
 	return &Consumers{c, stream}, nil
 }
 

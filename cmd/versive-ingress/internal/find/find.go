@@ -133,13 +133,7 @@ func (f Finder) find(ctx context.Context, id string, reports []Report) error {
 
 // open returns a stream, whose messages are looked up at its leader.
 func (f Finder) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
-	name := kind.Stream(f.Source.Stream)
-	stream, err := f.Source.JetStream.Stream(ctx, name)
-	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", name, err)
-	}
-	publish.ReadFromLeader(stream)
-	return stream, nil
+	return publish.OpenStream(ctx, f.Source.JetStream, kind.Stream(f.Source.Stream))
 }
 
 // subjects returns the subjects of a stream that match one with wildcards, of which

@@ -69,7 +69,7 @@ func (s *stream) compare(ctx context.Context, hub *publish.Publisher) error {
 // it has confirmed the last one.
 func (s *stream) hubHasLost(ctx context.Context, hub *publish.Publisher, messages bool) (bool, error) {
 	down, there := *s.down.Load(), *s.there.Load() // before the end of the stream is read
-	stream, err := hub.JetStream().Stream(ctx, s.name())
+	stream, err := publish.OpenStream(ctx, hub.JetStream(), s.name())
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return !down.created.IsZero(), nil
 	}
@@ -83,7 +83,6 @@ func (s *stream) hubHasLost(ctx context.Context, hub *publish.Publisher, message
 	if !messages {
 		return false, nil
 	}
-	publish.ReadFromLeader(stream)
 	isOther := func(sequence uint64, other func(*jetstream.RawStreamMsg) bool) (bool, error) {
 		if sequence == 0 {
 			return false, nil

@@ -39,12 +39,12 @@ type Status struct {
 
 // ReadStatus returns the state of a stream of the edge. The consumer need not exist.
 func ReadStatus(ctx context.Context, js jetstream.JetStream, name string) (Status, error) {
-	stream, err := js.Stream(ctx, name)
+	stream, err := publish.OpenStream(ctx, js, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		return Status{}, nil
 	}
 	if err != nil {
-		return Status{}, fmt.Errorf("stream %s: %w", name, err)
+		return Status{}, err
 	}
 	info := stream.CachedInfo()
 	consumer, err := stream.Consumer(ctx, Consumer)
@@ -62,7 +62,6 @@ func readStatus(ctx context.Context, stream jetstream.Stream, forwarded, pending
 	if forwarded >= stream.CachedInfo().State.LastSeq {
 		return s, nil
 	}
-	publish.ReadFromLeader(stream)
 	next, err := stream.GetMsg(ctx, forwarded+1, jetstream.WithGetMsgSubject(">"))
 	if errors.Is(err, jetstream.ErrMsgNotFound) { // only gaps follow
 		return s, nil

@@ -115,8 +115,11 @@ func (s *stream) look(ctx context.Context) error {
 		return err
 	}
 	forwarded := s.forwarded.Load()
-	if stream, err = s.cfg.Edge.JetStream.Stream(ctx, s.name()); err != nil { // its end is after the positions
+	if stream, err = publish.OpenStream(ctx, s.cfg.Edge.JetStream, s.name()); err != nil { // its end is after the positions
 		return err
+	}
+	if !publish.IsFromLeader(info.Cluster, stream.CachedInfo().Config.Replicas) {
+		return fmt.Errorf("consumer %s: %w", Consumer, publish.ErrNotLeader)
 	}
 	s.leads = info.Cluster == nil || info.Cluster.Leader == s.cfg.Edge.NC.ConnectedServerName()
 	if s.stop == nil || !s.created.Equal(stream.CachedInfo().Created) {
@@ -129,8 +132,11 @@ func (s *stream) look(ctx context.Context) error {
 		s.down.Store(&down)
 		s.there.Store(&down.there)
 	}
-	if err := s.correct(ctx, stream, *forwarded); err != nil {
-		return err
+	s.saved = min(s.saved, info.AckFloor.Stream) // another ingress that forwarded for a moment may have lowered it
+	if s.leads {
+		if err := s.correct(ctx, stream, *forwarded); err != nil {
+			return err
+		}
 	}
 	if s.hubLoss.Swap(false) {
 		s.log.Warn("hub has lost messages; all that this edge has are forwarded again", "stream", s.name())
@@ -163,7 +169,6 @@ func (s *stream) correct(ctx context.Context, stream jetstream.Stream, forwarded
 		if forwarded.time.IsZero() {
 			return nil
 		}
-		publish.ReadFromLeader(stream)
 		m, err := stream.GetMsg(ctx, forwarded.sequence)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Time.Equal(forwarded.time) {
 			return nil

@@ -153,11 +153,10 @@ func (c *Chosen) Body(ctx context.Context, k Kept) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
 	name := c.Kind.Stream(c.Settings.Stream)
-	stream, err := c.JetStream.Stream(ctx, name)
+	stream, err := publish.OpenStream(ctx, c.JetStream, name)
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", name, err)
+		return nil, err
 	}
-	publish.ReadFromLeader(stream)
 	msg, err := stream.GetMsg(ctx, k.Sequence)
 	if err != nil {
 		return nil, fmt.Errorf("reading message %d of stream %s: %w", k.Sequence, name, err)

@@ -15,6 +15,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/sender"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
 	"versive-ingress/subscribe"
 )
 
@@ -98,9 +99,9 @@ func (r *replay) begin(ctx context.Context, o Options) error {
 	name := r.conn.Settings.Stream
 	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
 	defer cancel()
-	stream, err := r.conn.JetStream.Stream(ctx, name)
+	stream, err := publish.OpenStream(ctx, r.conn.JetStream, name)
 	if err != nil {
-		return fmt.Errorf("stream %s: %w", name, err)
+		return err
 	}
 	info := stream.CachedInfo()
 	r.checkpoint = checkpoint{

@@ -9,6 +9,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
+	"versive-ingress/publish"
 	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
@@ -33,9 +34,9 @@ func Tail(ctx context.Context, s Selection, out, log io.Writer, asJSON bool) err
 	sel.Follow = true
 	if sel.Since.IsZero() {
 		// Begin with a sequence, so that no event is missed until the range begins.
-		stream, err := conn.JetStream.Stream(ctx, conn.Settings.Stream)
+		stream, err := publish.OpenStream(ctx, conn.JetStream, conn.Settings.Stream)
 		if err != nil {
-			return fmt.Errorf("stream %s: %w", conn.Settings.Stream, err)
+			return err
 		}
 		sel.First = stream.CachedInfo().State.LastSeq + 1
 	}
