@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func TestAddEventType(t *testing.T) {
 	if a := before.post(t, "msg_interview", plantedBody("interview.completed", "i")); a.Outcome != "stored" {
 		t.Fatal(a)
 	}
-	program := buildWithEventTypes(t)
+	program := withEventTypes(t)
 	before.Stop()
 
 	launch(t, program, s)
@@ -134,22 +135,38 @@ func studyCreated(title string) []byte {
 		"created_at":"2024-01-01 01:00:00+01:00","title":%q,"id":"study_1"},"event_type":"study.created"}`, title)
 }
 
+// withEventTypes returns the path of the ingress of buildWithEventTypes.
+func withEventTypes(t *testing.T) string {
+	t.Helper()
+	program, err := buildWithEventTypes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return program
+}
+
 // buildWithEventTypes builds the ingress, and a consumer, as if the files in
 // testdata/eventtype.txtar were in the project, and returns the path of the
 // ingress. The files are beside its directory.
-func buildWithEventTypes(t *testing.T) string {
-	t.Helper()
+var buildWithEventTypes = sync.OnceValues(func() (string, error) {
 	root, err := filepath.Abs(filepath.Join("..", ".."))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	archive, err := txtar.ParseFile(filepath.Join("testdata", "eventtype.txtar"))
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
-	dir := t.TempDir()
+	program, err := exec.LookPath("versive-ingress") // in a directory that testscript removes at the end
+	if err != nil {
+		return "", err
+	}
+	dir, err := os.MkdirTemp(filepath.Dir(program), "eventtypes-")
+	if err != nil {
+		return "", err
+	}
 	if err := txtar.Write(archive, dir); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	replace := make(map[string]string)
 	for _, file := range archive.Files {
@@ -157,19 +174,19 @@ func buildWithEventTypes(t *testing.T) string {
 	}
 	overlay, err := json.Marshal(map[string]map[string]string{"Replace": replace})
 	if err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "overlay.json"), overlay, 0o644); err != nil {
-		t.Fatal(err)
+		return "", err
 	}
 	bin := filepath.Join(dir, "bin")
-	build := exec.CommandContext(t.Context(), "go", "build", "-buildvcs=false", "-ldflags=-s -w", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin+"/", "./cmd/versive-ingress", "./consumer")
+	build := exec.Command("go", "build", "-buildvcs=false", "-ldflags=-s -w", "-overlay", filepath.Join(dir, "overlay.json"), "-o", bin+"/", "./cmd/versive-ingress", "./consumer")
 	build.Dir = root
 	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+		return "", fmt.Errorf("%w\n%s", err, out)
 	}
-	return filepath.Join(bin, "versive-ingress")
-}
+	return filepath.Join(bin, "versive-ingress"), nil
+})
 
 // validateAs validates data by the JSON Schema in a file.
 func validateAs(t *testing.T, file string, data []byte) {

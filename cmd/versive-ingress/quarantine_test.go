@@ -17,7 +17,7 @@ import (
 // from the quarantine; and a resend is a duplicate.
 func TestLifeInQuarantine(t *testing.T) {
 	t.Parallel()
-	newer := buildWithEventTypes(t)
+	newer := withEventTypes(t)
 	for name, place := range map[string]func(*testing.T, config.Settings) config.Settings{
 		"embedded": func(_ *testing.T, s config.Settings) config.Settings { return s },
 		"external": func(t *testing.T, s config.Settings) config.Settings {
