@@ -68,6 +68,7 @@ type round struct {
 // requests and answers against what is stored.
 func TestChaos(t *testing.T) {
 	t.Parallel()
+	skipProcesses(t)
 	long := *chaosSeeds > 0
 	chosen := faults
 	if *chaosFaults != "" {

@@ -138,6 +138,7 @@ func studyCreated(title string) []byte {
 // withEventTypes returns the path of the ingress of buildWithEventTypes.
 func withEventTypes(t *testing.T) string {
 	t.Helper()
+	skipProcesses(t)
 	program, err := buildWithEventTypes()
 	if err != nil {
 		t.Fatal(err)

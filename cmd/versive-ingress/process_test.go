@@ -8,6 +8,8 @@ import (
 	"os/exec"
 	"os/signal"
 	"reflect"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -19,15 +21,26 @@ import (
 	"versive-ingress/publish/embedded/embeddedtest"
 )
 
-// launch starts a program of the ingress as a process; see awaitReady.
+// launch starts a program of the ingress as a process; see awaitReady. With the race
+// detector, the test is skipped.
 func launch(t testing.TB, program string, s config.Settings) (*exec.Cmd, *embeddedtest.Log) {
 	t.Helper()
+	skipProcesses(t)
 	log := &embeddedtest.Log{}
 	cmd := exec.Command(program, "serve")
 	cmd.Stdout, cmd.Stderr = log, log // traces, by the console exporter, and the log
 	cmd.Env = append(cmd.Environ(), environment(s)...)
 	startProcess(t, cmd)
 	return cmd, log
+}
+
+// skipProcesses skips a test that runs the ingress as a process if the race detector is on. A
+// race would only be in the log of the process, and starting one takes several times as long.
+func skipProcesses(t testing.TB) {
+	t.Helper()
+	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
+		t.Skip("NOT CHECKED with the race detector: what runs as a process")
+	}
 }
 
 // environment returns the settings as a process gets them. What is zero is

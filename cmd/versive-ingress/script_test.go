@@ -25,6 +25,7 @@ import (
 // its own for a serve: a secret, and addresses that are free.
 func TestScripts(t *testing.T) {
 	t.Parallel()
+	skipProcesses(t)
 	testscript.Run(t, testscript.Params{
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
