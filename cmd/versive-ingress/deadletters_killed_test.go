@@ -108,6 +108,7 @@ func openHandled(file string) (*sql.DB, error) {
 // the other consumers are not called.
 func TestRequeueKilled(t *testing.T) {
 	t.Parallel()
+	skipProcesses(t)
 	n, dir := *deadLetters, t.TempDir()
 	timeout := embeddedtest.Timeout + time.Duration(n)*100*time.Millisecond
 	broker := embeddedtest.StartBroker(t, embedded.Config{Listen: "127.0.0.1:0"})

@@ -34,8 +34,9 @@ func launch(t testing.TB, program string, s config.Settings) (*exec.Cmd, *embedd
 	return cmd, log
 }
 
-// skipProcesses skips a test that runs the ingress as a process if the race detector is on. A
-// race would only be in the log of the process, and starting one takes several times as long.
+// skipProcesses skips a test that runs the ingress, or a consumer, as a process if the race
+// detector is on. A race would only be in the log of the process, and starting one takes
+// several times as long.
 func skipProcesses(t testing.TB) {
 	t.Helper()
 	if info, ok := debug.ReadBuildInfo(); ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-race", Value: "true"}) {
