@@ -60,10 +60,11 @@ func startAsUser(t *testing.T, dir string) (messages string, err error) {
 
 // newStore fills a data directory with a stream S of 100 messages, of which a
 // durable consumer has acknowledged 10. It stops the broker, which may have a
-// configuration file.
+// configuration file. On a slow disk, the server writes the state of the consumer even
+// after that, so the directory gets its name only then.
 func newStore(t *testing.T, dir string, configFile ...string) {
 	t.Helper()
-	cfg := embedded.Config{Dir: dir, Listen: "127.0.0.1:0"}
+	cfg := embedded.Config{Dir: dir + ".new", Listen: "127.0.0.1:0"}
 	if len(configFile) > 0 {
 		cfg.Listen, cfg.ConfigFile = "", configFile[0]
 	}
@@ -92,6 +93,12 @@ func newStore(t *testing.T, dir string, configFile ...string) {
 		}
 	}
 	broker.Stop()
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	if err := os.Rename(cfg.Dir, dir); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // requireStore checks that a broker has the stream and consumer of newStore.
