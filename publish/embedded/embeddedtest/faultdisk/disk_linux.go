@@ -19,6 +19,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -280,7 +281,7 @@ func (d *Disk) unmount() error {
 	for o := range d.image.faults {
 		d.image.setFault(op(o), nil)
 	}
-	for deadline := time.Now().Add(time.Minute); ; time.Sleep(10 * time.Millisecond) {
+	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
 		err := unix.Unmount(d.Dir, 0)
 		switch {
 		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: it is not mounted
@@ -292,9 +293,34 @@ func (d *Disk) unmount() error {
 			return fmt.Errorf("unmounting %s: %w", d.Dir, err)
 		}
 		if time.Now().After(deadline) {
-			return fmt.Errorf("unmounting %s: %w; does a process still have a file open there?", d.Dir, err)
+			return fmt.Errorf("unmounting %s: %w; it is in use by %q", d.Dir, err, d.users())
+		}
+		runtime.GC() // closes files that a broker of this process has left open
+	}
+}
+
+// users returns what in /proc has the file system, or the loop device: open files, and other
+// mount namespaces.
+func (d *Disk) users() (list []string) {
+	loop := "/dev/" + filepath.Base(d.loop())
+	for _, pattern := range []string{"fd/*", "cwd", "map_files/*"} {
+		links, _ := filepath.Glob("/proc/[0-9]*/" + pattern)
+		for _, link := range links {
+			if target, err := os.Readlink(link); err == nil && (strings.HasPrefix(target, d.Dir) || target == loop) {
+				list = append(list, link)
+			}
 		}
 	}
+	own, _ := os.Readlink("/proc/self/ns/mnt")
+	namespaces, _ := filepath.Glob("/proc/[0-9]*/ns/mnt")
+	for _, link := range namespaces {
+		namespace, err := os.Readlink(link)
+		mounts, _ := os.ReadFile(filepath.Join(link, "../../mountinfo"))
+		if err == nil && namespace != own && strings.Contains(string(mounts), d.Dir) {
+			list = append(list, link)
+		}
+	}
+	return list
 }
 
 // loop returns the directory in sysfs of the loop device that has the image, or "". A
