@@ -45,7 +45,14 @@ func TestRunOnGoodSetups(t *testing.T) {
 			post(t, s)
 			d := newDoctor(s)
 			d.Monitors, d.Probe = monitors, true
-			requireFindings(t, d)
+			// A busy machine may not answer the largest probe in time, or a check; then the next run finds nothing.
+			embeddedtest.Await(t, "nothing is found", func() bool {
+				found := compareFindings(t, d, nil)
+				if found != "" {
+					t.Log(found)
+				}
+				return found == ""
+			})
 			js := embeddedtest.Connect(t, broker.URL(s))
 			if events, kept := stored(t, js, schema.KindEvent), stored(t, js, schema.KindQuarantine); !slices.Equal(events, []string{"msg_1"}) || len(kept) > 0 {
 				t.Errorf("the probe left events %q, quarantine %q", events, kept)
