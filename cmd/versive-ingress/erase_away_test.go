@@ -73,6 +73,11 @@ func TestErasureWhileAway(t *testing.T) {
 	program, log := launch(t, "versive-ingress", site[away])
 	embeddedtest.Await(t, "it has the stream", func() bool { return current(t.Context(), js, "VERSIVE", 3) })
 	embeddedtest.Await(t, "what is left is noticed", func() bool { return strings.Contains(log.String(), "content of erased messages") })
+	s = site[away]
+	s.NATSNKey = u.operator
+	if out, _ := runCommand(t, "versive-ingress", s, "doctor"); !strings.Contains(out, "erased_content: ") {
+		t.Errorf("doctor does not find it: %s", out)
+	}
 	if len(filesWith(t, blocks, planted)) == 0 {
 		t.Error("the server has overwritten it; is all this still needed?")
 	}

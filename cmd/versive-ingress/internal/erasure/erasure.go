@@ -91,6 +91,9 @@ type Match struct {
 	// later is the subject in the event stream under which a later schema would
 	// store a quarantined webhook; "" if the webhook does not name its type and ids.
 	later string
+	// other is the interview to which a quarantined webhook that mentions the target belongs;
+	// "" if that is the target, or not known.
+	other string
 }
 
 // Find looks through the three streams. It returns the events first, so that
@@ -225,6 +228,7 @@ func (e *Erasure) inspect(kind schema.Kind, m subscribe.Message) (t Match, ok bo
 				t.later = s.String()
 				return t, true
 			}
+			t.other = s.InterviewID
 		}
 		// A study is no reason to erase what belongs to an interview.
 		t.target, ok = e.mentioned(m, func(target int) bool { return e.targets[target].Study == "" || !understood })

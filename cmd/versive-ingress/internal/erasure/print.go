@@ -67,19 +67,29 @@ func (e *Erasure) Print(ctx context.Context, w io.Writer, found []Match, all boo
 		tombstones += n
 	}
 	fmt.Fprintf(w, "found of %s%s:\n", e, erasedBefore(tombstones))
-	table := terminal.NewTable(w)
+	table, others := terminal.NewTable(w), 0
 	for i, t := range found {
-		if i == maxShown && !all {
-			break
+		if t.other != "" {
+			others++
+		}
+		if i >= maxShown && !all {
+			continue
 		}
 		fmt.Fprintf(table, "  %s\t%d\t%s\t%s\t%s", t.kind.Stream(e.conn.Settings.Stream), t.Sequence, t.Time.Format(time.RFC3339), terminal.Line(t.ID), terminal.Bytes(t.Size))
 		if len(e.targets) > 1 {
 			fmt.Fprintf(table, "\t%s", e.targets[t.target])
 		}
+		if t.other != "" {
+			fmt.Fprintf(table, "\tmentioned by interview %s", terminal.Line(t.other))
+		}
 		fmt.Fprintln(table)
 	}
 	err := table.Flush()
 	more(w, len(found), all)
+	if others > 0 {
+		fmt.Fprintln(w, terminal.Plural(others, "webhook in the quarantine belongs to another interview, and mentions the id",
+			"webhooks in the quarantine belong to other interviews, and mention the ids"))
+	}
 	return err
 }
 
