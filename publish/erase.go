@@ -183,16 +183,19 @@ func (e Eraser) Erasable(ctx context.Context, kind schema.Kind) (jetstream.Strea
 
 // Deleted returns those of the sequences that the broker counts as deleted. The others must
 // not be overwritten: the dead letter of a tombstone stands for another tombstone, which
-// stays.
+// stays, and a message that cannot be read now may be readable later.
 func Deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (gone []uint64, err error) {
-	ReadFromLeader(stream)
+	if len(sequences) == 0 {
+		return nil, nil
+	}
+	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err != nil {
+		return nil, fmt.Errorf("listing the deleted messages of stream %s: %w", stream.CachedInfo().Config.Name, err)
+	}
+	present := schema.SequenceRange(max(info.State.FirstSeq, 1), info.State.LastSeq).Minus(schema.SequencesOf(info.State.Deleted))
 	for _, sequence := range sequences {
-		_, err := stream.GetMsg(ctx, sequence)
-		switch {
-		case errors.Is(err, jetstream.ErrMsgNotFound):
+		if present.Within(sequence, sequence).Len() == 0 {
 			gone = append(gone, sequence)
-		case err != nil:
-			return nil, fmt.Errorf("looking for message %d: %w", sequence, err)
 		}
 	}
 	return gone, nil

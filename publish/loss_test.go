@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -137,6 +138,26 @@ func TestLossWhileRunning(t *testing.T) {
 	}
 	d.restart(func() { d.flip("VERSIVE_QUARANTINE", "2.blk", "versive-quarantine.", -20) }) // in a record's length
 	d.wantLosses("VERSIVE_QUARANTINE removed 8-14")                                         // counting the backlog reads the block
+}
+
+// A message that cannot be read is not deleted: nothing may overwrite it.
+func TestUnreadableIsNotDeleted(t *testing.T) {
+	d := newIngressDir(t)
+	for i := range 12 { // two blocks
+		body := fmt.Sprintf("not understood %d %s", i+1, strings.Repeat("x", 1<<20))
+		d.publish(schema.Quarantine(fmt.Sprint("msg_", i+1), []byte(body), &schema.Error{Reason: schema.Malformed}, nil))
+	}
+	if err := (publish.Eraser{JetStream: d.js, Stream: "VERSIVE"}).Delete(t.Context(), publish.Copy{Kind: schema.KindQuarantine, Sequence: 4}); err != nil {
+		t.Fatal(err)
+	}
+	d.restart(func() { d.flip("VERSIVE_QUARANTINE", "1.blk", "not understood 3", 0) })
+	stream, err := d.js.Stream(t.Context(), "VERSIVE_QUARANTINE")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if gone, err := publish.Deleted(t.Context(), stream, []uint64{2, 3, 4}); err != nil || !slices.Equal(gone, []uint64{4}) {
+		t.Errorf("got %v, %v", gone, err)
+	}
 }
 
 func TestLossByHand(t *testing.T) {
