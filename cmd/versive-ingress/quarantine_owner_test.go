@@ -6,9 +6,11 @@ import (
 	"unicode/utf8"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
+	"versive-ingress/subscribe"
 )
 
 // An older version let the events of another ingress into the stream of the
@@ -70,6 +72,29 @@ func TestForeignIDs(t *testing.T) {
 		if strings.Contains(out, "\x1b") || !utf8.ValidString(out) || !strings.Contains(out, test[1]) {
 			t.Errorf("%q: %q", test[0], out)
 		}
+	}
+}
+
+// A dead letter of a consumer that cannot exist keeps no other from being requeued.
+func TestRequeueOfNoConsumer(t *testing.T) {
+	t.Parallel()
+	s := newSettings(t)
+	js := embeddedtest.Connect(t, run(t, s).BrokerURL())
+	if err := (subscribe.Source{JetStream: js}).EnsureDeadLetters(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"a.b", "a b", "*", ">", "reports"} {
+		letter := schema.DeadLetter(schema.Dead{Consumer: name, Reason: "no", ID: "msg_1", Subject: "versive.interview.completed.s.i.msg_1", Sequence: 1}, nil, nil)
+		if _, err := js.PublishMsg(t.Context(), &nats.Msg{Subject: letter.Subject("versive"), Header: letter.Header}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := js.CreateConsumer(t.Context(), "VERSIVE_DEAD", jetstream.ConsumerConfig{Durable: "reports", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
+	out, err := runCommand(t, "versive-ingress", s, "deadletters", "requeue", "--all")
+	if err == nil || strings.Count(out, "stays ") != 4 || !strings.Contains(out, "requeued reports msg_1\n") {
+		t.Errorf("%v: %s", err, out)
 	}
 }
 

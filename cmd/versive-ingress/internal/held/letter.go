@@ -42,7 +42,7 @@ func (c *Chosen) letterRequeuer(ctx context.Context, dryRun bool) (requeuer, err
 		}
 		if _, ok := unread[consumer]; !ok {
 			_, err := dead.Consumer(ctx, consumer)
-			if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+			if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrInvalidConsumerName) {
 				return "", nil, fmt.Errorf("consumer %s: %w", consumer, err)
 			}
 			unread[consumer] = err

@@ -50,7 +50,7 @@ func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error 
 		}
 		return outcome, err, nil
 	}, out)
-	return errors.Join(err, erasure.Settle(ctx, c.Connection, io.Discard, map[schema.Kind][]uint64{schema.KindQuarantine: deleted}))
+	return errors.Join(err, c.settle(ctx, io.Discard, deleted))
 }
 
 func (c *Chosen) requeue(ctx context.Context, requeue requeuer, out io.Writer) error {
@@ -91,12 +91,18 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 				continue
 			}
 			if err := c.delete(ctx, k, sequence); err != nil {
-				return fmt.Errorf("%d of %d were discarded: %w", i, len(c.List), err)
+				err = fmt.Errorf("%d of %d were discarded: %w", i, len(c.List), err)
+				return errors.Join(err, c.settle(ctx, out, deleted))
 			}
 			deleted = append(deleted, sequence)
 		}
 	}
 	fmt.Fprintf(out, "discarded: %d\n", len(c.List))
+	return c.settle(ctx, out, deleted)
+}
+
+// settle makes the deletion of messages durable; see [erasure.Settle].
+func (c *Chosen) settle(ctx context.Context, out io.Writer, deleted []uint64) error {
 	return erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{c.Kind: deleted})
 }
 
