@@ -30,6 +30,9 @@ func newFlight() *flight {
 func (d *dispatcher) begin(msg jetstream.Msg, m Message) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if m.Deliveries <= d.records[m.Sequence].Deliveries { // of before a rewind
+		delete(d.records, m.Sequence)
+	}
 	f := d.inFlight[m.Sequence]
 	switch {
 	case f == nil:

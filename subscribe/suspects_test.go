@@ -134,6 +134,52 @@ func TestConsumeCountsAttemptsAcrossProcesses(t *testing.T) {
 	}
 }
 
+// After a rewind, an event has all of its attempts again.
+func TestConsumeCountsAttemptsAnewAfterARewind(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	s.storeMany(t, 1)
+	var got record
+	c := got.consumer()
+	c.Attempts = 3
+	fail, failures := make(chan struct{}, 10), 2 // each of which makes the handler fail
+	for range failures {
+		fail <- struct{}{}
+	}
+	failed := make(chan struct{}, 10)
+	c.Event = func(_ context.Context, event schema.Event, _ subscribe.Message) error {
+		select {
+		case <-fail:
+			failed <- struct{}{}
+			return errors.New("not now")
+		default:
+			got.add(event.ID)
+			return nil
+		}
+	}
+	stop := start(t, s.source, c)
+	for range failures {
+		embeddedtest.Receive(t, "the handler fails", failed)
+	}
+	if err := stop(); err != nil { // which records the attempts
+		t.Fatal(err)
+	}
+	stop = start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.js.ResetConsumerToSequence(t.Context(), "VERSIVE", c.Durable, 1); err != nil {
+		t.Fatal(err)
+	}
+	fail <- struct{}{}
+	start(t, s.source, c)
+	s.awaitDone(t, c.Durable)
+	if letters := s.letters(t); len(letters) != 0 || got.count("msg_0") != 2 {
+		t.Errorf("handled %v, and %d dead letters", got.list(), len(letters))
+	}
+}
+
 // While a suspect is handled, no other event is. Events that wait for it are left to
 // another process if this one stops.
 func TestConsumeHandlesSuspectsAlone(t *testing.T) {
