@@ -27,7 +27,7 @@ func TestRun(t *testing.T) {
 	cmd.SetErr(&stderr)
 	cmd.SetArgs([]string{
 		"--targets", "ingress/embedded,naive/lazy,plain", "--connections", "4", "--sizes", "2",
-		"--duplicates", "0,0.2", "--rounds", "1", "--duration", "500ms", "--warmup", "200ms", "--out", out,
+		"--duplicates", "0,0.2", "--rounds", "1", "--duration", "500ms", "--warmup", "50ms", "--out", out,
 	})
 	if err := cmd.ExecuteContext(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, stderr.String())
