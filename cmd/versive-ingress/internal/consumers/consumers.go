@@ -57,15 +57,12 @@ func (c *Consumers) Find(ctx context.Context, name string) (publish.ConsumerStat
 	return publish.ConsumerState{}, err
 }
 
-// Delete deletes a consumer with its position, and what it reads requeued dead letters
-// with.
+// Delete deletes a consumer with its position, and before it, so that an interrupted deletion
+// can be repeated, what it reads requeued dead letters with.
 func (c *Consumers) Delete(ctx context.Context, name string) error {
-	err := c.stream.DeleteConsumer(ctx, name)
-	if err == nil {
-		err = c.JetStream.DeleteConsumer(ctx, schema.KindDead.Stream(c.Settings.Stream), name)
-		if errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
-			err = nil
-		}
+	err := c.JetStream.DeleteConsumer(ctx, schema.KindDead.Stream(c.Settings.Stream), name)
+	if err == nil || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {
+		err = c.stream.DeleteConsumer(ctx, name)
 	}
 	if err != nil {
 		return fmt.Errorf("deleting consumer %s: %w", name, err)
