@@ -89,9 +89,10 @@ func TestInaccessibleStreamsOfACluster(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			brokers, js := startCluster(t, clusterConfigs(t, dir, test.before), nats.UserInfo("u", "u"))
-			if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Replicas: 3}); err != nil {
-				t.Fatal(err)
-			}
+			embeddedtest.Await(t, "the stream is created", func() bool { // the leader may not know all servers yet
+				_, err := js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s.>"}, Replicas: 3})
+				return err == nil
+			})
 			for range 10 {
 				if _, err := js.Publish(t.Context(), "s.1", nil); err != nil {
 					t.Fatal(err)
