@@ -16,21 +16,16 @@ import (
 	"versive-ingress/subscribe"
 )
 
-// recorder is the span recorder of the tests' tracer provider. Its sampler follows
-// the ingress's decision, and samples no trace that begins here.
-var recorder = tracetest.NewSpanRecorder()
-
-func init() {
+// Every attempt continues the trace of the webhook.
+func TestTraceGoesOn(t *testing.T) {
+	t.Parallel()
+	// The sampler follows the ingress's decision, and samples no trace that begins here.
+	// Benchmarks have no provider.
+	recorder := tracetest.NewSpanRecorder()
 	otel.SetTracerProvider(sdktrace.NewTracerProvider(
 		sdktrace.WithSpanProcessor(recorder),
 		sdktrace.WithSampler(sdktrace.ParentBased(sdktrace.NeverSample())),
 	))
-}
-
-// Every attempt continues the trace of the webhook.
-func TestTraceGoesOn(t *testing.T) {
-	t.Parallel()
-	recorder.Reset()
 	s := newSystem(t)
 	webhook := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1, 2, 3}, SpanID: trace.SpanID{4}, TraceFlags: trace.FlagsSampled})
 	m, err := schema.Normalize("msg_traced", []byte(`{"event_type":"interview.completed","interview":{"id":"i","transcript":"marker"},"study":{"id":"s"}}`))
