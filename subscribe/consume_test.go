@@ -108,6 +108,39 @@ func TestConsumeWaitsForSlowHandlers(t *testing.T) {
 	}
 }
 
+// Events that were fetched ahead of fast handlers are given back when the handlers become
+// slow, and another process handles them.
+func TestConsumeGivesBackWhatWaits(t *testing.T) {
+	t.Parallel()
+	const n = 300
+	s := newSystem(t)
+	s.storeMany(t, n)
+	var got record
+	handled := func() int { return len(slices.Compact(slices.Sorted(slices.Values(got.list())))) }
+	slow, finish := make(chan struct{}), make(chan struct{})
+	block := sync.OnceFunc(func() {
+		close(slow)
+		<-finish
+	})
+	c := got.consumer()
+	c.AckWait = 3 * time.Second
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if s.delivered(t, c.Durable) > len(got.list())+2 { // some were fetched ahead
+			block()
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, s.source, c)
+	embeddedtest.Receive(t, "events are fetched ahead", slow)
+	c.Event = handle
+	start(t, s.source, c)
+	embeddedtest.Await(t, "another process handles all others", func() bool { return handled() == n-1 })
+	close(finish)
+	embeddedtest.Await(t, "the slow handler returns", func() bool { return handled() == n })
+	s.awaitDone(t, c.Durable)
+}
+
 func TestConsumeBoundsConcurrency(t *testing.T) {
 	t.Parallel()
 	s := newSystem(t)

@@ -59,7 +59,9 @@ type Consumer struct {
 	Since time.Time
 
 	// Concurrency is how many events are handled concurrently, in this process; 0
-	// is 1. Events are fetched when there is a free slot, up to 8 MiB a time.
+	// is 1. While there is a backlog, further events are fetched ahead: those that
+	// the handlers will begin with within a hundredth of AckWait, at most 256. What
+	// is fetched at a time has at most 8 MiB.
 	Concurrency int
 
 	// Attempts is how often the handler may fail on an event before the event is

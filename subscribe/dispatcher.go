@@ -10,25 +10,25 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"go.opentelemetry.io/otel/trace"
 	"golang.org/x/sync/semaphore"
 
 	"versive-ingress/schema"
 )
 
-// A dispatcher fetches as many messages as there are free worker slots and
-// handles each in a goroutine of its own. It prefetches nothing: a message that
-// waits in a buffer is withheld from other processes, and redelivered when it
-// waits for longer than AckWait.
+// A dispatcher handles the messages of a durable consumer, in three steps:
 //
-// A message takes a slot when it is requested, and has it until its handler has
-// returned and it was acknowledged, dead-lettered or left to be redelivered. In
-// between it waits for a worker, or, as a suspect (see suspects.go), for all of them.
+//   - fetch requests as many messages as there is room for, and queues them.
+//   - dispatch takes them from the queue in order, waits for a worker, or, for a suspect (see
+//     suspects.go), for all of them, and calls handle in a goroutine.
+//   - That goroutine then frees the worker, and waits until the broker confirms the
+//     acknowledgement.
+//
 // The consumer has a second dispatcher for requeued dead letters (see requeue.go), which
-// has slots of its own and shares the workers. mu is held for no longer than a look at
-// what it guards, and never while another lock is awaited.
+// shares the workers. mu is held for no longer than a look at what it guards, and never
+// while another lock is awaited.
 //
-// The goroutine that runs fetches and owns empty and reported; those of the
-// handlers share all else.
+// The goroutine that runs fetches and owns empty and reported; all others share the rest.
 type dispatcher struct {
 	cfg     Consumer
 	source  Source
@@ -36,15 +36,27 @@ type dispatcher struct {
 	stream  jetstream.Stream   // of the events
 	durable jetstream.Consumer // at the broker, of the messages of kind
 
-	slots    *semaphore.Weighted // Concurrency of them
-	workers  *semaphore.Weighted // as many; shared by the dispatchers of a consumer
-	empty    bool                // whether the last batch was
-	reported string              // see report
+	spanStart trace.SpanStartOption
+	workers   *semaphore.Weighted // Concurrency of them; shared by the dispatchers of a consumer
+	empty     bool                // whether the last batch was
+	reported  string              // see report
 
-	mu       sync.Mutex
-	records  map[uint64]record  // of events that were not handled successfully yet, by sequence; guarded by mu
-	inFlight map[uint64]*flight // by sequence; guarded by mu
+	queue    chan *flight   // of the messages that wait for a worker
+	handling sync.WaitGroup // of the messages in flight
+	freed    chan struct{}  // capacity 1; signalled when there is room
+
+	mu       sync.Mutex         // guards what follows
+	records  map[uint64]record  // of events that were not handled successfully yet, by sequence
+	inFlight map[uint64]*flight // by sequence
+	bytes    int                // of the messages in flight
+	pending  int                // messages that the broker had yet to deliver, at the last delivery
+	pace     time.Duration      // that handlers take, a moving average; 0 until one has returned
+
+	mostAhead int // how many messages may be fetched ahead; see requestTook
 }
+
+// maxAhead bounds mostAhead. With more, Consume would not be faster.
+const maxAhead = 256
 
 func (s Source) dispatcher(ctx context.Context, c Consumer) (*dispatcher, error) {
 	stream, err := s.open(ctx, schema.KindEvent)
@@ -68,10 +80,13 @@ func newDispatcher(c Consumer, s Source, kind schema.Kind, stream jetstream.Stre
 		kind:    kind,
 		stream:  stream,
 		durable: durable,
-		slots:   semaphore.NewWeighted(int64(c.Concurrency)),
-		workers: workers,
-		records: readRecords(durable.CachedInfo()),
 
+		spanStart: spanStart(s.stream(kind), c.Durable),
+		workers:   workers,
+		queue:     make(chan *flight, c.Concurrency+maxAhead), // there is room for all in flight
+		freed:     make(chan struct{}, 1),
+
+		records:  readRecords(durable.CachedInfo()),
 		inFlight: make(map[uint64]*flight),
 	}
 }
@@ -82,41 +97,46 @@ func (d *dispatcher) run(fetchCtx context.Context) error {
 	// Handlers that run when fetchCtx ends have until the end of Grace.
 	handlerCtx, abandon := context.WithCancel(background)
 	defer abandon()
+	go d.keepAlive(handlerCtx)
+	go d.dispatch(fetchCtx, handlerCtx)
 
 	var err error
 	for fetchCtx.Err() == nil && err == nil {
 		err = d.fetch(fetchCtx, handlerCtx)
 	}
-	grace, cancel := context.WithTimeout(background, d.cfg.Grace)
-	defer cancel()
-	if all := int64(d.cfg.Concurrency); d.slots.Acquire(grace, all) != nil {
-		abandon()
-		_ = d.slots.Acquire(background, all)
+	grace := time.AfterFunc(d.cfg.Grace, abandon)
+	d.handling.Wait()
+	close(d.queue)
+	if !grace.Stop() {
 		err = errors.Join(err, fmt.Errorf("handlers did not return within %v; their events are redelivered", d.cfg.Grace))
 	}
 	d.saveRecords(background)
 	return err
 }
 
-// fetch takes the free slots, at least one, fetches as many messages and starts
-// to handle them. Its error ends the consumer.
+// fetch waits until there is room, fetches as many messages and queues them. Its error
+// ends the consumer.
 func (d *dispatcher) fetch(ctx, handlerCtx context.Context) error {
-	if d.slots.Acquire(ctx, 1) != nil {
-		return nil
+	n := d.roomNow()
+	for ; n == 0; n = d.roomNow() {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-d.freed:
+		}
 	}
-	n := 1
-	for !d.empty && n < d.cfg.Concurrency && d.slots.TryAcquire(1) {
-		n++
+	if d.empty {
+		n = 1
 	}
 	d.empty = true
+	begun := time.Now()
 	// It waits for longer than the request lasts: its heartbeats show a stall.
 	err := d.source.pull(ctx, d.durable, n, 2*jetstream.DefaultExpires, func(msg jetstream.Msg) bool {
-		n--
 		d.empty, d.reported = false, ""
-		d.start(ctx, handlerCtx, msg)
+		d.begin(handlerCtx, msg)
 		return true
 	})
-	d.slots.Release(int64(n))
+	d.requestTook(time.Since(begun))
 	if err == nil || ctx.Err() != nil {
 		return nil
 	}
@@ -163,44 +183,56 @@ func (d *dispatcher) report(level slog.Level, message string, err error) {
 	}
 }
 
-// start handles a message in a goroutine of its own, which then frees the slot.
-func (d *dispatcher) start(ctx, handlerCtx context.Context, msg jetstream.Msg) {
-	m := newMessage(msg)
-	if m.Sequence == 0 || !d.begin(msg, m) {
-		d.slots.Release(1)
-		return
+// soon is the time that messages which are fetched ahead may wait for a worker. It is short:
+// a message that waits here is withheld from other processes.
+func (d *dispatcher) soon() time.Duration { return d.cfg.AckWait / 100 }
+
+// room returns how many messages to request: one for each free worker, and ahead, while
+// the broker has a backlog, those that the handlers will begin with soon. mu is held.
+func (d *dispatcher) room() int {
+	ahead := 0
+	if d.pace > 0 && d.bytes < fetchBytes {
+		ahead = min(int(time.Duration(d.cfg.Concurrency)*d.soon()/d.pace), d.pending, d.mostAhead)
 	}
-	go func() {
-		defer d.slots.Release(1)
-		for msg := msg; msg != nil; msg = d.end(m.Sequence) {
-			d.process(ctx, handlerCtx, msg)
+	free := d.cfg.Concurrency + ahead - len(d.inFlight)
+	if free <= ahead/4 { // few for a request
+		return 0
+	}
+	return free
+}
+
+func (d *dispatcher) roomNow() int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.room()
+}
+
+// dispatch handles the queued messages, each in a goroutine of its own, until the queue
+// is closed. When ctx has ended, it gives them back.
+func (d *dispatcher) dispatch(ctx, handlerCtx context.Context) {
+	for f := range d.queue {
+		suspect, workers := d.isSuspect(f.m), int64(1)
+		if suspect {
+			workers = int64(d.cfg.Concurrency)
 		}
-	}()
+		if d.workers.Acquire(ctx, workers) != nil {
+			_ = f.msg.Nak() // not begun, so another process may have it immediately
+			d.end(f)
+			continue
+		}
+		go func() {
+			done := d.start(f) && d.handle(handlerCtx, f, suspect)
+			d.workers.Release(workers)
+			if done {
+				d.confirm(ctx, f)
+			}
+			d.end(f)
+		}()
+	}
 }
 
-// process handles a message, unless ctx has ended.
-func (d *dispatcher) process(ctx, handlerCtx context.Context, msg jetstream.Msg) {
-	m := newMessage(msg)
-	alive, done := context.WithCancel(handlerCtx)
-	defer done()
-	go d.keepAlive(alive, msg)
-	suspect, workers := d.isSuspect(m), int64(1)
-	if suspect {
-		workers = int64(d.cfg.Concurrency)
-	}
-	err := d.workers.Acquire(ctx, workers)
-	if err == nil {
-		defer d.workers.Release(workers)
-	}
-	if err != nil || ctx.Err() != nil {
-		_ = msg.Nak() // not begun, so another process may have it immediately
-		return
-	}
-	d.handle(handlerCtx, msg, m, suspect)
-}
-
-// keepAlive reports progress on a message to the broker until ctx ends.
-func (d *dispatcher) keepAlive(ctx context.Context, msg jetstream.Msg) {
+// keepAlive reports progress on the messages in flight to the broker until ctx ends.
+func (d *dispatcher) keepAlive(ctx context.Context) {
 	ticker := time.NewTicker(d.cfg.AckWait / 3)
 	defer ticker.Stop()
 	for {
@@ -208,7 +240,36 @@ func (d *dispatcher) keepAlive(ctx context.Context, msg jetstream.Msg) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			_ = msg.InProgress() // fails if the broker is away; then the message is redelivered
+			kept, returned := d.review()
+			for _, f := range kept {
+				_ = f.msg.InProgress() // fails if the broker is away; then the message is redelivered
+			}
+			for _, f := range returned {
+				_ = f.msg.Nak()
+			}
 		}
 	}
+}
+
+// requestTook doubles how many messages may be fetched ahead if they have arrived soon after
+// the request, and halves it otherwise: on a slow connection they would be redelivered
+// before they arrive.
+func (d *dispatcher) requestTook(t time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if t < d.soon() {
+		d.mostAhead = min(2*d.mostAhead+1, maxAhead)
+	} else {
+		d.mostAhead /= 2
+	}
+}
+
+// handlerTook notes how long a handler has taken.
+func (d *dispatcher) handlerTook(t time.Duration) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.pace == 0 {
+		d.pace = t
+	}
+	d.pace = max(d.pace+(t-d.pace)/8, 1)
 }

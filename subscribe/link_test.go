@@ -159,6 +159,31 @@ func TestSlowLinkForManyEvents(t *testing.T) {
 	}
 }
 
+// On a slow connection no more events are fetched ahead than arrive before they would be
+// redelivered.
+func TestSlowLinkForABacklog(t *testing.T) {
+	t.Parallel()
+	s := newSystem(t)
+	const n, rate = 64, 256 << 10 // bytes a second: one event takes 125 ms, and all take 8 s
+	for i := range n {
+		if _, err := s.publisher.Publish(t.Context(), largeEvent(t, fmt.Sprint("msg_", i), 32<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got record
+	c := got.consumer()
+	c.AckWait = 4 * time.Second
+	handle := c.Event
+	c.Event = func(ctx context.Context, event schema.Event, m subscribe.Message) error {
+		if m.Deliveries > 1 {
+			t.Errorf("%s was redelivered", event.ID)
+		}
+		return handle(ctx, event, m)
+	}
+	start(t, subscribe.Source{JetStream: embeddedtest.Connect(t, slowLink(t, s.URL(), rate))}, c)
+	embeddedtest.Await(t, "everything is handled", func() bool { return len(got.list()) >= n })
+}
+
 // A large event arrives on a slow connection, for a consumer and for a range. A
 // range that took the event for lost would restart it again and again.
 func TestSlowLink(t *testing.T) {
