@@ -32,7 +32,8 @@ EXIT STATUS
   1  the consumers cannot be listed`,
 		Example: `  versive-ingress consumers
   versive-ingress consumers --json | jq -r 'select(.stalled_seconds > 3600).consumer'`,
-		Args: cobra.NoArgs,
+		ValidArgs: []cobra.Completion{"list"}, // as quarantine and deadletters have it
+		Args:      cobra.MatchAll(cobra.MaximumNArgs(1), cobra.OnlyValidArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := consumers.Open(cmd.Context())
 			if err != nil {

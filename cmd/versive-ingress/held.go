@@ -24,6 +24,14 @@ func addConsumerFlag(cmd *cobra.Command, which *held.Choice) {
 	})
 }
 
+// ofConsumer restricts a note that there is nothing to the consumer of a choice.
+func ofConsumer(which held.Choice) string {
+	if which.Consumer == "" {
+		return ""
+	}
+	return " of consumer " + which.Consumer
+}
+
 func listCommand(kind schema.Kind, none string, cmd *cobra.Command) *cobra.Command {
 	var asJSON bool
 	which := held.Choice{Kind: kind, All: true}
@@ -38,7 +46,7 @@ func listCommand(kind schema.Kind, none string, cmd *cobra.Command) *cobra.Comma
 		}
 		defer c.Close()
 		if len(c.List) == 0 {
-			fmt.Fprintln(cmd.ErrOrStderr(), none)
+			fmt.Fprintln(cmd.ErrOrStderr(), none+ofConsumer(which))
 		}
 		if asJSON {
 			return c.PrintJSON(cmd.OutOrStdout())

@@ -69,7 +69,7 @@ func settle(cmd *cobra.Command, which held.Choice, do func(context.Context, *hel
 	}
 	defer c.Close()
 	if len(c.List) == 0 {
-		fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to "+cmd.Name())
+		fmt.Fprintln(cmd.ErrOrStderr(), "there is nothing to "+cmd.Name()+ofConsumer(which))
 		return nil
 	}
 	return do(cmd.Context(), c)

@@ -12,9 +12,14 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"regexp"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/spf13/cobra"
 
 	"versive-ingress/cmd/versive-ingress/internal/server"
 )
@@ -28,13 +33,29 @@ func main() {
 		if cmd.Name() == "serve" { // nothing may read the error, and a supervisor restarts only what has ended
 			time.AfterFunc(server.FlushTimeout, func() { os.Exit(exitCode(err)) })
 		}
-		hint := ""
-		if strings.HasPrefix(err.Error(), "unknown ") { // command or flag; the error of cobra has no type
-			hint = "; see " + cmd.CommandPath() + " --help"
-		}
-		fmt.Fprintf(os.Stderr, "versive-ingress: %v%s\n", err, hint)
+		fmt.Fprintf(os.Stderr, "versive-ingress: %s\n", explain(cmd, err))
 		os.Exit(exitCode(err))
 	}
+}
+
+// misuse matches the errors of cobra for arguments and flags, which have no type.
+var misuse = regexp.MustCompile(`^(unknown |accepts |invalid argument |flag needs an argument|at least one of the flags |if any flags )`)
+
+// explain returns the text of an error, and where to look for its remedy if it has none.
+func explain(cmd *cobra.Command, err error) string {
+	text := err.Error()
+	switch {
+	case misuse.MatchString(text):
+		if !cmd.HasSubCommands() { // cobra takes an argument too many for one
+			text = strings.Replace(text, "unknown command", "unknown argument", 1)
+		}
+		return text + "; see " + cmd.CommandPath() + " --help"
+	case errors.Is(err, jetstream.ErrStreamNotFound):
+		return text + "; is INGRESS_STREAM right, and has an ingress created its streams at this broker?"
+	case errors.Is(err, nats.ErrNoResponders):
+		return text + "; the account of the user has no JetStream or does not import the request, as the subscribers of deploy/nats/users.conf: use the key of the operator"
+	}
+	return text
 }
 
 // status2 is an error with the exit status 2: something could not be checked (doctor), or

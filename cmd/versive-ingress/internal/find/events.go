@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -39,17 +40,23 @@ type Event struct {
 	Interview    string            `json:"interview"`
 	ErasedCopies []uint64          `json:"erased_copies"` // their sequences
 	Consumers    map[string]string `json:"consumers"`     // states by consumer; see [State]
+
+	// Interrupted is set if one of the copies is still stored: the erasure was interrupted.
+	Interrupted bool `json:"erasure_interrupted,omitzero"`
 }
 
 // newEvent returns the event of a message, with no consumers. A message that is not an
 // event has only its place.
 func newEvent(stream jetstream.Stream, m subscribe.Message) Event {
 	s, _ := schema.ParseSubject(m.Subject)
-	e := Event{newPlace(stream, m), s.Type, s.StudyID, s.InterviewID, []uint64{}, map[string]string{}}
+	e := Event{Place: newPlace(stream, m), Type: s.Type, Study: s.StudyID, Interview: s.InterviewID, ErasedCopies: []uint64{}, Consumers: map[string]string{}}
 	if e.Erased {
 		copies := publish.ErasedCopies(m.Header)
 		slices.Sort(copies)
-		e.ErasedCopies = append(e.ErasedCopies, slices.Compact(copies)...)
+		if copies = slices.Compact(copies); len(copies) > 0 && copies[0] == 0 { // it was only in the quarantine
+			copies = copies[1:]
+		}
+		e.ErasedCopies = append(e.ErasedCopies, copies...)
 	}
 	return e
 }
@@ -64,7 +71,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 			return err
 		}
 	}
-	var subjects []string
+	var subjects map[string]uint64
 	if r.Events <= maxSubjects {
 		// The stream's leader lists them, while a replica that counts may lag.
 		if subjects, err = f.subjects(ctx, stream, subject); err != nil || len(subjects) == 0 {
@@ -73,7 +80,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 		}
 		r.Events = uint64(len(subjects))
 		interviews := map[string]bool{}
-		for _, subject := range subjects {
+		for subject := range subjects {
 			if s, err := schema.ParseSubject(subject); err == nil && s.InterviewID != "" {
 				interviews[s.InterviewID] = true
 			}
@@ -96,10 +103,24 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 		r.Events = uint64(len(r.List)) // others were removed meanwhile
 		r.countErased()
 	}
+	checkErased(ctx, stream, r.List, subjects)
 	if n := len(r.List); n > 0 {
 		r.First, r.Last = cmp.Or(r.First, &r.List[0].Time), &r.List[n-1].Time
 	}
 	return nil
+}
+
+// checkErased notes which erasures of a list were interrupted, given the number of
+// messages on each subject.
+func checkErased(ctx context.Context, stream jetstream.Stream, list []Event, messages map[string]uint64) {
+	for i, e := range list {
+		if e.Erased && messages[e.Subject] > 1 {
+			list[i].Interrupted = slices.ContainsFunc(e.ErasedCopies, func(sequence uint64) bool {
+				_, err := stream.GetMsg(ctx, sequence)
+				return err == nil
+			})
+		}
+	}
 }
 
 func (r *Report) countErased() {
@@ -114,7 +135,7 @@ func (r *Report) countErased() {
 // readEventsOf adds all events of the organization on a subject to r. The broker cannot
 // tell them from others, so the headers of all are read.
 func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subject string, r *Report) error {
-	last, interviews := map[string]uint64{}, map[string]bool{}
+	last, messages, interviews := map[string]uint64{}, map[string]uint64{}, map[string]bool{}
 	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: subject, Organization: f.Organization, HeadersOnly: true}) {
 		if err != nil {
 			return err
@@ -122,6 +143,7 @@ func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subje
 		e := newEvent(stream, m)
 		r.List = append(r.List, e)
 		last[e.Subject] = e.Sequence
+		messages[e.Subject]++
 		if e.Interview != "" {
 			interviews[e.Interview] = true
 		}
@@ -131,12 +153,14 @@ func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subje
 	if n := len(r.List); n > 0 {
 		r.Events, r.Interviews, r.First, r.Last = uint64(n), new(len(interviews)), &r.List[0].Time, &r.List[n-1].Time
 		r.countErased()
+		checkErased(ctx, stream, r.List, messages)
 	}
 	return nil
 }
 
 // lookUp returns the last message on each of some subjects, in the order of the stream.
-func (f Finder) lookUp(ctx context.Context, stream jetstream.Stream, subjects []string) ([]Event, error) {
+func (f Finder) lookUp(ctx context.Context, stream jetstream.Stream, messages map[string]uint64) ([]Event, error) {
+	subjects := slices.Collect(maps.Keys(messages))
 	found := make([]*Event, len(subjects))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)

@@ -137,18 +137,14 @@ func (f Finder) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 }
 
 // subjects returns the subjects of a stream that match one with wildcards, of which
-// there are at most maxSubjects.
-func (f Finder) subjects(ctx context.Context, stream jetstream.Stream, subject string) ([]string, error) {
+// there are at most maxSubjects, and how many messages each has.
+func (f Finder) subjects(ctx context.Context, stream jetstream.Stream, subject string) (map[string]uint64, error) {
 	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
 	if err != nil {
 		return nil, fmt.Errorf("listing the subjects of stream %s: %w", stream.CachedInfo().Config.Name, err)
 	}
 	publish.ReadFromLeader(stream) // Info has replaced what it had read before
-	list := make([]string, 0, len(info.State.Subjects))
-	for subject := range info.State.Subjects {
-		list = append(list, subject)
-	}
-	return list, nil
+	return info.State.Subjects, nil
 }
 
 // countThreshold is how long the broker keeps a consumer that could not be deleted.

@@ -479,6 +479,28 @@ func TestFindHeld(t *testing.T) {
 		finder.Organization = organization
 		expect("study_2", "study: 1 events", "4 map[reports:waiting]")
 	}
+	interrupted := func(want bool) {
+		t.Helper()
+		for _, organization := range []string{"", "acme"} {
+			finder.Organization = organization
+			reports, err := finder.Find(ctx, "msg_2")
+			if err != nil {
+				t.Fatal(err)
+			}
+			var text strings.Builder
+			if err := find.Print(&text, reports); err != nil {
+				t.Fatal(err)
+			}
+			if got := reports[0].List[0].Interrupted; got != want || strings.Contains(text.String(), "run versive-ingress erase again") != want {
+				t.Errorf("organization %q: interrupted: got %v, want %v, printed as\n%s", organization, got, want, &text)
+			}
+		}
+	}
+	interrupted(true)
+	if err := eraser.Erase(ctx, publish.Copy{Kind: schema.KindEvent, Subject: event.Subject("versive"), Sequence: 3}); err != nil {
+		t.Fatal(err)
+	}
+	interrupted(false)
 }
 
 // Of many quarantined webhooks and dead letters, the newest are printed, and how many

@@ -118,7 +118,7 @@ func (f Finder) readSubjects(ctx context.Context, stream jetstream.Stream, list 
 	if err != nil {
 		return err
 	}
-	for _, subject := range subjects {
+	for subject := range subjects {
 		if s, err := schema.ParseSubject(subject); err == nil && list.state[s.InterviewID] == Missing {
 			list.state[s.InterviewID] = Stored
 		}

@@ -100,6 +100,9 @@ func (e Event) print(row func(name, format string, args ...any), kind string) {
 	row("type", "%s", e.Type)
 	if e.Erased {
 		row("erased", "%s; the tombstone is %s %d%s", at(e.Time), e.Stream, e.Sequence, e.copies())
+		if e.Interrupted {
+			row("still stored", "the erasure was interrupted; run versive-ingress erase again")
+		}
 	} else {
 		row("stored", "%s, as %s %d, %s", at(e.Time), e.Stream, e.Sequence, terminal.Bytes(e.Size))
 	}
@@ -122,6 +125,9 @@ func (r Report) printList(w io.Writer) error {
 		size := terminal.Bytes(e.Size)
 		if e.Erased {
 			size = "erased"
+			if e.Interrupted {
+				size = "erasure interrupted; run erase again"
+			}
 		}
 		fmt.Fprintf(table, "%s\t%d\t%s\t%s\t%s\n", e.Time.Format(time.RFC3339), e.Sequence, terminal.Line(cmp.Or(e.Interview, "-")), terminal.Line(e.ID), size)
 	}
@@ -197,7 +203,10 @@ func (r Reading) describe() string {
 // describe returns where the message is, and what it holds, unless it is a tombstone.
 func (h Held) describe(what string) string {
 	text := fmt.Sprintf("%s, %s %d, %s", h.ID, h.Stream, h.Sequence, at(h.Time))
-	if h.Erased {
+	switch {
+	case h.Erased && h.Consumer == "":
+		return text + ": requeued, discarded or erased"
+	case h.Erased:
 		return text + ": erased"
 	}
 	return text + ", " + terminal.Bytes(h.Size) + ": " + what

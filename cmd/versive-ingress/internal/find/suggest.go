@@ -14,7 +14,8 @@ import (
 const maxSuggestions = 5
 
 // Suggest returns ids of which something is stored, such as "interview 3fa85f64", that
-// begin with an id, or differ from it only by the case of letters. If there are too many
+// begin with an id, or differ from it only by the case of letters; or, if something is
+// stored under the id itself by another organization, that alone. If there are too many
 // events to compare all, it looks for the id in lower and in upper case.
 func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 	stream, err := f.open(ctx, schema.KindEvent)
@@ -22,6 +23,9 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 		return nil, err
 	}
 	found := map[string]bool{}
+	if err := f.suggestQuarantined(ctx, id, found); err != nil {
+		return nil, err
+	}
 	if stream.CachedInfo().State.NumSubjects > maxSubjects {
 		for _, other := range [...]string{strings.ToLower(id), strings.ToUpper(id)} {
 			for _, kind := range kinds {
@@ -39,7 +43,7 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 		if err != nil {
 			return nil, err
 		}
-		for _, subject := range subjects {
+		for subject := range subjects {
 			s, err := schema.ParseSubject(subject)
 			if err != nil {
 				continue
@@ -52,8 +56,29 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 			}
 		}
 	}
+	for _, kind := range kinds {
+		if exact := kind.name + " " + id; found[exact] {
+			return []string{exact}, nil
+		}
+	}
 	list := slices.Sorted(maps.Keys(found))
 	return list[:min(len(list), maxSuggestions)], nil
+}
+
+// suggestQuarantined adds the svix-ids in the quarantine that are similar to an id. Those
+// of dead letters are those of events.
+func (f Finder) suggestQuarantined(ctx context.Context, id string, found map[string]bool) error {
+	stream, err := f.open(ctx, schema.KindQuarantine)
+	if err != nil || stream.CachedInfo().State.NumSubjects > maxSubjects {
+		return err
+	}
+	subjects, err := f.subjects(ctx, stream, ">")
+	for subject := range subjects {
+		if other, err := schema.ParseID(subject); err == nil && hasPrefix(other, id) {
+			found[kinds[0].name+" "+other] = true
+		}
+	}
+	return err
 }
 
 // hasPrefix reports whether s begins with prefix, in any case of letters.

@@ -48,7 +48,8 @@ func Read(ctx context.Context, c *broker.Connection, kind schema.Kind) (list []K
 	for m, err := range c.Source.Range(ctx, subscribe.Selection{Kind: kind, Subject: broker.AnySubject, HeadersOnly: true}) {
 		switch {
 		case kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound): // no consumer has given up on anything
-			return nil, nil, nil
+			_, err := publish.OpenStream(ctx, c.JetStream, c.Settings.Stream) // unless there is no ingress of that name
+			return nil, nil, err
 		case err != nil:
 			return nil, nil, err
 		case schema.IsSettled(m.Header):
@@ -124,7 +125,9 @@ func Open(ctx context.Context, choice Choice) (*Chosen, error) {
 		return nil, err
 	}
 	list, erased, err := Read(ctx, c, choice.Kind)
-	for _, id := range choice.IDs {
+	for i, id := range choice.IDs {
+		id = strings.TrimSpace(id) // copied from a table
+		choice.IDs[i] = id
 		of := slices.IndexFunc(list, func(k Kept) bool { return k.ID == id })
 		switch {
 		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id && choice.selects(k) }):
@@ -135,10 +138,11 @@ func Open(ctx context.Context, choice Choice) (*Chosen, error) {
 		case erased[id]:
 			err = fmt.Errorf("%s was erased", id)
 		default:
-			err = fmt.Errorf("%s is not %s", id, placeOf(choice.Kind))
+			remedy := fmt.Sprintf("; versive-ingress %s list prints the svix-ids", commandOf(choice.Kind))
 			if i := slices.IndexFunc(list, func(k Kept) bool { return strings.EqualFold(k.ID, id) }); i >= 0 {
-				err = fmt.Errorf("%w, %s is: %s", err, list[i].ID, broker.CaseSensitive)
+				remedy = fmt.Sprintf(", %s is: %s", list[i].ID, broker.CaseSensitive)
 			}
+			err = fmt.Errorf("%s is not %s%s", id, placeOf(choice.Kind), remedy)
 		}
 	}
 	if err != nil {
