@@ -52,10 +52,10 @@ type Options struct {
 // targets returns what to erase.
 func (o Options) targets() (targets []Target, err error) {
 	for _, id := range o.Interviews {
-		targets = append(targets, Target{Interview: id})
+		targets = append(targets, Target{Interview: strings.TrimSpace(id)})
 	}
 	for _, id := range o.Studies {
-		targets = append(targets, Target{Study: id})
+		targets = append(targets, Target{Study: strings.TrimSpace(id)})
 	}
 	if o.FromFile != "" {
 		in := o.In

@@ -53,9 +53,13 @@ func (e *Erasure) Print(ctx context.Context, w io.Writer, found []Match, all boo
 		if nothing++; nothing > maxShown && !all {
 			continue
 		}
-		fmt.Fprintf(w, "nothing is stored of %s%s\n", t, erasedBefore(e.tombstones[i]))
+		of := t.String()
+		if t.Study != "" {
+			of += " that belongs to no interview"
+		}
+		fmt.Fprintf(w, "nothing is stored of %s%s\n", of, erasedBefore(e.tombstones[i]))
 		if e.tombstones[i] == 0 {
-			fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, t.filter()), broker.CaseSensitive))
+			fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, t.filter()), broker.CaseSensitive+"; versive-ingress find ID looks for similar ones"))
 		}
 	}
 	more(w, nothing, all)
