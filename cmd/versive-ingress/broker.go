@@ -31,7 +31,8 @@ each under "Migrate the streams".
 EXIT STATUS
   0  ended by SIGTERM or SIGINT
   1  did not start, because a setting is wrong or the store cannot be used`,
-		Args: cobra.NoArgs,
+		Example: `  INGRESS_DATA_DIR=/var/lib/versive-ingress versive-ingress broker`,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := config.Read()
 			if err != nil {

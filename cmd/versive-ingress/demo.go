@@ -31,6 +31,8 @@ in the environment, and uses free ports if the default ones are taken.
 EXIT STATUS
   0  the sample was stored once, and a consumer received it
   1  it was not, or the ingress could not be started`,
+		Example: `  versive-ingress demo
+  versive-ingress demo --once`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return demo(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), once)

@@ -28,7 +28,8 @@ container, use --live: another ingress would wait for the broker as well.
 EXIT STATUS
   0  ready: events can be stored; with --live: the ingress runs
   1  not ready, as the error describes, or no ingress answers`,
-		Args: cobra.NoArgs,
+		Example: `  versive-ingress health && echo ready`,
+		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			settings, err := config.Read()
 			if err != nil {

@@ -28,11 +28,14 @@ under their svix-ids. Discard deletes those that will never be events.
 			Short: "List the quarantined webhooks, the newest last",
 			Long: `List the quarantined webhooks, the newest last: age, reason, size and svix-id.
 With --json, also the time, the sequence, and what was not understood. If there
-are none, only a note on the standard error is printed.
+are none, only a note on the standard error is printed. docs/commands.md
+describes the members of --json.
 
 EXIT STATUS
   0  the list is complete, even if it is empty
   1  the quarantine cannot be read`,
+			Example: `  versive-ingress quarantine list
+  versive-ingress quarantine list --json | jq -r 'select(.reason == "invalid") | [.id, .detail] | @tsv'`,
 		}),
 		showCommand(kind, &cobra.Command{
 			Use:   "show ID",
@@ -44,6 +47,8 @@ control characters are escaped (\x1b). The body is personal data.
 EXIT STATUS
   0  the webhook was printed
   1  it is not in the quarantine, or cannot be read`,
+			Example: `  versive-ingress quarantine show msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa
+  versive-ingress quarantine show msg_2bKq0PZ1vT8xW4nYcR7dLmFh3Sa --raw > body`,
 		}),
 		requeueCommand(kind, &cobra.Command{
 			Use:   "requeue ID… | --all",

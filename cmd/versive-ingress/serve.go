@@ -31,6 +31,8 @@ EXIT STATUS
   0  ended by SIGTERM or SIGINT
   1  did not start, because a setting is wrong or the store or a stream cannot
      be used; or ended by an error, such as a listener that failed`,
+		Example: `  INGRESS_SECRETS=whsec_… versive-ingress serve
+  INGRESS_SECRETS_FILE=secrets INGRESS_DATA_DIR=/var/lib/versive-ingress versive-ingress serve`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			settings, err := config.Load()
