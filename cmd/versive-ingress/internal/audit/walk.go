@@ -36,7 +36,7 @@ var problemTexts = map[Problem]string{
 	Foreign:      "has messages that no ingress and no consumer has stored",
 	Inconsistent: "has messages whose subject, headers and data do not agree",
 	Repeated:     "has messages with the id of an earlier one",
-	NotErased:    "has messages that were to be erased; run erase again",
+	NotErased:    "has messages that were to be erased; run erase again or, for the quarantine, requeue or discard",
 }
 
 // String returns a predicate that describes the problem of a stream.
