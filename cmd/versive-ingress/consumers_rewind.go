@@ -40,9 +40,6 @@ EXIT STATUS
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeConsumers,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkSet(cmd); err != nil {
-				return err
-			}
 			from, err := terminal.ParseTime("since", since)
 			if err != nil {
 				return err

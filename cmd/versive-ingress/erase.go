@@ -68,6 +68,7 @@ EXIT STATUS
 	flags.StringVar(&o.Reason, "reason", "", "why, for the record")
 	flags.StringVar(&o.Record, "record", "", "append the record to this file, as JSON lines")
 	flags.BoolVar(&o.JSON, "json", false, "print the record as JSON lines, and everything else to the standard error")
+	completeFiles(cmd, "from-file", "record")
 	cmd.MarkFlagsOneRequired("interview", "study", "from-file")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "json")
 	cmd.MarkFlagsMutuallyExclusive("dry-run", "record")

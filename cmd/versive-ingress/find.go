@@ -48,13 +48,7 @@ EXIT STATUS
   versive-ingress find study_123 --organization acme
   versive-ingress find study_123 --json | jq '.consumers[] | {consumer, waiting}'`,
 		Args: cobra.ExactArgs(1),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]cobra.Completion, cobra.ShellCompDirective) {
-			return nil, cobra.ShellCompDirectiveNoFileComp
-		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := checkSet(cmd); err != nil {
-				return err
-			}
 			id := strings.TrimSpace(args[0])
 			if id == "" {
 				return errors.New("want a svix-id, an interview id or a study id")

@@ -37,9 +37,6 @@ func listCommand(kind schema.Kind, none string, cmd *cobra.Command) *cobra.Comma
 	which := held.Choice{Kind: kind, All: true}
 	cmd.Args = cobra.NoArgs
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
-		if err := checkSet(cmd); err != nil {
-			return err
-		}
 		c, err := held.Open(cmd.Context(), which)
 		if err != nil {
 			return err

@@ -60,9 +60,6 @@ func addChoice(cmd *cobra.Command, which *held.Choice) {
 
 // settle calls do with what is chosen, unless that is nothing.
 func settle(cmd *cobra.Command, which held.Choice, do func(context.Context, *held.Chosen) error) error {
-	if err := checkSet(cmd); err != nil {
-		return err
-	}
 	c, err := held.Open(cmd.Context(), which)
 	if err != nil {
 		return err

@@ -49,9 +49,6 @@ EXIT STATUS
   versive-ingress replay --first 1000 --to-url https://host/webhooks --secret whsec_… --rate 50 --checkpoint replay.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkSet(cmd); err != nil {
-				return err
-			}
 			return replay.Run(cmd.Context(), f, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
@@ -64,6 +61,7 @@ EXIT STATUS
 	flags.BoolVar(&f.KeepID, "keep-id", false, "keep the message ids with --to-subject, so that a stream rejects the events that it has")
 	flags.Float64Var(&f.Rate, "rate", 0, "largest number of events a second (default: unlimited)")
 	flags.StringVar(&f.Checkpoint, "checkpoint", "", "file that records the progress, for resuming")
+	completeFiles(cmd, "checkpoint")
 	flags.BoolVar(&f.DryRun, "dry-run", false, "deliver nothing, check that the target is there, and print what would be delivered")
 	flags.BoolVar(&f.Quiet, "quiet", false, "print neither progress nor summary")
 	cmd.MarkFlagsMutuallyExclusive("to-subject", "to-url")

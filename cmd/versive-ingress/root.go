@@ -25,7 +25,15 @@ number of services can read and replay it.
 To see it work without any setup:  versive-ingress demo`,
 		SilenceUsage:  true, // an error at run time is not a wrong flag
 		SilenceErrors: true, // main prints it
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := checkSet(cmd); err != nil {
+				return cmd.FlagErrorFunc()(cmd, err)
+			}
+			return nil
+		},
 	}
+	// Files complete only the flags that name one.
+	root.CompletionOptions.SetDefaultShellCompDirective(cobra.ShellCompDirectiveNoFileComp)
 	root.AddCommand(
 		serveCommand(),
 		demoCommand(),

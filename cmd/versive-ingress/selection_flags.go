@@ -2,6 +2,8 @@ package main
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -27,10 +29,9 @@ func addFilter(cmd *cobra.Command, f *replay.Selection) {
 	addOrganization(cmd, &f.Organization)
 }
 
-// addOrganization adds the flag that chooses events by organization, which checkSet checks.
+// addOrganization adds the flag that chooses events by organization.
 func addOrganization(cmd *cobra.Command, organization *string) {
 	cmd.Flags().StringVar(organization, "organization", "", "only events of this organization, and erasures of which it is not known")
-	_ = cmd.RegisterFlagCompletionFunc("organization", cobra.NoFileCompletions)
 }
 
 // addBounds adds the flags that choose a range of the stream.
@@ -44,10 +45,21 @@ func addBounds(cmd *cobra.Command, f *replay.Selection) {
 	cmd.MarkFlagsMutuallyExclusive("last", "until")
 }
 
+// completeFiles has the shell complete flags by the names of files.
+func completeFiles(cmd *cobra.Command, flags ...string) {
+	for _, name := range flags {
+		_ = cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(nil, cobra.ShellCompDirectiveDefault))
+	}
+}
+
 // checkSet refuses a flag that is set to nothing, which may be a script's empty
-// variable, or to 0, and the name of an organization that none can have.
+// variable, or to 0, and the name of an organization that none can have. It removes the
+// spaces around a name that was copied.
 func checkSet(cmd *cobra.Command) (err error) {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
+		if slices.Contains([]string{"study", "interview", "type", "organization", "consumer"}, f.Name) && f.Value.Type() == "string" {
+			_ = f.Value.Set(strings.TrimSpace(f.Value.String()))
+		}
 		switch value := f.Value.String(); {
 		case value == "":
 			err = fmt.Errorf("--%s: want a value", f.Name)

@@ -62,8 +62,8 @@ EXIT STATUS
 					return err
 				}
 			}
-			if count < 1 {
-				return fmt.Errorf("--count %d: want at least 1", count)
+			if count < 0 {
+				return fmt.Errorf("--count %d: want more than 0", count)
 			}
 			if count > 1 && (id != "" || file != "") {
 				return errors.New("--count above 1 generates interviews: it excludes --id and --file")
@@ -99,6 +99,7 @@ EXIT STATUS
 	flags.StringVar(&id, "id", "", "svix-id of the webhook (default: a random one)")
 	flags.BoolVar(&duplicate, "duplicate", false, "post each webhook twice")
 	flags.StringVar(&timestamp, "timestamp", "", "time at which the webhook is signed, RFC 3339 or Unix seconds (default: now)")
+	completeFiles(cmd, "file")
 	cmd.MarkFlagsMutuallyExclusive("secret", "organization")
 	return cmd
 }

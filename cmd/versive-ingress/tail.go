@@ -35,9 +35,6 @@ EXIT STATUS
   versive-ingress tail --json --study study_123 | jq .data.interview.transcript`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := checkSet(cmd); err != nil {
-				return err
-			}
 			// Otherwise a failed write to the standard output ends the process with this signal.
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGPIPE)
 			defer stop()

@@ -11,6 +11,9 @@ import (
 // CaseSensitive explains why nothing is found.
 const CaseSensitive = "ids are case-sensitive"
 
+// SeeFind adds to it where to look for the right one.
+const SeeFind = CaseSensitive + "; versive-ingress find ID looks for similar ones"
+
 // OtherCase returns CaseSensitive and the id that the event stream has instead of one
 // of f, if that is the same in lower or upper case; otherwise "".
 func (c *Connection) OtherCase(ctx context.Context, f schema.Filter) string {

@@ -59,7 +59,7 @@ func (e *Erasure) Print(ctx context.Context, w io.Writer, found []Match, all boo
 		}
 		fmt.Fprintf(w, "nothing is stored of %s%s\n", of, erasedBefore(e.tombstones[i]))
 		if e.tombstones[i] == 0 {
-			fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, t.filter()), broker.CaseSensitive+"; versive-ingress find ID looks for similar ones"))
+			fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, t.filter()), broker.SeeFind))
 		}
 	}
 	more(w, nothing, all)

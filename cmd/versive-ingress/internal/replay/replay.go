@@ -319,6 +319,6 @@ func (r *replay) dryRun(ctx context.Context, out, log io.Writer) error {
 // explain writes to log why nothing may have been found by an id.
 func (r *replay) explain(ctx context.Context, found tally, log io.Writer) {
 	if f := r.sel.Filter; found.First == 0 && f.StudyID+f.InterviewID != "" {
-		fmt.Fprintln(log, cmp.Or(r.conn.OtherCase(ctx, f), broker.CaseSensitive))
+		fmt.Fprintln(log, cmp.Or(r.conn.OtherCase(ctx, f), broker.SeeFind))
 	}
 }
