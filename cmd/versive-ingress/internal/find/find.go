@@ -139,11 +139,18 @@ func (f Finder) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 // subjects returns the subjects of a stream that match one with wildcards, of which
 // there are at most maxSubjects, and how many messages each has.
 func (f Finder) subjects(ctx context.Context, stream jetstream.Stream, subject string) (map[string]uint64, error) {
-	info, err := stream.Info(ctx, jetstream.WithSubjectFilter(subject))
+	name := stream.CachedInfo().Config.Name
+	own, err := f.Source.JetStream.Stream(ctx, name) // Info changes what concurrent look-ups in stream read
 	if err != nil {
-		return nil, fmt.Errorf("listing the subjects of stream %s: %w", stream.CachedInfo().Config.Name, err)
+		return nil, fmt.Errorf("stream %s: %w", name, err)
 	}
-	publish.ReadFromLeader(stream) // Info has replaced what it had read before
+	info, err := own.Info(ctx, jetstream.WithSubjectFilter(subject))
+	if err == nil && !publish.IsFromLeader(info.Cluster, info.Config.Replicas) {
+		err = publish.ErrNotLeader
+	}
+	if err != nil {
+		return nil, fmt.Errorf("listing the subjects of stream %s: %w", name, err)
+	}
 	return info.State.Subjects, nil
 }
 
