@@ -189,6 +189,9 @@ func Deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (
 		return nil, nil
 	}
 	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	if err == nil && !IsFromLeader(info.Cluster, info.Config.Replicas) {
+		err = ErrNotLeader
+	}
 	if err != nil {
 		return nil, fmt.Errorf("listing the deleted messages of stream %s: %w", stream.CachedInfo().Config.Name, err)
 	}
