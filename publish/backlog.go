@@ -46,7 +46,7 @@ func (p *Publisher) updateBacklog(ctx context.Context, kind schema.Kind) error {
 		b.created, b.read, b.settled, b.state = info.Created, 0, schema.Sequences{}, jetstream.StreamState{}
 	}
 	if kind == schema.KindDead && (info.State.LastSeq != b.state.LastSeq || info.State.Msgs != b.state.Msgs) {
-		if info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil { // requests are deleted
+		if info, err = ReadState(ctx, stream, jetstream.WithDeletedDetails(true)); err != nil { // requests are deleted
 			return err
 		}
 	}

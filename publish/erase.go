@@ -153,14 +153,13 @@ func (e Eraser) Delete(ctx context.Context, c Copy) error {
 // open opens the stream of a kind of message for look-ups that ask its leader.
 func (e Eraser) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	name := kind.Stream(e.Stream)
-	stream, err := e.JetStream.Stream(ctx, name)
+	stream, err := OpenStream(ctx, e.JetStream, name)
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", name, err)
+		return nil, err
 	}
 	if err := kind.CheckOwner(e.Stream, stream.CachedInfo().Config.Metadata); err != nil {
 		return nil, &ConflictError{name, err.Error() + "; is INGRESS_STREAM that of the ingress?"}
 	}
-	ReadFromLeader(stream)
 	return stream, nil
 }
 
@@ -188,12 +187,9 @@ func Deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (
 	if len(sequences) == 0 {
 		return nil, nil
 	}
-	info, err := stream.Info(ctx, jetstream.WithDeletedDetails(true))
-	if err == nil && !IsFromLeader(info.Cluster, info.Config.Replicas) {
-		err = ErrNotLeader
-	}
+	info, err := ReadState(ctx, stream, jetstream.WithDeletedDetails(true))
 	if err != nil {
-		return nil, fmt.Errorf("listing the deleted messages of stream %s: %w", stream.CachedInfo().Config.Name, err)
+		return nil, err
 	}
 	present := schema.SequenceRange(max(info.State.FirstSeq, 1), info.State.LastSeq).Minus(schema.SequencesOf(info.State.Deleted))
 	for _, sequence := range sequences {
@@ -273,8 +269,8 @@ func (e Eraser) tombstoneError(stream jetstream.Stream, subject string, err erro
 	return fmt.Errorf("putting a tombstone on %s: %w", subject, failure)
 }
 
-// LastMessage returns the last message on a subject, which has the sequence 0 if there is
-// none.
+// LastMessage returns the last message on a subject, with wildcards or without. Its sequence
+// is 0 if there is none.
 func LastMessage(ctx context.Context, stream jetstream.Stream, subject string) (*jetstream.RawStreamMsg, error) {
 	last, err := stream.GetLastMsgForSubject(ctx, subject)
 	if errors.Is(err, jetstream.ErrMsgNotFound) {

@@ -88,7 +88,8 @@ func (f Found) Minus(g Found) Found {
 	return f
 }
 
-// add adds a loss, if it is one that an audit finds.
+// add sets the sequences of a loss in f. It returns false for a problem that audits do not
+// find.
 func (f *Found) add(l Loss) bool {
 	switch l.Problem {
 	case Unreadable:
@@ -101,7 +102,7 @@ func (f *Found) add(l Loss) bool {
 	return true
 }
 
-// covers reports whether a loss was acknowledged, given what it is of.
+// covers reports whether a loss was acknowledged. found is that of the mark of its stream.
 func (a acknowledged) covers(l Loss, found Found) bool {
 	if l.Number <= a.Number {
 		return true
@@ -149,10 +150,11 @@ func ReadLosses(dir string) (losses []Loss, record Record, err error) {
 	return losses, record, nil
 }
 
-// Acknowledged returns what was acknowledged of a stream by its sequences.
+// Acknowledged returns the sequences of a stream that were acknowledged.
 func (r Record) Acknowledged(stream string) Found { return r.ack.Streams[stream] }
 
-// Found returns what an audit finds of a stream, before it has found anything.
+// Found returns a Found without sequences, for what an audit finds in the stream with the
+// state info.
 func (r Record) Found(info *jetstream.StreamInfo) Found {
 	f := r.marks[info.Config.Name].found()
 	f.Created = info.Created

@@ -366,10 +366,10 @@ func TestNoLossOnALaggingReplica(t *testing.T) {
 // no loss, unless it stays so.
 func TestNoLossFromAFormerLeader(t *testing.T) {
 	t.Parallel()
-	var behind atomic.Uint64
+	var lag atomic.Uint64
 	answered := make(chan struct{}, 1)
-	broker := embeddedtest.StartBrokerBehind(t, func(info *jetstream.StreamInfo) {
-		info.State.LastSeq -= behind.Load()
+	broker := embeddedtest.StartEditedBroker(t, func(info *jetstream.StreamInfo) {
+		info.State.LastSeq -= lag.Load()
 		info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Current: true}, {Name: "c", Current: true}}}
 		select {
 		case answered <- struct{}{}:
@@ -386,7 +386,7 @@ func TestNoLossFromAFormerLeader(t *testing.T) {
 		}
 	}
 	for _, n := range []uint64{2, 0} {
-		behind.Store(n)
+		lag.Store(n)
 		for range 4 { // the first two may have begun before
 			embeddedtest.Receive(t, "the state is requested", answered)
 		}
@@ -394,7 +394,7 @@ func TestNoLossFromAFormerLeader(t *testing.T) {
 	if strings.Contains(log.String(), "has lost") {
 		t.Error(log.String())
 	}
-	behind.Store(2)
+	lag.Store(2)
 	embeddedtest.Await(t, "what stays so is a loss", func() bool { return strings.Contains(log.String(), "sequences=2-3") })
 }
 
@@ -402,14 +402,16 @@ func TestNoLossFromAFormerLeader(t *testing.T) {
 func TestOpenStreamOfTheLeader(t *testing.T) {
 	t.Parallel()
 	answers := []*jetstream.ClusterInfo{
+		nil,
 		{Leader: "b"}, // its Raft node is not running yet
 		{Replicas: []*jetstream.PeerInfo{{Name: "a"}, {Name: "b"}, {Name: "c"}}},
 		{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "a"}, {Name: "c"}}},
 		{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b"}, {Name: "c"}}}, // the leader
+		{Leader: "b"},
 	}
-	broker := embeddedtest.StartBrokerBehind(t, func(info *jetstream.StreamInfo) {
+	broker := embeddedtest.StartEditedBroker(t, func(info *jetstream.StreamInfo) {
 		info.Config.Replicas, info.Cluster, answers = 3, answers[0], answers[1:]
-		if len(answers) > 0 {
+		if len(answers) != 1 {
 			info.State.LastSeq = 0
 		}
 	})
@@ -422,7 +424,10 @@ func TestOpenStreamOfTheLeader(t *testing.T) {
 	}
 	stream, err := publish.OpenStream(t.Context(), js, "VERSIVE")
 	if err != nil || stream.CachedInfo().State.LastSeq != 1 {
-		t.Errorf("%+v, %v", stream, err)
+		t.Fatalf("%+v, %v", stream, err)
+	}
+	if gone, err := publish.Deleted(t.Context(), stream, []uint64{1}); !errors.Is(err, publish.ErrNotLeader) {
+		t.Errorf("%v are deleted: %v", gone, err)
 	}
 }
 

@@ -19,7 +19,7 @@ type mark struct {
 	// durable. The stream's last sequence need not be: if the fsync of its message
 	// fails, the next start drops the message, which is no loss.
 	Last uint64 `json:"last"`
-	// MaxAge is the age at which messages were removed at the last check; 0 is never.
+	// MaxAge is the maximum age of messages at the last check; 0 is none.
 	MaxAge time.Duration `json:"max_age,omitzero"`
 	// Ends are earlier last messages of the stream. What was stored after one of them is
 	// younger than it.
@@ -137,7 +137,7 @@ func (m *mark) held() schema.Sequences {
 	return schema.SequenceRange(max(m.First, 1), m.Last).Minus(m.Deleted.Union(m.Unreadable))
 }
 
-// found returns what is found of the stream, without a loss. m may be nil.
+// found returns a Found without sequences for the stream. m may be nil.
 func (m *mark) found() Found {
 	if m == nil {
 		return Found{}

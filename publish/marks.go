@@ -135,11 +135,8 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	}
 	if of.needsDetails(seen) {
 		var err error
-		if seen.info, err = stream.Info(ctx, jetstream.WithDeletedDetails(true)); err != nil {
+		if seen.info, err = ReadState(ctx, stream, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
-		}
-		if !IsFromLeader(seen.info.Cluster, seen.info.Config.Replicas) {
-			return ErrNotLeader
 		}
 	}
 	// The last sequence is durable even if it was not acknowledged to this publisher, if
@@ -154,10 +151,10 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	return nil
 }
 
-// mayBeStale reports whether the state of a stream that lacks acknowledged messages may come
-// from a leader that was replaced, because that has not been so for long enough.
+// mayBeStale reports whether the state of a stream with replicas may come from a leader that
+// was replaced: it lacks acknowledged messages, and has for less than staleLeader.
 func (p *Publisher) mayBeStale(seen observation, of mark) bool {
-	c, since := seen.info.Cluster, &p.behindSince[seen.kind]
+	c, since := seen.info.Cluster, &p.lacksSince[seen.kind]
 	if c == nil || len(c.Replicas) == 0 || seen.info.State.LastSeq >= max(of.Last, seen.acked) {
 		*since = time.Time{}
 		return false

@@ -43,7 +43,7 @@ type Publisher struct {
 
 	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
 	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
-	behindSince  [3]time.Time          // by Kind, since when its stream lacks what was acknowledged, or zero; owned by check
+	lacksSince   [3]time.Time          // by Kind, since when its stream lacks what was acknowledged, or zero; owned by check
 	lastFailure  atomic.Pointer[failure]
 	lastStored   [2]atomic.Int64 // by Kind, when a message was last stored, in milliseconds of Unix time
 	lastFailed   [2]atomic.Int64 // by Kind, the same for the last message that could not be stored; 0 if a later one was

@@ -150,19 +150,20 @@ func isTemporary(e *jetstream.APIError) bool {
 }
 
 // ErrNotLeader means that the state of a stream is not that of its leader; see [IsFromLeader].
-var ErrNotLeader = errors.New("the server that has answered does not lead the stream, and may lack what was stored; the leader answers within 10 seconds")
+var ErrNotLeader = errors.New("the server that has answered does not lead the stream, and may lack what was stored; retry in 10 seconds")
 
 // IsFromLeader reports whether the state of a stream, or of a consumer of one, with so many
-// replicas comes from its leader. For 10 seconds after its start a NATS server answers for
-// streams that others lead, too, with what it has of them so far, which after the loss of
-// its disk is nothing (jsStreamInfoRequest of nats-server).
+// replicas comes from its leader. For 10 seconds after its start a NATS server also answers
+// for streams that others lead, with what it has of them so far, which after the loss of
+// its disk is nothing (ADR 28).
 func IsFromLeader(c *jetstream.ClusterInfo, replicas int) bool {
-	return c == nil || replicas <= 1 ||
-		c.Leader != "" && len(c.Replicas) > 0 && !slices.ContainsFunc(c.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == c.Leader })
+	return replicas <= 1 ||
+		c != nil && c.Leader != "" && len(c.Replicas) > 0 && !slices.ContainsFunc(c.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == c.Leader })
 }
 
-// OpenStream looks a stream up, at its leader, and makes it look up messages there. It waits
-// for an answer of the leader until ctx is done.
+// OpenStream looks up a stream and its state at its leader. The stream also looks up
+// messages there. It waits for an answer of the leader until ctx ends, and then returns
+// [ErrNotLeader].
 func OpenStream(ctx context.Context, js jetstream.JetStream, name string) (jetstream.Stream, error) {
 	for {
 		stream, err := js.Stream(ctx, name)
@@ -170,7 +171,7 @@ func OpenStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 			return nil, fmt.Errorf("stream %s: %w", name, err)
 		}
 		if info := stream.CachedInfo(); IsFromLeader(info.Cluster, info.Config.Replicas) {
-			ReadFromLeader(stream)
+			readFromLeader(stream)
 			return stream, nil
 		}
 		if sleep(ctx, leaderWait) != nil {
@@ -182,8 +183,23 @@ func OpenStream(ctx context.Context, js jetstream.JetStream, name string) (jetst
 // leaderWait is the time between two attempts to be answered by the leader of a stream.
 const leaderWait = 250 * time.Millisecond
 
-// ReadFromLeader makes stream look up messages at its leader. Otherwise a direct
+// ReadState returns the state of a stream, with what an option adds, at its leader. It
+// returns [ErrNotLeader] if another server answers. The stream looks up messages at its
+// leader afterwards. Do not use it concurrently.
+func ReadState(ctx context.Context, stream jetstream.Stream, option jetstream.StreamInfoOpt) (*jetstream.StreamInfo, error) {
+	info, err := stream.Info(ctx, option)
+	if err == nil && !IsFromLeader(info.Cluster, info.Config.Replicas) {
+		err = ErrNotLeader
+	}
+	readFromLeader(stream) // Info has replaced its configuration
+	if err != nil {
+		return nil, fmt.Errorf("state of stream %s: %w", stream.CachedInfo().Config.Name, err)
+	}
+	return info, nil
+}
+
+// readFromLeader makes stream look up messages at its leader. Otherwise a direct
 // get may ask a replica that lags, which reports a stored message as not found.
-func ReadFromLeader(stream jetstream.Stream) {
+func readFromLeader(stream jetstream.Stream) {
 	stream.CachedInfo().Config.AllowDirect = false // nats.go chooses by this field
 }

@@ -231,15 +231,15 @@ func TestRangeErrors(t *testing.T) {
 // range.
 func TestRangeWaitsForTheLeader(t *testing.T) {
 	t.Parallel()
-	var behind atomic.Int64
-	s := openSystem(t, embeddedtest.StartBrokerBehind(t, func(info *jetstream.StreamInfo) {
-		if behind.Add(-1) >= 0 {
+	var stale atomic.Int64
+	s := openSystem(t, embeddedtest.StartEditedBroker(t, func(info *jetstream.StreamInfo) {
+		if stale.Add(-1) >= 0 {
 			info.Config.Replicas, info.State.LastSeq = 3, 0
 			info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "a"}, {Name: "b"}}}
 		}
 	}), 1)
 	s.storeMany(t, 3)
-	behind.Store(2)
+	stale.Store(2)
 	n := 0
 	for _, err := range s.source.Range(t.Context(), subscribe.Selection{}) {
 		if err != nil {

@@ -28,8 +28,8 @@ type Source struct {
 
 func (s Source) stream(kind schema.Kind) string { return kind.Stream(cmp.Or(s.Stream, "VERSIVE")) }
 
-// open returns a stream that looks messages up at its leader. A direct get may
-// be answered by a replica that lags, which does not find a stored message.
+// open looks up a stream and its state at its leader, as publish.OpenStream does. A direct
+// get of it would be answered by a replica that lags, which does not find a stored message.
 func (s Source) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, error) {
 	for {
 		stream, err := s.JetStream.Stream(ctx, s.stream(kind))
@@ -46,15 +46,14 @@ func (s Source) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 	}
 }
 
-var errNotLeader = errors.New("the server that has answered does not lead the stream; the leader answers within 10 seconds")
+var errNotLeader = errors.New("the server that has answered does not lead the stream, and may lack what was stored; retry in 10 seconds")
 
-// isFromLeader reports whether the state of a stream is that of its leader. For 10
-// seconds after its start a NATS server answers for streams that others lead, too, with
-// what it has of them so far (jsStreamInfoRequest of nats-server).
+// isFromLeader reports whether the state of a stream comes from its leader, as
+// publish.IsFromLeader does (ADR 28).
 func isFromLeader(info *jetstream.StreamInfo) bool {
 	c := info.Cluster
-	return c == nil || info.Config.Replicas <= 1 ||
-		c.Leader != "" && len(c.Replicas) > 0 && !slices.ContainsFunc(c.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == c.Leader })
+	return info.Config.Replicas <= 1 ||
+		c != nil && c.Leader != "" && len(c.Replicas) > 0 && !slices.ContainsFunc(c.Replicas, func(p *jetstream.PeerInfo) bool { return p.Name == c.Leader })
 }
 
 func (s Source) subject() string { return cmp.Or(s.Subject, "versive") }

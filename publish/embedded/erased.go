@@ -201,7 +201,8 @@ func (e Erased) Schedule(dir string) error {
 	return errors.Join(err, file.Sync(), file.Close(), access.SyncDir(dir))
 }
 
-// IsScheduled reports whether the next broker on dir overwrites content of erased messages.
+// IsScheduled reports whether the next broker on dir overwrites content of erased messages,
+// which [Erased.Schedule] has recorded. It is false if dir cannot be read.
 func IsScheduled(dir string) bool {
 	_, err := os.Stat(filepath.Join(dir, scheduled))
 	return err == nil

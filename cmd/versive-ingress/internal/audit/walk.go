@@ -120,12 +120,9 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 		return nil, err
 	}
 	end, earlier := w.next, len(w.copies) // later copies may be about to be deleted
-	info, err := w.stream.Info(ctx, jetstream.WithDeletedDetails(true))
+	info, err := publish.ReadState(ctx, w.stream, jetstream.WithDeletedDetails(true))
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", w.kind.Stream(w.conn.Settings.Stream), err)
-	}
-	if !publish.IsFromLeader(info.Cluster, info.Config.Replicas) {
-		return nil, fmt.Errorf("stream %s: %w", info.Config.Name, publish.ErrNotLeader)
+		return nil, err
 	}
 	if err := w.read(ctx); err != nil {
 		return nil, err
@@ -227,29 +224,23 @@ func (f *Finding) include(sequence uint64, detail string) {
 	}
 }
 
-// repeated returns the messages among some sequences that have the id of an earlier one. It
-// sorts the ids.
+// repeated returns the messages that have the id of an earlier one, both with a sequence in
+// among. It sorts the ids.
 func (w *walk) repeated(among schema.Sequences) Finding {
 	slices.SortFunc(w.ids, func(a, b hashedID) int {
 		return cmp.Or(cmp.Compare(a.hash, b.hash), cmp.Compare(a.sequence, b.sequence))
 	})
+	var first hashedID
 	var again []hashedID // with the sequence of the first instead of the hash
-	for first := 0; first < len(w.ids); {
-		last := first + 1
-		for last < len(w.ids) && w.ids[last].hash == w.ids[first].hash {
-			last++
+	for i, id := range w.ids {
+		shared := i > 0 && w.ids[i-1].hash == id.hash || i+1 < len(w.ids) && w.ids[i+1].hash == id.hash
+		switch {
+		case !shared || among.Within(id.sequence, id.sequence).Len() == 0:
+		case first.sequence > 0 && first.hash == id.hash:
+			again = append(again, hashedID{first.sequence, id.sequence})
+		default:
+			first = id
 		}
-		earlier := uint64(0)
-		for _, id := range w.ids[first:last] {
-			switch {
-			case last == first+1, among.Within(id.sequence, id.sequence).Len() == 0:
-			case earlier > 0:
-				again = append(again, hashedID{earlier, id.sequence})
-			default:
-				earlier = id.sequence
-			}
-		}
-		first = last
 	}
 	slices.SortFunc(again, func(a, b hashedID) int { return cmp.Compare(a.sequence, b.sequence) })
 	var f Finding

@@ -129,10 +129,9 @@ func (d *doctor) collectProbe(ctx context.Context, r *Result, id string, body []
 	defer cancel()
 	subject := schema.Quarantine(id, nil, &schema.Error{}, nil).Subject(d.Settings.Subject)
 	name := schema.KindQuarantine.Stream(d.Settings.Stream)
-	stream, err := d.broker.JetStream.Stream(ctx, name)
+	stream, err := publish.OpenStream(ctx, d.broker.JetStream, name)
 	var msg *jetstream.RawStreamMsg
 	if err == nil {
-		publish.ReadFromLeader(stream)
 		msg, err = stream.GetLastMsgForSubject(ctx, subject)
 	}
 	switch {

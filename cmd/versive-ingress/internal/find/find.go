@@ -139,17 +139,14 @@ func (f Finder) open(ctx context.Context, kind schema.Kind) (jetstream.Stream, e
 // subjects returns the subjects of a stream that match one with wildcards, of which
 // there are at most maxSubjects, and how many messages each has.
 func (f Finder) subjects(ctx context.Context, stream jetstream.Stream, subject string) (map[string]uint64, error) {
-	name := stream.CachedInfo().Config.Name
-	own, err := f.Source.JetStream.Stream(ctx, name) // Info changes what concurrent look-ups in stream read
+	// Info changes what concurrent look-ups in stream read.
+	own, err := publish.OpenStream(ctx, f.Source.JetStream, stream.CachedInfo().Config.Name)
 	if err != nil {
-		return nil, fmt.Errorf("stream %s: %w", name, err)
+		return nil, err
 	}
-	info, err := own.Info(ctx, jetstream.WithSubjectFilter(subject))
-	if err == nil && !publish.IsFromLeader(info.Cluster, info.Config.Replicas) {
-		err = publish.ErrNotLeader
-	}
+	info, err := publish.ReadState(ctx, own, jetstream.WithSubjectFilter(subject))
 	if err != nil {
-		return nil, fmt.Errorf("listing the subjects of stream %s: %w", name, err)
+		return nil, err
 	}
 	return info.State.Subjects, nil
 }

@@ -3,7 +3,6 @@ package page
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -169,12 +168,12 @@ func (s *Status) readMetrics(p *Page) {
 func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error {
 	var events jetstream.Stream
 	for kind := range schema.KindDead + 1 {
-		stream, err := source.JetStream.Stream(ctx, kind.Stream(source.Stream))
+		stream, err := publish.OpenStream(ctx, source.JetStream, kind.Stream(source.Stream))
 		if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) { // the first consumer to need it creates it
 			continue
 		}
 		if err != nil {
-			return fmt.Errorf("stream %s: %w", kind.Stream(source.Stream), err)
+			return err
 		}
 		if kind == schema.KindEvent {
 			events = stream
@@ -187,7 +186,6 @@ func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error
 	}
 	slices.Reverse(last)
 	s.Events = last
-	publish.ReadFromLeader(events)
 	list, err := publish.ReadConsumers(ctx, events, maxConsumers)
 	for _, c := range list {
 		s.Consumers = append(s.Consumers, consumers.NewRecord(c))

@@ -93,13 +93,13 @@ func readThrough(ctx context.Context, source subscribe.Source, kind schema.Kind)
 // away, if it then gets the end of the stream from the others; nor does one that was killed
 // before it had.
 func (s *Server) settle(ctx context.Context, conn *broker.Connection, kind schema.Kind, overwritten []uint64) error {
-	stream, err := conn.JetStream.Stream(ctx, kind.Stream(s.settings.Stream))
+	stream, err := publish.OpenStream(ctx, conn.JetStream, kind.Stream(s.settings.Stream))
 	for err == nil && !isCurrent(stream.CachedInfo().Cluster, conn.NC.ConnectedServerName()) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(time.Second):
-			stream, err = conn.JetStream.Stream(ctx, kind.Stream(s.settings.Stream))
+			stream, err = publish.OpenStream(ctx, conn.JetStream, kind.Stream(s.settings.Stream))
 		}
 	}
 	if err != nil {

@@ -89,8 +89,8 @@ func (d *Disk) unmount() error {
 	}
 }
 
-// users returns what in /proc has the file system, or the loop device: open files, and other
-// mount namespaces.
+// users returns the entries of /proc that use the file system or its loop device: open files,
+// working directories, mapped files, and other mount namespaces.
 func (d *Disk) users() (list []string) {
 	loop := "/dev/" + filepath.Base(d.loop())
 	for _, pattern := range []string{"fd/*", "cwd", "map_files/*"} {

@@ -12,10 +12,10 @@ import (
 	"versive-ingress/publish/embedded"
 )
 
-// StartBrokerBehind starts a broker that reports the state of the stream VERSIVE as edit
-// has changed it, as a server of a cluster does that lacks a part of the stream. Calls of
-// edit are not concurrent.
-func StartBrokerBehind(t testing.TB, edit func(*jetstream.StreamInfo)) *embedded.Broker {
+// StartEditedBroker starts a broker that answers requests for the state of the stream
+// VERSIVE with what edit makes of it, such as the state that a server of a cluster reports
+// when it lags. Calls of edit are not concurrent.
+func StartEditedBroker(t testing.TB, edit func(*jetstream.StreamInfo)) *embedded.Broker {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "nats.conf")
 	if err := os.WriteFile(file, []byte(`
@@ -25,14 +25,14 @@ func StartBrokerBehind(t testing.TB, edit func(*jetstream.StreamInfo)) *embedded
 			A {
 				jetstream: enabled
 				users: [{user: u, password: p}]
-				mappings: {"$JS.API.STREAM.INFO.VERSIVE": "behind"}
+				mappings: {"$JS.API.STREAM.INFO.VERSIVE": "edited"}
 			}
 		}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	broker := StartBroker(t, embedded.Config{ConfigFile: file})
 	js := Connect(t, broker.URL())
-	if _, err := js.Conn().Subscribe("behind", func(m *nats.Msg) {
+	if _, err := js.Conn().Subscribe("edited", func(m *nats.Msg) {
 		answer := struct {
 			*jetstream.StreamInfo
 			Error *jetstream.APIError `json:"error,omitempty"`
