@@ -115,12 +115,13 @@ func (r *Report) read(ctx context.Context, record publish.Record, notes io.Write
 	return nil
 }
 
-// print writes the report. What could not be written must not be acknowledged.
+// print writes the report. An operator must have seen what is acknowledged, so it returns
+// every error of Out.
 func (r *Report) print(o Options) error {
-	out := bufio.NewWriter(o.Out)
 	if o.JSON {
 		return terminal.WriteJSON(o.Out, r)
 	}
+	out := bufio.NewWriter(o.Out)
 	if len(r.Streams) > 0 {
 		table := terminal.NewTable(out)
 		fmt.Fprintln(table, "STREAM\tMESSAGES\tERASED\tDELETED\tFINDINGS")
