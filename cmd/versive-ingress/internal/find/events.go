@@ -78,7 +78,14 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 			r.Events = 0
 			return err
 		}
-		r.Events = uint64(len(subjects))
+		if r.Events = uint64(len(subjects)); r.Events <= Listed {
+			events, err := f.lookUp(ctx, stream, subjects)
+			if err == nil {
+				r.setAll(events)
+				checkErased(ctx, stream, r.List, subjects)
+			}
+			return err
+		}
 		interviews := map[string]bool{}
 		for subject := range subjects {
 			if s, err := schema.ParseSubject(subject); err == nil && s.InterviewID != "" {
@@ -87,25 +94,17 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 		}
 		r.Interviews = new(len(interviews))
 	}
-	if r.Events > Listed {
-		if r.List, err = f.newest(ctx, stream, subject, r.Events, Listed); err != nil {
-			return err
-		}
-		first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
-		if err != nil {
-			return fmt.Errorf("reading the first event: %w", err)
-		}
-		r.First = new(first.Time.UTC())
-	} else {
-		if r.List, err = f.lookUp(ctx, stream, subjects); err != nil {
-			return err
-		}
-		r.Events = uint64(len(r.List)) // others were removed meanwhile
-		r.countErased()
+	if r.List, err = f.newest(ctx, stream, subject, r.Events, Listed); err != nil {
+		return err
 	}
 	checkErased(ctx, stream, r.List, subjects)
+	first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
+	if err != nil {
+		return fmt.Errorf("reading the first event: %w", err)
+	}
+	r.First = new(first.Time.UTC())
 	if n := len(r.List); n > 0 {
-		r.First, r.Last = cmp.Or(r.First, &r.List[0].Time), &r.List[n-1].Time
+		r.Last = &r.List[n-1].Time
 	}
 	return nil
 }
@@ -123,45 +122,49 @@ func checkErased(ctx context.Context, stream jetstream.Stream, list []Event, mes
 	}
 }
 
-func (r *Report) countErased() {
-	r.Erased = new(0)
-	for _, e := range r.List {
+// setAll sets all events of the report, in the order of the stream, and what follows from
+// them.
+func (r *Report) setAll(events []Event) {
+	r.Events, r.List = uint64(len(events)), events
+	if len(events) == 0 {
+		return
+	}
+	erased, interviews := 0, map[string]bool{}
+	for _, e := range events {
 		if e.Erased {
-			*r.Erased++
+			erased++
+		}
+		if e.Interview != "" {
+			interviews[e.Interview] = true
 		}
 	}
+	r.Erased, r.Interviews = &erased, new(len(interviews))
+	r.First, r.Last = &events[0].Time, &events[len(events)-1].Time
 }
 
 // readEventsOf adds all events of the organization on a subject to r. The broker cannot
 // tell them from others, so the headers of all are read.
 func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subject string, r *Report) error {
-	last, messages, interviews := map[string]uint64{}, map[string]uint64{}, map[string]bool{}
+	var events []Event
+	last, messages := map[string]uint64{}, map[string]uint64{} // sequences and numbers by subject
 	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: subject, Organization: f.Organization, HeadersOnly: true}) {
 		if err != nil {
 			return err
 		}
-		e := newEvent(stream, m)
-		r.List = append(r.List, e)
-		last[e.Subject] = e.Sequence
-		messages[e.Subject]++
-		if e.Interview != "" {
-			interviews[e.Interview] = true
-		}
+		events = append(events, newEvent(stream, m))
+		last[m.Subject] = m.Sequence
+		messages[m.Subject]++
 	}
 	// An erasure that was interrupted leaves the copy before its tombstone.
-	r.List = slices.DeleteFunc(r.List, func(e Event) bool { return last[e.Subject] != e.Sequence })
-	if n := len(r.List); n > 0 {
-		r.Events, r.Interviews, r.First, r.Last = uint64(n), new(len(interviews)), &r.List[0].Time, &r.List[n-1].Time
-		r.countErased()
-		checkErased(ctx, stream, r.List, messages)
-	}
+	r.setAll(slices.DeleteFunc(events, func(e Event) bool { return last[e.Subject] != e.Sequence }))
+	checkErased(ctx, stream, r.List, messages)
 	return nil
 }
 
 // lookUp returns the last message on each of some subjects, in the order of the stream.
 func (f Finder) lookUp(ctx context.Context, stream jetstream.Stream, messages map[string]uint64) ([]Event, error) {
 	subjects := slices.Collect(maps.Keys(messages))
-	found := make([]*Event, len(subjects))
+	found := make([]Event, len(subjects))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)
 	for i, subject := range subjects {
@@ -170,28 +173,19 @@ func (f Finder) lookUp(ctx context.Context, stream jetstream.Stream, messages ma
 			if err != nil {
 				return fmt.Errorf("reading %s: %w", subject, err)
 			}
-			if m.Sequence == 0 { // removed meanwhile
-				return nil
-			}
 			id, _ := schema.ParseID(subject)
-			e := newEvent(stream, subscribe.Message{
+			found[i] = newEvent(stream, subscribe.Message{
 				ID: id, Organization: schema.Organization(m.Header), Subject: m.Subject, Header: m.Header, Sequence: m.Sequence, Time: m.Time.UTC(), Size: len(m.Data),
 			})
-			found[i] = &e
 			return nil
 		})
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var events []Event
-	for _, e := range found {
-		if e != nil {
-			events = append(events, *e)
-		}
-	}
-	slices.SortFunc(events, func(a, b Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
-	return events, nil
+	found = slices.DeleteFunc(found, func(e Event) bool { return e.Sequence == 0 }) // removed meanwhile
+	slices.SortFunc(found, func(a, b Event) int { return cmp.Compare(a.Sequence, b.Sequence) })
+	return found, nil
 }
 
 // Newest returns the newest events of the stream, at most n, the newest last. Their

@@ -26,9 +26,11 @@ type Held struct {
 	Requeued      *time.Time `json:"requeued,omitzero"` // nil if it waits; else its consumer has not handled it yet
 }
 
-// Latest returns the newest Listed of some messages, and Older how many others there are.
+// Latest returns the newest messages of a list in the order of the stream, at most Listed.
 func Latest[T any](list []T) []T { return list[max(0, len(list)-Listed):] }
-func Older[T any](list []T) int  { return len(list) - len(Latest(list)) }
+
+// Older returns how many messages of a list [Latest] leaves out.
+func Older[T any](list []T) int { return len(list) - len(Latest(list)) }
 
 // readHeld adds the messages of a kind on a subject to the reports of whose kinds they
 // are.

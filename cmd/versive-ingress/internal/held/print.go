@@ -1,7 +1,6 @@
 package held
 
 import (
-	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
@@ -52,11 +51,7 @@ func (k Kept) state() string {
 // describes its members to programs.
 func (c *Chosen) PrintJSON(w io.Writer) error {
 	for _, k := range c.List {
-		line, err := json.Marshal(c.json(k))
-		if err != nil {
-			return err
-		}
-		if _, err := fmt.Fprintf(w, "%s\n", line); err != nil {
+		if err := terminal.WriteJSON(w, c.json(k)); err != nil {
 			return err
 		}
 	}
@@ -71,7 +66,7 @@ func (c *Chosen) json(k Kept) any {
 			Reason       string    `json:"reason"`
 			Size         int       `json:"size"`
 			ID           string    `json:"id"`
-			Organization string    `json:"organization,omitempty"`
+			Organization string    `json:"organization,omitzero"`
 			Detail       string    `json:"detail"`
 			Time         time.Time `json:"time"`
 			Sequence     uint64    `json:"sequence"`
@@ -88,7 +83,7 @@ func (c *Chosen) json(k Kept) any {
 		State         string     `json:"state"`
 		Size          int        `json:"size"`
 		ID            string     `json:"id"`
-		Organization  string     `json:"organization,omitempty"`
+		Organization  string     `json:"organization,omitzero"`
 		Reason        string     `json:"reason"`
 		Erasure       bool       `json:"erasure"`
 		Deliveries    uint64     `json:"deliveries"`
