@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sort"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -152,36 +153,27 @@ func (c *cursor) hasMore(ctx context.Context, last uint64) bool {
 // last, and reports whether there is one. Where two such blocks are near each other, it may
 // pass over what is between them.
 func (c *cursor) skipBlock(ctx context.Context, last uint64) (more bool, err error) {
-	next := func(sequence uint64) (uint64, error) { // of the first message from there on; 0 if it cannot be read
-		m, err := c.stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(c.subject()))
-		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && m.Sequence > last {
-			return 0, nil
+	var found uint64
+	find := func(sequence uint64) bool { // finds the first message from there on, if it can be read
+		m, failure := c.stream.GetMsg(ctx, sequence, jetstream.WithGetMsgSubject(c.subject()))
+		if failure == nil && m.Sequence <= last {
+			found = m.Sequence
+			return true
 		}
-		if err != nil {
-			return 0, err
+		if failure != nil && !errors.Is(failure, jetstream.ErrMsgNotFound) {
+			err = failure
 		}
-		return m.Sequence, nil
+		return false
 	}
-	low, high, found := c.next, c.next, uint64(0) // there is none from low on, and found is that from high on
-	for step := uint64(1); found == 0; step *= 2 {
-		if low = high; low >= last {
-			return false, nil
-		}
-		high = min(low+step, last)
-		if found, err = next(high); err != nil {
-			return false, err
-		}
+	low, step := c.next, uint64(1) // there is none from low on
+	for low < last && err == nil && !find(min(low+step, last)) {
+		low, step = min(low+step, last), 2*step
 	}
-	for low+1 < high {
-		middle := low + (high-low)/2
-		switch at, err := next(middle); {
-		case err != nil:
-			return false, err
-		case at > 0:
-			high, found = middle, at
-		default:
-			low = middle
-		}
+	if found > 0 { // between the two, it is found from some sequence on
+		sort.Search(int(min(step, last-low))-1, func(n int) bool { return err == nil && find(low+1+uint64(n)) })
+	}
+	if found == 0 || err != nil {
+		return false, err
 	}
 	c.next = found
 	c.close()
