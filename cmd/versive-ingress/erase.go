@@ -25,9 +25,9 @@ and deleted.
 
 If erase is interrupted, run the same command again: it erases the rest. With
 --record or --json, it writes a line of JSON for each interview and study: who
-has erased it, when and why, and numbers of messages, but no content. --record
-also has a line from before the erasure, without which nothing is erased.
-docs/commands.md describes the members.
+has erased it, when and why, and numbers of messages, but no content. Before
+the erasure, --record also appends a line for each that has matches; if that
+fails, nothing is erased. docs/commands.md describes the members.
 
 With an embedded broker, erase ends when the overwriting is durable, power loss
 included. For that it reads INGRESS_DATA_DIR: run it on the machine of the

@@ -95,10 +95,9 @@ func Run(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	file, record := io.Discard, io.Discard
-	text := o.Out
+	file, lines, text := io.Discard, io.Discard, o.Out
 	if o.JSON {
-		record, text = o.Out, o.Notes
+		lines, text = o.Out, o.Notes
 	}
 	if o.Record != "" {
 		f, err := os.OpenFile(o.Record, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -126,7 +125,7 @@ func Run(ctx context.Context, o Options) error {
 			return err
 		}
 	}
-	// A line before the erasure, which cannot be undone: no kill and no full disk hides who has begun it.
+	// An erasure cannot be undone, so who has begun it is recorded before, even if it is killed or the disk is full then.
 	if err := e.record(file, o.Reason, outcome{pending: true}); err != nil {
 		return fmt.Errorf("nothing was erased: --record: %w", err)
 	}
@@ -143,14 +142,14 @@ func Run(ctx context.Context, o Options) error {
 	}
 	err = errors.Join(err, e.Unreadable())
 	end.Complete = err == nil
-	if failed := e.record(io.MultiWriter(file, record), o.Reason, end); failed != nil {
+	if failed := e.record(io.MultiWriter(file, lines), o.Reason, end); failed != nil {
 		err = errors.Join(err, fmt.Errorf("writing the record: %w", failed))
 	}
 	fmt.Fprintf(text, "\n%s", OutOfReach)
 	return err
 }
 
-// synced is a file whose writes are durable.
+// synced is a file opened for appending whose writes are durable, or leave nothing.
 type synced struct{ *os.File }
 
 func (s synced) Write(text []byte) (int, error) {
@@ -164,15 +163,15 @@ func (s synced) Write(text []byte) (int, error) {
 	return 0, err
 }
 
-// An outcome is that of the whole command, which each line of the record has.
+// An outcome is that of the whole command. Each line of the record contains it.
 type outcome struct {
 	Complete bool `json:"complete"`
 	Verified bool `json:"verified"`
 	pending  bool // the erasure has not begun
 }
 
-// record writes a line of JSON for each target, which docs/commands.md describes; if the
-// erasure has not begun, for each target with matches.
+// record writes a line of JSON for each target, or only for each that has matches if the
+// erasure has not begun. docs/commands.md describes the line.
 func (e *Erasure) record(w io.Writer, reason string, of outcome) error {
 	now, name := time.Now().UTC(), os.Getenv("SUDO_USER")
 	if u, err := user.Current(); err == nil {

@@ -66,7 +66,7 @@ type Erasure struct {
 	// earlier ones. In the quarantine and the dead letters, nothing shows of which
 	// interview that was, so these are all that were ever deleted there.
 	overwritten map[schema.Kind][]uint64
-	unreadable  map[schema.Kind]error // of streams with messages that Find could not read
+	unreadable  [schema.KindDead + 1]error // by Kind, of streams with messages that Find could not read
 }
 
 // New returns the erasure of targets.
@@ -106,7 +106,7 @@ type Match struct {
 //
 // Messages that cannot be read are passed over; Unreadable returns which.
 func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
-	e.events, e.overwritten, e.unreadable = make(map[string]int), make(map[schema.Kind][]uint64), make(map[schema.Kind]error)
+	e.events, e.overwritten, e.unreadable = make(map[string]int), make(map[schema.Kind][]uint64), [schema.KindDead + 1]error{}
 	if _, err := e.findEvents(ctx); err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 	found := slices.Concat(events, quarantined, dead)
 	for i := range e.counts {
 		e.counts[i].Left = 0
-		if e.erased() == 0 {
+		if e.erased() == 0 { // later, the tombstones are those of this erasure as well
 			e.counts[i].ErasedBefore = e.tombstones[i]
 		}
 	}
@@ -135,10 +135,9 @@ func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
 	return found, nil
 }
 
-// Unreadable returns which messages Find could not read: they may be of a target.
-func (e *Erasure) Unreadable() error {
-	return errors.Join(e.unreadable[schema.KindEvent], e.unreadable[schema.KindQuarantine], e.unreadable[schema.KindDead])
-}
+// Unreadable returns an error with the messages that Find could not read, of which some may
+// belong to a target, or nil if there are none.
+func (e *Erasure) Unreadable() error { return errors.Join(e.unreadable[:]...) }
 
 // maxFilters is the number of targets up to which the events of each are read by their
 // subject. For more, reading the headers of all events is faster.
@@ -150,7 +149,7 @@ func (e *Erasure) findEvents(ctx context.Context) (found []Match, err error) {
 		if err != nil || e.unreadable[schema.KindEvent] == nil {
 			return found, err
 		}
-		delete(e.unreadable, schema.KindEvent) // it may be an event of another interview, which is seen only by subject
+		e.unreadable[schema.KindEvent] = nil // it may be an event of another interview, which is seen only by subject
 	}
 	var subjects []string
 	for _, t := range e.targets {
@@ -172,7 +171,8 @@ func (e *Erasure) findOn(ctx context.Context, subjects ...string) (found []Match
 	return found, nil
 }
 
-// find looks through one stream, and notes what was overwritten there.
+// find looks through one stream. It records what was overwritten there, and what cannot be
+// read.
 func (e *Erasure) find(ctx context.Context, selection subscribe.Selection) (found []Match, err error) {
 	kind, last, stored := selection.Kind, uint64(0), make(map[uint64]bool)
 	for m, err := range e.conn.Source.Range(ctx, selection) {
