@@ -28,9 +28,9 @@ type Connection struct {
 }
 
 // Dial reads the settings of serve from the environment, checks those about the
-// broker, and calls Open. The standard error has what the command waits for when the
-// connection is lost. If the broker denies a request, the connection is closed and the
-// standard error has the reason.
+// broker, and calls Open. If the connection is lost, requests wait until it is
+// reestablished, and the standard error reports both. If the broker denies a request, the
+// connection is closed and the standard error has the reason.
 func Dial(ctx context.Context, name string) (*Connection, error) {
 	s, err := config.Read()
 	if err != nil {

@@ -57,8 +57,8 @@ func (c *Consumers) Find(ctx context.Context, name string) (publish.ConsumerStat
 	return publish.ConsumerState{}, err
 }
 
-// Delete deletes a consumer with its position, and before it, so that an interrupted deletion
-// can be repeated, what it reads requeued dead letters with.
+// Delete deletes a consumer with its position. It first deletes the durable consumer by which
+// that reads requeued dead letters, so that an interrupted deletion can be repeated.
 func (c *Consumers) Delete(ctx context.Context, name string) error {
 	err := c.JetStream.DeleteConsumer(ctx, schema.KindDead.Stream(c.Settings.Stream), name)
 	if err == nil || errors.Is(err, jetstream.ErrConsumerNotFound) || errors.Is(err, jetstream.ErrStreamNotFound) {

@@ -156,7 +156,7 @@ func (d *doctor) checkStore(_ context.Context, r *Result) {
 	}
 	d.checkFileSystem(r)
 	r.when(embedded.IsScheduled(dir), Warning, "erased_content", "block files in "+dir+" have content of erased messages",
-		"no command reads it, but who has the disk can; a start of the ingress overwrites it, and logs an error if it cannot", "systemctl restart versive-ingress")
+		"no command returns it, but whoever can read the disk can read it; the next start of the ingress overwrites it, and logs an error if it cannot", "systemctl restart versive-ingress")
 	r.Seen = fmt.Sprintf("%s stored in %s, %s free", terminal.Bytes(stored), dir, terminal.Bytes(free))
 	limit := cmp.Or(int64(d.Settings.MaxStore), int64(d.metrics.sum("versive_ingress_store_max_bytes")))
 	larger := min(max(2*limit, 1<<30), stored+free/5*4)

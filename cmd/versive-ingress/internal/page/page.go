@@ -41,7 +41,7 @@ type Page struct {
 	doctor  checkup
 
 	reading singleflight.Group // so that concurrent requests share one status
-	latest  *Status            // nil before the first; only what reading does uses it
+	latest  *Status            // nil before the first; used only within reading
 }
 
 // statusAge is how old a status may be when it is served again.

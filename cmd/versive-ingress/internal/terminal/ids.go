@@ -12,8 +12,8 @@ import (
 )
 
 // ReadIDs reads a list of interview ids, one a line, of at most maxLen bytes each. It
-// skips blank lines, a byte order mark and carriage returns. It ends with an error at a
-// line that is not an id but, say, of a CSV file.
+// skips blank lines, a byte order mark and carriage returns. It ends with an error at the
+// first line that cannot be an id, such as that of a CSV file.
 func ReadIDs(r io.Reader, maxLen int) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		lines, number := bufio.NewScanner(r), 0
@@ -45,8 +45,8 @@ func ReadIDs(r io.Reader, maxLen int) iter.Seq2[string, error] {
 	}
 }
 
-// notInID reports whether a character separates the fields of a table, or cannot be
-// printed. The ids of the vendor are UUIDs.
+// notInID reports whether a character separates the fields of a table or cannot be printed.
+// No id of the vendor has one: they are UUIDs.
 func notInID(r rune) bool {
 	return strings.ContainsRune(",;\"", r) || unicode.IsSpace(r) || !unicode.IsPrint(r)
 }

@@ -82,8 +82,8 @@ func Printable(text []byte) string {
 	return b.String()
 }
 
-// Line returns text for one line of a terminal, with line feeds and tabs escaped as well. Ids
-// that other programs have stored may contain any characters.
+// Line returns text as [Printable] does, with line feeds and tabs escaped as well. Ids that
+// other programs have stored may contain any characters.
 func Line(text string) string {
 	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(Printable([]byte(text)))
 }
