@@ -79,7 +79,7 @@ EXIT STATUS
 				}
 				return status2{errors.New(text)}
 			case asJSON:
-				return find.PrintJSON(cmd.OutOrStdout(), reports)
+				return terminal.WriteJSON(cmd.OutOrStdout(), reports...)
 			}
 			return find.Print(cmd.OutOrStdout(), reports)
 		},

@@ -232,18 +232,29 @@ func (f Finder) countReading(ctx context.Context, stream jetstream.Stream, c con
 	return nil
 }
 
+// A number is that of the events in a state.
+type number struct {
+	state State
+	n     *uint64
+}
+
+// numbers returns the numbers of events by state, in the order in which they are printed.
+func (r *Reading) numbers() [6]number {
+	return [...]number{
+		{Acknowledged, &r.Acknowledged},
+		{Unacknowledged, &r.Unacknowledged},
+		{Delivered, &r.Delivered},
+		{Waiting, &r.Waiting},
+		{NotSelected, &r.NotSelected},
+		{DeadLettered, &r.DeadLettered},
+	}
+}
+
 func (r *Reading) add(state State, n uint64) {
-	switch state {
-	case Acknowledged:
-		r.Acknowledged += n
-	case Unacknowledged:
-		r.Unacknowledged += n
-	case Delivered:
-		r.Delivered += n
-	case Waiting:
-		r.Waiting += n
-	case NotSelected:
-		r.NotSelected += n
+	for _, number := range r.numbers() {
+		if number.state == state {
+			*number.n += n
+		}
 	}
 }
 

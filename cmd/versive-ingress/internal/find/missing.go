@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"sync"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
@@ -153,22 +154,19 @@ func (f Finder) readHeaders(ctx context.Context, list *Interviews, progress *ter
 
 // lookUpAll looks up the events of each interview.
 func (f Finder) lookUpAll(ctx context.Context, stream jetstream.Stream, list *Interviews) error {
-	found := make([]Absence, len(list.ids))
+	var mu sync.Mutex // guards list.state
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(concurrency)
-	for i, id := range list.ids {
-		group.Go(func() (err error) {
-			found[i], err = f.lookUpInterview(ctx, stream, id)
+	for _, id := range list.ids {
+		group.Go(func() error {
+			state, err := f.lookUpInterview(ctx, stream, id)
+			mu.Lock()
+			list.state[id] = state
+			mu.Unlock()
 			return err
 		})
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	for i, id := range list.ids {
-		list.state[id] = found[i]
-	}
-	return nil
+	return group.Wait()
 }
 
 func (f Finder) lookUpInterview(ctx context.Context, stream jetstream.Stream, id string) (Absence, error) {

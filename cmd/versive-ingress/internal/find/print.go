@@ -10,17 +10,6 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
-// PrintJSON writes a JSON object for each report to w, one a line. docs/commands.md
-// describes its members to programs.
-func PrintJSON(w io.Writer, reports []Report) error {
-	for _, r := range reports {
-		if err := terminal.WriteJSON(w, r); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Print writes the reports to w.
 func Print(w io.Writer, reports []Report) error {
 	for i, r := range reports {
@@ -182,19 +171,9 @@ func (r Report) printConsumers(w io.Writer) error {
 // describe returns the numbers of events in each state.
 func (r Reading) describe() string {
 	var parts []string
-	for _, part := range [...]struct {
-		n     uint64
-		state State
-	}{
-		{r.Acknowledged, Acknowledged},
-		{r.Unacknowledged, Unacknowledged},
-		{r.Delivered, Delivered},
-		{r.Waiting, Waiting},
-		{r.NotSelected, NotSelected},
-		{r.DeadLettered, DeadLettered},
-	} {
-		if part.n > 0 {
-			parts = append(parts, fmt.Sprintf("%d %s", part.n, words[part.state]))
+	for _, number := range r.numbers() {
+		if *number.n > 0 {
+			parts = append(parts, fmt.Sprintf("%d %s", *number.n, words[number.state]))
 		}
 	}
 	return strings.Join(parts, "; ")

@@ -88,14 +88,19 @@ func Line(text string) string {
 	return strings.NewReplacer("\n", `\x0a`, "\t", `\x09`).Replace(Printable([]byte(text)))
 }
 
-// WriteJSON writes v to w as a line of JSON. Bytes that are not UTF-8, which other programs
-// may have stored, become U+FFFD.
-func WriteJSON(w io.Writer, v any) error {
-	line, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
-	if err == nil {
-		_, err = w.Write(append(line, '\n'))
+// WriteJSON writes each of some values to w as a line of JSON. Bytes that are not UTF-8,
+// which other programs may have stored, become U+FFFD.
+func WriteJSON[T any](w io.Writer, values ...T) error {
+	for _, v := range values {
+		line, err := json.Marshal(v, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+		if err != nil {
+			return err
+		}
+		if _, err := w.Write(append(line, '\n')); err != nil {
+			return err
+		}
 	}
-	return err
+	return nil
 }
 
 // URL returns a URL without the parts that may be secret, its user and its query. It
