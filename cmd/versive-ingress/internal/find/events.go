@@ -109,7 +109,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 	return nil
 }
 
-// checkErased notes which erasures of a list were interrupted, given the number of
+// checkErased sets which erasures in a list were interrupted, given the number of
 // messages on each subject.
 func checkErased(ctx context.Context, stream jetstream.Stream, list []Event, messages map[string]uint64) {
 	for i, e := range list {
