@@ -76,6 +76,7 @@ func Run(ctx context.Context, o Options) error {
 		if err := publish.Acknowledge(s.DataDir, report.Reported, found); err != nil {
 			return fmt.Errorf("nothing was acknowledged; run this as the user of the ingress and with its INGRESS_DATA_DIR: %w", access.AsOwner(err, "audit --acknowledge"))
 		}
+		fmt.Fprintf(o.Notes, "acknowledged: %s\n", report.unacknowledged())
 	}
 	if unread != nil {
 		return fmt.Errorf("the reported losses are acknowledged, but the streams were not read: %w", unread)
@@ -161,7 +162,21 @@ func (r *Report) print(o Options) error {
 
 // verdict returns the error that Run returns after everything was read.
 func (r *Report) verdict(acknowledged, unread bool) error {
-	lost, other := uint64(0), uint64(0)
+	lost, other := r.count()
+	switch {
+	case !acknowledged && (len(r.Reported) > 0 || lost > 0):
+		return fmt.Errorf("unacknowledged: %s; see Losses in docs/operations.md for what to do and how to acknowledge them", r.unacknowledged())
+	case other > 0:
+		return fmt.Errorf("%s; see Losses in docs/operations.md for what to do", terminal.Plural(other, "message is not as it should be", "messages are not as they should be"))
+	case !acknowledged && unread:
+		return errors.New("the streams have no loss, but the reports of the ingress were not read")
+	}
+	return nil
+}
+
+// count returns the numbers of the lost messages that were not acknowledged before, and of
+// those that are not as they should be.
+func (r *Report) count() (lost, other uint64) {
 	for _, s := range r.Streams {
 		for _, f := range s.Findings {
 			switch {
@@ -172,14 +187,11 @@ func (r *Report) verdict(acknowledged, unread bool) error {
 			}
 		}
 	}
-	switch {
-	case !acknowledged && (len(r.Reported) > 0 || lost > 0):
-		return fmt.Errorf("unacknowledged: %s, %s; see Losses in docs/operations.md for what to do and how to acknowledge them",
-			terminal.Plural(len(r.Reported), "reported loss", "reported losses"), terminal.Plural(lost, "lost message", "lost messages"))
-	case other > 0:
-		return fmt.Errorf("%s; see Losses in docs/operations.md for what to do", terminal.Plural(other, "message is not as it should be", "messages are not as they should be"))
-	case !acknowledged && unread:
-		return errors.New("the streams have no loss, but the reports of the ingress were not read")
-	}
-	return nil
+	return lost, other
+}
+
+// unacknowledged describes the losses that were not acknowledged before.
+func (r *Report) unacknowledged() string {
+	lost, _ := r.count()
+	return terminal.Plural(len(r.Reported), "reported loss", "reported losses") + ", " + terminal.Plural(lost, "lost message", "lost messages")
 }

@@ -302,6 +302,7 @@ func (d *doctor) checkLosses(_ context.Context, r *Result) {
 		messages, streams := d.metrics.sum("versive_ingress_stream_lost_events_total"), d.metrics.sum("versive_ingress_stream_recreated_total")
 		switch {
 		case messages+streams > 0:
+			r.Seen = "unacknowledged"
 			lost(fmt.Sprintf("the ingress reports %.0f lost messages and %.0f deleted streams", messages, streams))
 		case !d.running:
 			r.Seen = "unknown: the ingress does not run"
@@ -313,7 +314,11 @@ func (d *doctor) checkLosses(_ context.Context, r *Result) {
 	case errors.Is(err, fs.ErrNotExist) && !d.running:
 		r.Seen = "unknown: no ingress has used INGRESS_DATA_DIR"
 	case err != nil:
+		r.Seen = "unknown"
 		r.unanswered("the high-water marks in INGRESS_DATA_DIR", access.AsOwner(err, "doctor"), onSystemd+"  # or otherwise with the user and the settings of the ingress")
+	}
+	if len(losses) > 0 {
+		r.Seen = fmt.Sprintf("%d unacknowledged", len(losses))
 	}
 	for _, l := range losses {
 		lost(l.String())
