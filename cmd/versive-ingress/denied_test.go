@@ -36,4 +36,12 @@ func TestCommandsOfDeniedUsers(t *testing.T) {
 			t.Errorf("%v took %v", args, took)
 		}
 	}
+	// Requests that the account of subscribers does not import have no answer.
+	sys.settings.NATSNKey = u.subscriber
+	for _, args := range [][]string{{"find", "msg_1"}, {"quarantine", "list"}} {
+		out, err := runCommand(t, "versive-ingress", sys.settings, args...)
+		if err == nil || !strings.Contains(out, "VERSIVE_QUARANTINE") || !strings.Contains(out, "use the key of the operator") {
+			t.Errorf("%v as a subscriber: %v\n%s", args, err, out)
+		}
+	}
 }

@@ -53,7 +53,7 @@ func explain(cmd *cobra.Command, err error) string {
 	case errors.Is(err, jetstream.ErrStreamNotFound):
 		return text + "; is INGRESS_STREAM right, and has an ingress created its streams at this broker?"
 	case errors.Is(err, nats.ErrNoResponders):
-		return text + "; the account of the user has no JetStream or does not import the request, as the subscribers of deploy/nats/users.conf: use the key of the operator"
+		return text + "; the account of the user has no JetStream, or no import for this, as that of subscribers in deploy/nats/users.conf; use the key of the operator"
 	}
 	return text
 }

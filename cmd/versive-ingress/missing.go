@@ -48,6 +48,9 @@ EXIT STATUS
 				return err
 			}
 			defer c.Close()
+			if terminal.IsTerminal(cmd.InOrStdin()) {
+				fmt.Fprintln(errOut, "reading interview ids, one a line; Ctrl-D ends the list")
+			}
 			out := bufio.NewWriter(cmd.OutOrStdout())
 			counts, total := map[find.Absence]int{}, 0
 			for list, err := range find.ReadInterviews(cmd.InOrStdin(), find.Part) {
