@@ -24,7 +24,7 @@ func addConsumerFlag(cmd *cobra.Command, which *held.Choice) {
 	})
 }
 
-// ofConsumer restricts a note that there is nothing to the consumer of a choice.
+// ofConsumer returns what a note that nothing was found adds if only one consumer was chosen.
 func ofConsumer(which held.Choice) string {
 	if which.Consumer == "" {
 		return ""

@@ -11,7 +11,7 @@ import (
 // CaseSensitive explains why nothing is found.
 const CaseSensitive = "ids are case-sensitive"
 
-// SeeFind adds to it where to look for the right one.
+// SeeFind is CaseSensitive with how to find the right id.
 const SeeFind = CaseSensitive + "; versive-ingress find ID looks for similar ones"
 
 // OtherCase returns CaseSensitive and the id that the event stream has instead of one

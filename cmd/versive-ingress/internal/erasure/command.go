@@ -138,7 +138,7 @@ func Run(ctx context.Context, o Options) error {
 	}
 	var end outcome
 	if err == nil {
-		end.Verified, err = settle(ctx, c, text, e.overwritten)
+		end.Verified, err = Settle(ctx, c, text, e.overwritten)
 	}
 	err = errors.Join(err, e.Unreadable())
 	end.Complete = err == nil

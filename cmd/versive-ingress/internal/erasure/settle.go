@@ -21,14 +21,9 @@ a power cut within the next seconds may undo that, and erase would not find it.`
 
 // Settle makes it durable that the broker has overwritten the messages with these
 // sequences in each stream, and returns an error if the content of any is left.
-// It writes the outcome to w, caveats included. A caveat is no error.
-func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) error {
-	_, err := settle(ctx, c, w, overwritten)
-	return err
-}
-
-// settle is Settle. It also reports whether no content was found, with no caveat.
-func settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) (verified bool, err error) {
+// It writes the outcome to w, caveats included. A caveat is no error. verified is true if
+// all files were searched and no content was found, with no caveat.
+func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) (verified bool, err error) {
 	var caveats []string
 	looked, left := false, 0
 	for kind := range schema.KindDead + 1 {

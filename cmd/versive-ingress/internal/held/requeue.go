@@ -103,7 +103,8 @@ func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
 
 // settle makes the deletion of messages durable; see [erasure.Settle].
 func (c *Chosen) settle(ctx context.Context, out io.Writer, deleted []uint64) error {
-	return erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{c.Kind: deleted})
+	_, err := erasure.Settle(ctx, c.Connection, out, map[schema.Kind][]uint64{c.Kind: deleted})
+	return err
 }
 
 // delete overwrites and deletes a message. A webhook leaves a tombstone: a resend is not
