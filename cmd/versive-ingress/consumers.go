@@ -65,7 +65,8 @@ func consumersDeleteCommand() *cobra.Command {
 		Short: "Delete a consumer and its position",
 		Long: `Delete a durable consumer, after printing its state and asking for confirmation.
 No event is deleted. A program that still reads it ends with an error, and one
-that creates it anew begins with the first event.
+that creates it anew begins with the first event. Until then, its dead letters
+cannot be requeued.
 
 EXIT STATUS
   0  the consumer was deleted

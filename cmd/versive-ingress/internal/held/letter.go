@@ -45,10 +45,16 @@ func (c *Chosen) letterRequeuer(ctx context.Context, dryRun bool) (requeuer, err
 			if err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) && !errors.Is(err, jetstream.ErrInvalidConsumerName) {
 				return "", nil, fmt.Errorf("consumer %s: %w", consumer, err)
 			}
+			if err != nil {
+				err = fmt.Errorf("consumer %s does not read requeued dead letters; run it with this version of subscribe, and with the permissions in deploy/nats/users.conf", consumer)
+				if _, gone := c.JetStream.Consumer(ctx, c.Settings.Stream, consumer); errors.Is(gone, jetstream.ErrConsumerNotFound) {
+					err = fmt.Errorf("there is no consumer %s any more; run its program, which creates it, or discard the dead letter", consumer)
+				}
+			}
 			unread[consumer] = err
 		}
-		if unread[consumer] != nil {
-			return "", fmt.Errorf("consumer %s does not read requeued dead letters; run it with this version of subscribe, and with the permissions in deploy/nats/users.conf", consumer), nil
+		if err := unread[consumer]; err != nil {
+			return "", err, nil
 		}
 		if dryRun {
 			return "would be requeued", nil, nil
