@@ -465,42 +465,45 @@ func TestFindHeld(t *testing.T) {
 	expect("msg_1", "event: 1 events", "VERSIVE_DEAD 4 msg_1  reports true", "2 map[reports:waiting]")
 	expect("msg_q", "event: 0 events", "VERSIVE_QUARANTINE 1004 msg_q   true")
 	expect("i_1", "interview: 1 events", ofAcme, "2 map[reports:waiting]")
+}
 
-	// An erasure was interrupted, and the copy is still there.
-	event, err = schema.Normalize("msg_2", body("study_2", "i_2"))
+// An erasure that was interrupted, so that the copy is still there, is shown as such.
+func TestFindInterruptedErasure(t *testing.T) {
+	t.Parallel()
+	ctx := t.Context()
+	js := embeddedtest.Start(t).JetStream
+	event, err := schema.Normalize("msg_1", body("study_1", "i_1"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	put(t, js, event.WithOrganization("acme"))
+	eraser := publish.Eraser{JetStream: js, Stream: "VERSIVE"}
 	if err := eraser.PutTombstone(ctx, schema.KindEvent, event.Subject("versive")); err != nil {
 		t.Fatal(err)
 	}
-	for _, organization := range []string{"", "acme"} {
-		finder.Organization = organization
-		expect("study_2", "study: 1 events", "4 map[reports:waiting]")
-	}
-	interrupted := func(want bool) {
+	expect := func(interrupted bool) {
 		t.Helper()
 		for _, organization := range []string{"", "acme"} {
-			finder.Organization = organization
-			reports, err := finder.Find(ctx, "msg_2")
-			if err != nil {
-				t.Fatal(err)
+			finder := find.Finder{Source: subscribe.Source{JetStream: js, Stream: "VERSIVE", Subject: "versive"}, Organization: organization}
+			reports, err := finder.Find(ctx, "study_1")
+			if err != nil || len(reports) != 1 || reports[0].Events != 1 {
+				t.Fatalf("organization %q: %+v, %v", organization, reports, err)
 			}
 			var text strings.Builder
 			if err := find.Print(&text, reports); err != nil {
 				t.Fatal(err)
 			}
-			if got := reports[0].List[0].Interrupted; got != want || strings.Contains(text.String(), "run versive-ingress erase again") != want {
-				t.Errorf("organization %q: interrupted: got %v, want %v, printed as\n%s", organization, got, want, &text)
+			e := reports[0].List[0]
+			if e.Sequence != 2 || e.Interrupted != interrupted || strings.Contains(text.String(), "run versive-ingress erase again") != interrupted {
+				t.Errorf("organization %q: got %+v, printed as\n%s", organization, e, &text)
 			}
 		}
 	}
-	interrupted(true)
-	if err := eraser.Erase(ctx, publish.Copy{Kind: schema.KindEvent, Subject: event.Subject("versive"), Sequence: 3}); err != nil {
+	expect(true)
+	if err := eraser.Erase(ctx, publish.Copy{Kind: schema.KindEvent, Subject: event.Subject("versive"), Sequence: 1}); err != nil {
 		t.Fatal(err)
 	}
-	interrupted(false)
+	expect(false)
 }
 
 // Of many quarantined webhooks and dead letters, the newest are printed, and how many
