@@ -159,6 +159,19 @@ func (d *ingressDir) wantLosses(want ...string) {
 	}
 }
 
+// acknowledge acknowledges all losses.
+func (d *ingressDir) acknowledge() {
+	d.t.Helper()
+	losses, _, err := publish.ReadLosses(d.dir)
+	if err != nil {
+		d.t.Fatal(err)
+	}
+	if err := publish.Acknowledge(d.dir, losses, nil); err != nil {
+		d.t.Fatal(err)
+	}
+	d.wantLosses()
+}
+
 // wantMarks waits until the mark of the event stream has the deleted and last sequences,
 // and no suspects.
 func (d *ingressDir) wantMarks(deleted string, last uint64) {

@@ -91,14 +91,7 @@ func TestLossAtTheEnd(t *testing.T) {
 		t.Errorf("the log does not report the loss:\n%s", log)
 	}
 
-	losses, _, err := publish.ReadLosses(d.dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := publish.Acknowledge(d.dir, losses, nil); err != nil {
-		t.Fatal(err)
-	}
-	d.wantLosses()
+	d.acknowledge()
 	embeddedtest.Await(t, "the metric of acknowledged losses follows", func() bool {
 		got := d.metrics()
 		return got["stream_lost_events_total VERSIVE"] == 1 && got["stream_lost_events_acknowledged_total VERSIVE"] == 1
@@ -490,18 +483,7 @@ func TestAcknowledgedSequenceIsLostAgain(t *testing.T) {
 	}
 	d.p.ReportUnreadable(schema.KindEvent, schema.SequenceRange(9, 9))
 	d.wantLosses("VERSIVE unreadable 9")
-	acknowledge := func() {
-		t.Helper()
-		losses, _, err := publish.ReadLosses(d.dir)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := publish.Acknowledge(d.dir, losses, nil); err != nil {
-			t.Fatal(err)
-		}
-		d.wantLosses()
-	}
-	acknowledge()
+	d.acknowledge()
 	d.restart(func() {
 		d.removeIndex("VERSIVE") // as after a kill
 		d.flip("VERSIVE", "1.blk", "msg_9\r\n", 0)
@@ -512,7 +494,7 @@ func TestAcknowledgedSequenceIsLostAgain(t *testing.T) {
 	d.wantMarks("", 9)
 	d.p.ReportUnreadable(schema.KindEvent, schema.SequenceRange(9, 9))
 	d.wantLosses("VERSIVE went_back 9", "VERSIVE unreadable 9")
-	acknowledge()
+	d.acknowledge()
 	d.restart(func() {})
 	d.wantLosses()
 }
