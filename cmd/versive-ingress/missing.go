@@ -89,6 +89,9 @@ EXIT STATUS
 				}
 			}
 			summary := fmt.Sprintf("%s: %s", terminal.Plural(total, "interview", "interviews"), strings.Join(parts, ", "))
+			if counts[find.Missing] == total {
+				summary += "; " + broker.SeeFind
+			}
 			if counts[find.Missing] > 0 {
 				return status2{errors.New(summary)}
 			}
