@@ -44,6 +44,7 @@ type dispatcher struct {
 	queue    chan *flight   // of the messages that wait for a worker
 	handling sync.WaitGroup // of the messages in flight
 	freed    chan struct{}  // capacity 1; signalled when there is room
+	fetched  chan struct{}  // closed when fetching has ended
 
 	mu       sync.Mutex         // guards what follows
 	records  map[uint64]record  // of events that were not handled successfully yet, by sequence
@@ -85,6 +86,7 @@ func newDispatcher(c Consumer, s Source, kind schema.Kind, stream jetstream.Stre
 		workers:   workers,
 		queue:     make(chan *flight, c.Concurrency+maxAhead), // there is room for all in flight
 		freed:     make(chan struct{}, 1),
+		fetched:   make(chan struct{}),
 
 		records:  readRecords(durable.CachedInfo()),
 		inFlight: make(map[uint64]*flight),
@@ -104,6 +106,7 @@ func (d *dispatcher) run(fetchCtx context.Context) error {
 	for fetchCtx.Err() == nil && err == nil {
 		err = d.fetch(fetchCtx, handlerCtx)
 	}
+	close(d.fetched)
 	grace := time.AfterFunc(d.cfg.Grace, abandon)
 	d.handling.Wait()
 	close(d.queue)
@@ -130,8 +133,16 @@ func (d *dispatcher) fetch(ctx, handlerCtx context.Context) error {
 	}
 	d.empty = true
 	begun := time.Now()
+	request, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancel()
+	defer context.AfterFunc(ctx, func() {
+		if d.hasBacklog() { // what the broker has sent is still taken, to be given back
+			time.Sleep(onTheWay)
+		}
+		cancel()
+	})()
 	// It waits for longer than the request lasts: its heartbeats show a stall.
-	err := d.source.pull(ctx, d.durable, n, 2*jetstream.DefaultExpires, func(msg jetstream.Msg) bool {
+	err := d.source.pull(request, d.durable, n, 2*jetstream.DefaultExpires, func(msg jetstream.Msg) bool {
 		d.empty, d.reported = false, ""
 		d.begin(handlerCtx, msg)
 		return true
@@ -141,6 +152,16 @@ func (d *dispatcher) fetch(ctx, handlerCtx context.Context) error {
 		return nil
 	}
 	return d.awaitBroker(ctx, err)
+}
+
+// onTheWay is how long messages that were requested may take to arrive when fetching ends.
+// Those that take longer are redelivered after AckWait.
+const onTheWay = 200 * time.Millisecond
+
+func (d *dispatcher) hasBacklog() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.pending > 0
 }
 
 // awaitBroker waits, after a request that failed, until the broker may answer the
@@ -216,6 +237,7 @@ func (d *dispatcher) dispatch(ctx, handlerCtx context.Context) {
 			workers = int64(d.cfg.Concurrency)
 		}
 		if d.workers.Acquire(ctx, workers) != nil {
+			<-d.fetched     // otherwise this process would get it again
 			_ = f.msg.Nak() // not begun, so another process may have it immediately
 			d.end(f)
 			continue

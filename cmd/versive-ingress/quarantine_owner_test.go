@@ -59,7 +59,7 @@ func TestForeignIDs(t *testing.T) {
 	}
 	for _, test := range [][2]string{
 		{"quarantine list", `\x1b[2J\xff`},
-		{"quarantine list --json", `\u001b[2J\ufffd`},
+		{"quarantine list --json", `\u001b[2J` + "\ufffd"},
 		{"quarantine show \x1b[2J\xff", `\x1b[2J\xff`},
 		{"quarantine requeue --all", `\x1b[2J\xff`},
 		{"find \x1b[2J", `\x1b[2J`},
