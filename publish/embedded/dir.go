@@ -46,9 +46,12 @@ func lockDir(dir string) (*os.File, error) {
 }
 
 // unlockDir releases the lock. Closing the file is not enough: a child process has
-// a copy of the descriptor between fork and exec.
+// a copy of the descriptor between fork and exec. It may be called again, even while
+// another call runs.
 func unlockDir(f *os.File) {
-	_ = syscall.Flock(int(f.Fd()), syscall.LOCK_UN) // fails if f is closed already, which is fine
+	if conn, err := f.SyscallConn(); err == nil {
+		_ = conn.Control(func(fd uintptr) { _ = syscall.Flock(int(fd), syscall.LOCK_UN) }) // fails if f is closed
+	}
 	f.Close()
 }
 
