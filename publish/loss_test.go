@@ -452,8 +452,8 @@ func TestNoLossByAge(t *testing.T) {
 	d.wantLosses("VERSIVE removed 1")
 }
 
-// What has expired while the ingress was stopped is no loss either, if it is started with a
-// longer maximum age.
+// Messages that expired while the ingress was stopped are no loss either, if it is started
+// with a longer maximum age.
 func TestNoLossByAnEarlierAge(t *testing.T) {
 	d := newIngressDir(t)
 	stream, err := d.js.Stream(t.Context(), "VERSIVE")

@@ -83,8 +83,8 @@ func (k kind) subject(id string) string { return k.filter(id).Subject("*") }
 // Find returns what is known of an id: a report for each kind of which something is
 // stored under it, or none. With an error, it returns what it has found before.
 //
-// What has the id as its svix-id is found by its subject. Only if there is nothing, all
-// of the quarantine and of the dead letters are searched for the interview or the study.
+// A message with the id as its svix-id is found by its subject. Only if there is none, the
+// whole quarantine and all dead letters are searched for the interview or the study.
 func (f Finder) Find(ctx context.Context, id string) ([]Report, error) {
 	reports := make([]Report, len(kinds))
 	for i, kind := range kinds {
