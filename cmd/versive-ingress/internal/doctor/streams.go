@@ -140,6 +140,10 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 	if info.Cluster == nil {
 		return stream
 	}
+	if !publish.IsFromLeader(info.Cluster, c.Replicas) {
+		r.unanswered("the replicas of stream "+name, publish.ErrNotLeader, "nats stream info "+name)
+		return stream
+	}
 	d.checkReplicas(r, name, info.Cluster)
 	return stream
 }
@@ -149,14 +153,13 @@ func (d *doctor) checkStream(ctx context.Context, r *Result, kind schema.Kind) j
 func (d *doctor) checkReplicas(r *Result, stream string, cluster *jetstream.ClusterInfo) {
 	var away []string
 	for _, peer := range cluster.Replicas { // under load all of them lag a little
-		if peer.Offline || peer.Active > 10*time.Second || peer.Lag > 1000 {
+		// A server that was killed is offline a minute later only, and Active is 0 if this leader never heard from it.
+		unseen := peer.Active == 0 && !peer.Current
+		if peer.Offline || unseen || peer.Active > 10*time.Second || peer.Lag > 1000 {
 			away = append(away, peer.Name)
 		}
 	}
-	total := len(cluster.Replicas)
-	if cluster.Leader != "" { // which is not listed
-		total++
-	}
+	total := len(cluster.Replicas) + 1 // the leader is not listed
 	current := total - len(away)
 	for _, name := range away {
 		why := fmt.Sprintf("new events are on %d of %d disks; ", current, total)
