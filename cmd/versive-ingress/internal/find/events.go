@@ -3,6 +3,7 @@ package find
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -71,10 +72,10 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 			return err
 		}
 	}
-	var subjects map[string]uint64
 	if r.Events <= maxSubjects {
 		// The stream's leader lists them, while a replica that counts may lag.
-		if subjects, err = f.subjects(ctx, stream, subject); err != nil || len(subjects) == 0 {
+		subjects, err := f.subjects(ctx, stream, subject)
+		if err != nil || len(subjects) == 0 {
 			r.Events = 0
 			return err
 		}
@@ -82,7 +83,6 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 			events, err := f.lookUp(ctx, stream, subjects)
 			if err == nil {
 				r.setAll(events)
-				checkErased(ctx, stream, r.List, subjects)
 			}
 			return err
 		}
@@ -97,7 +97,6 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 	if r.List, err = f.newest(ctx, stream, subject, r.Events, Listed); err != nil {
 		return err
 	}
-	checkErased(ctx, stream, r.List, subjects)
 	first, err := stream.GetMsg(ctx, 1, jetstream.WithGetMsgSubject(subject))
 	if err != nil {
 		return fmt.Errorf("reading the first event: %w", err)
@@ -109,17 +108,20 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 	return nil
 }
 
-// checkErased sets which erasures in a list were interrupted, given the number of
-// messages on each subject.
-func checkErased(ctx context.Context, stream jetstream.Stream, list []Event, messages map[string]uint64) {
+// checkErased sets which erasures in a list were interrupted.
+func checkErased(ctx context.Context, stream jetstream.Stream, list []Event) error {
 	for i, e := range list {
-		if e.Erased && messages[e.Subject] > 1 {
-			list[i].Interrupted = slices.ContainsFunc(e.ErasedCopies, func(sequence uint64) bool {
-				_, err := stream.GetMsg(ctx, sequence)
-				return err == nil
-			})
+		for _, sequence := range e.ErasedCopies {
+			switch m, err := stream.GetMsg(ctx, sequence); {
+			case errors.Is(err, jetstream.ErrMsgNotFound):
+			case err != nil:
+				return fmt.Errorf("looking up the copy %d of %s: %w", sequence, e.Subject, err)
+			case m.Subject == e.Subject:
+				list[i].Interrupted = true
+			}
 		}
 	}
+	return nil
 }
 
 // setAll sets all events of the report, in the order of the stream, and what follows from
@@ -146,18 +148,16 @@ func (r *Report) setAll(events []Event) {
 // tell them from others, so the headers of all are read.
 func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subject string, r *Report) error {
 	var events []Event
-	last, messages := map[string]uint64{}, map[string]uint64{} // sequences and numbers by subject
+	last := map[string]uint64{} // sequences by subject
 	for m, err := range f.Source.Range(ctx, subscribe.Selection{Subject: subject, Organization: f.Organization, HeadersOnly: true}) {
 		if err != nil {
 			return err
 		}
 		events = append(events, newEvent(stream, m))
 		last[m.Subject] = m.Sequence
-		messages[m.Subject]++
 	}
 	// An erasure that was interrupted leaves the copy before its tombstone.
 	r.setAll(slices.DeleteFunc(events, func(e Event) bool { return last[e.Subject] != e.Sequence }))
-	checkErased(ctx, stream, r.List, messages)
 	return nil
 }
 

@@ -125,6 +125,11 @@ func (f Finder) find(ctx context.Context, id string, reports []Report) error {
 	if err := f.readConsumers(ctx, stream, reports); err != nil {
 		return err
 	}
+	for _, r := range reports {
+		if err := checkErased(ctx, stream, r.List); err != nil {
+			return err
+		}
+	}
 	if search { // with their content, which takes longest
 		return f.readHeld(ctx, schema.KindQuarantine, ">", kinds[1:], reports[1:])
 	}

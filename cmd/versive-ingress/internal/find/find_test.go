@@ -506,6 +506,34 @@ func TestFindInterruptedErasure(t *testing.T) {
 	expect(false)
 }
 
+// unanswered does not answer look-ups of messages by their sequence.
+type unanswered struct{ jetstream.JetStream }
+
+func (u unanswered) Stream(ctx context.Context, name string) (jetstream.Stream, error) {
+	stream, err := u.JetStream.Stream(ctx, name)
+	return unansweredStream{stream}, err
+}
+
+type unansweredStream struct{ jetstream.Stream }
+
+func (unansweredStream) GetMsg(context.Context, uint64, ...jetstream.GetMsgOpt) (*jetstream.RawStreamMsg, error) {
+	return nil, nats.ErrTimeout
+}
+
+// If it is not known whether an erasure was interrupted, that is an error.
+func TestFindUnknownErasure(t *testing.T) {
+	t.Parallel()
+	stream := embeddedtest.Start(t)
+	stream.Publish("msg_1", schema.InterviewCompleted{Type: "interview.completed", Interview: schema.Interview{ID: "i_1"}, Study: schema.Study{ID: "study_1"}})
+	if err := (publish.Eraser{JetStream: stream.JetStream, Stream: "VERSIVE"}).PutTombstone(t.Context(), schema.KindEvent, "versive.interview.completed.study_1.i_1.msg_1"); err != nil {
+		t.Fatal(err)
+	}
+	finder := find.Finder{Source: subscribe.Source{JetStream: unanswered{stream.JetStream}, Stream: "VERSIVE", Subject: "versive"}}
+	if reports, err := finder.Find(t.Context(), "msg_1"); !errors.Is(err, nats.ErrTimeout) {
+		t.Errorf("got %+v, %v", reports, err)
+	}
+}
+
 // Of many quarantined webhooks and dead letters, the newest are printed, and how many
 // others there are.
 func TestPrintHeld(t *testing.T) {
