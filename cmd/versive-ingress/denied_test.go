@@ -5,10 +5,20 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/cmd/versive-ingress/internal/broker"
+	"versive-ingress/schema"
 )
+
+// namesDenial reports whether an output ends with one error, which names a permission and
+// the settings of another user, and no consequence of the closed connection as its cause.
+func namesDenial(out string) bool {
+	_, last, _ := strings.Cut("\n"+out, "\nversive-ingress: ")
+	return strings.Count(last, "\n") == 1 && strings.Contains(last, "the broker denies the request: Permissions Violation for Publish to \"") &&
+		strings.Contains(last, "INGRESS_NATS_NKEY") && !strings.Contains(out, "connection closed") && !strings.Contains(out, "unreachable")
+}
 
 // A command whose user may not do what it asks for ends before a request times out, and
 // names the settings of another user.
@@ -29,7 +39,7 @@ func TestCommandsOfDeniedUsers(t *testing.T) {
 	} {
 		started := time.Now()
 		out, err := runCommand(t, "versive-ingress", sys.settings, args...)
-		if err == nil || !strings.Contains(out, "Permissions Violation") || !strings.Contains(out, "INGRESS_NATS_NKEY") {
+		if err == nil || !namesDenial(out) {
 			t.Errorf("%v: %v\n%s", args, err, out)
 		}
 		if took := time.Since(started); took > broker.Timeout/2 {
@@ -44,4 +54,57 @@ func TestCommandsOfDeniedUsers(t *testing.T) {
 			t.Errorf("%v as a subscriber: %v\n%s", args, err, out)
 		}
 	}
+}
+
+// The same for an operator who may not store, or not read single messages.
+func TestCommandsOfDeniedOperators(t *testing.T) {
+	t.Parallel()
+	for denied, commands := range map[string][][]string{
+		`"versive.>", "versive-quarantine.>", "versive-dead.>"`: {
+			{"erase", "--interview", sampleInterview, "--yes"},
+			{"quarantine", "discard", "msg_raw", "--yes"},
+			{"quarantine", "requeue", "msg_2"},
+			{"replay", "--to-subject", "copies"},
+		},
+		`"$JS.API.STREAM.MSG.GET.*"`: {
+			{"consumers"},
+			{"find", "msg_1"},
+			{"quarantine", "show", "msg_2"},
+			{"quarantine", "requeue", "--all"},
+		},
+	} {
+		t.Run(denied, func(t *testing.T) {
+			t.Parallel()
+			sys, u := runWithUsers(t, denied)
+			storeOne(t, sys, u)
+			sys.settings.NATSNKey = u.operator
+			for _, args := range commands {
+				started := time.Now()
+				out, err := runCommand(t, "versive-ingress", sys.settings, args...)
+				if err == nil || !namesDenial(out) {
+					t.Errorf("%v: %v\n%s", args, err, out)
+				}
+				if took := time.Since(started); took > broker.Timeout/2 {
+					t.Errorf("%v took %v", args, took)
+				}
+			}
+		})
+	}
+}
+
+// storeOne stores an event, a webhook that is not understood and one that is, creates a
+// consumer, and returns the connection of the ingress's user.
+func storeOne(t *testing.T, sys *system, u users) jetstream.JetStream {
+	t.Helper()
+	sys.post(t, "msg_1", sample)
+	sys.post(t, "msg_raw", []byte("{}"))
+	_, ingress := u.connect(t, sys.BrokerURL(), u.ingress)
+	m := schema.Quarantine("msg_2", interview("msg_2"), &schema.Error{Reason: schema.Invalid}, nil)
+	if _, err := ingress.PublishMsg(t.Context(), &nats.Msg{Subject: m.Subject("versive"), Header: m.Header, Data: m.Data}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ingress.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{Durable: "reports", AckPolicy: jetstream.AckExplicitPolicy}); err != nil {
+		t.Fatal(err)
+	}
+	return ingress
 }

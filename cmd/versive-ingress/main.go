@@ -21,6 +21,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/spf13/cobra"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/cmd/versive-ingress/internal/server"
 )
 
@@ -43,7 +44,7 @@ var misuse = regexp.MustCompile(`^(unknown |accepts |invalid argument |flag need
 
 // explain returns the text of an error, and where to look for its remedy if it has none.
 func explain(cmd *cobra.Command, err error) string {
-	text := err.Error()
+	text := broker.ExplainDenial(err)
 	switch {
 	case misuse.MatchString(text):
 		if !cmd.HasSubCommands() { // cobra takes an argument too many for one

@@ -8,6 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,7 +32,7 @@ type Connection struct {
 // Dial reads the settings of serve from the environment, checks those about the
 // broker, and calls Open. If the connection is lost, requests wait until it is
 // reestablished, and the standard error reports both. If the broker denies a request, the
-// connection is closed and the standard error has the reason.
+// connection is closed; see [ExplainDenial].
 func Dial(ctx context.Context, name string) (*Connection, error) {
 	s, err := config.Read()
 	if err != nil {
@@ -40,7 +42,7 @@ func Dial(ctx context.Context, name string) (*Connection, error) {
 		return nil, err
 	}
 	address := publish.Addresses(Endpoint(s).Address())
-	return Open(ctx, s, name, nats.ErrorHandler(denied),
+	return Open(ctx, s, name, DenialHandler,
 		nats.PingInterval(5*time.Second), // to notice a broker that hangs
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil { // nil if it was closed here
@@ -51,13 +53,33 @@ func Dial(ctx context.Context, name string) (*Connection, error) {
 	)
 }
 
-// denied closes the connection if its user lacks a permission. The broker reports that
-// on the connection, and does not reply to the request, which would time out.
-func denied(nc *nats.Conn, _ *nats.Subscription, err error) {
+// denial is the first error of [DenialHandler].
+var denial atomic.Pointer[error]
+
+// DenialHandler closes a connection if its user lacks a permission. The broker reports
+// that on the connection, and does not reply to the request, which would time out.
+var DenialHandler = nats.ErrorHandler(func(nc *nats.Conn, _ *nats.Subscription, err error) {
 	if errors.Is(err, nats.ErrPermissionViolation) {
-		fmt.Fprintf(os.Stderr, "versive-ingress: %v; set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS to those of a user with the permission, such as the operator of deploy/nats/users.conf\n", err)
+		denial.CompareAndSwap(nil, &err)
 		nc.Close()
 	}
+})
+
+// ExplainDenial returns the text of an error of a command. If the broker has denied a
+// request, that replaces the closed connection as the cause, and a remedy is added.
+func ExplainDenial(err error) string {
+	const remedy = "; set INGRESS_NATS_NKEY or INGRESS_NATS_CREDS to those of a user with the permission, such as the operator of deploy/nats/users.conf, or give it to this one"
+	text, closed := err.Error(), nats.ErrConnectionClosed.Error()
+	if denied := denial.Load(); denied != nil {
+		cause := (*denied).Error() + remedy
+		text = strings.NewReplacer("unreachable: "+closed, cause, closed, cause).Replace(text)
+		if !strings.Contains(text, cause) {
+			text += ": " + cause
+		}
+	} else if errors.Is(err, nats.ErrPermissionViolation) {
+		text += remedy
+	}
+	return strings.ReplaceAll(text, nats.ErrPermissionViolation.Error(), "the broker denies the request")
 }
 
 // Open connects to the broker of s, as checked by CheckBroker, with name as a part of

@@ -42,11 +42,12 @@ func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error 
 	var deleted []uint64
 	err := c.requeue(ctx, func(ctx context.Context, k Kept) (string, error, error) {
 		outcome, err := c.requeueWebhook(ctx, publisher, k)
-		if broken, ok := errors.AsType[*publish.Error](err); ok && broken.Reason() != "refused" {
-			return "", nil, fmt.Errorf("storing %s: %w; run it again when the broker accepts events", k.ID, err)
-		}
-		if err == nil && publisher != nil {
+		broken, ok := errors.AsType[*publish.Error](err)
+		switch {
+		case err == nil && publisher != nil:
 			deleted = append(deleted, k.Sequence)
+		case ok && broken.Reason() != "refused", err != nil && c.NC.IsClosed():
+			return "", nil, fmt.Errorf("requeuing %s: %w; run it again", k.ID, err)
 		}
 		return outcome, err, nil
 	}, out)
@@ -136,7 +137,7 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 	}
 	return publish.Open(ctx, publish.Config{
 		URL:         broker.URL(c.Settings),
-		Options:     []nats.Option{broker.NewCredentials(broker.Endpoint(c.Settings)).Option},
+		Options:     []nats.Option{broker.NewCredentials(broker.Endpoint(c.Settings)).Option, broker.DenialHandler},
 		Stream:      c.Settings.Stream,
 		Subject:     c.Settings.Subject,
 		Timeout:     c.Settings.PublishTimeout,
@@ -170,7 +171,7 @@ func (c *Chosen) requeueWebhook(ctx context.Context, publisher *publish.Publishe
 		return "", err
 	}
 	if err := c.delete(ctx, k, k.Sequence); err != nil {
-		return "", fmt.Errorf("it is stored, as %s %d, but: %w; run it again", receipt.Stream, receipt.Sequence, err)
+		return "", fmt.Errorf("it is stored, as %s %d, but: %w", receipt.Stream, receipt.Sequence, err)
 	}
 	outcome = "stored"
 	if receipt.Duplicate {
