@@ -108,3 +108,35 @@ func storeOne(t *testing.T, sys *system, u users) jetstream.JetStream {
 	}
 	return ingress
 }
+
+// A user who may store and not delete, as that of the ingress, leaves no tombstone without
+// an erasure.
+func TestUserMayNotDelete(t *testing.T) {
+	t.Parallel()
+	sys, u := runWithUsers(t)
+	ingress := storeOne(t, sys, u)
+	for _, args := range [][]string{
+		{"erase", "--interview", sampleInterview, "--yes"},
+		{"quarantine", "discard", "msg_raw", "--yes"},
+		{"quarantine", "requeue", "msg_2"},
+	} {
+		out, err := runCommand(t, "versive-ingress", sys.settings, args...)
+		if err == nil || !namesDenial(out) || !strings.Contains(out, "STREAM.MSG.DELETE.VERSIVE") {
+			t.Errorf("%v: %v\n%s", args, err, out)
+		}
+	}
+	for name, last := range map[string]uint64{"VERSIVE": 1, "VERSIVE_QUARANTINE": 2} {
+		stream, err := ingress.Stream(t.Context(), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if state := stream.CachedInfo().State; state.LastSeq != last || state.Msgs != last {
+			t.Errorf("stream %s has %+v", name, state)
+		}
+	}
+	sys.settings.NATSNKey = u.operator
+	must(t, sys.settings, "quarantine", "requeue", "msg_2")
+	must(t, sys.settings, "quarantine", "discard", "msg_raw", "--yes")
+	must(t, sys.settings, "erase", "--interview", sampleInterview, "--yes")
+	must(t, sys.settings, "audit")
+}

@@ -18,6 +18,7 @@ import (
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
+	"versive-ingress/schema"
 	"versive-ingress/subscribe"
 )
 
@@ -105,6 +106,19 @@ func Open(ctx context.Context, s config.Settings, name string, options ...nats.O
 // Eraser returns what erases messages of the streams.
 func (c *Connection) Eraser() publish.Eraser {
 	return publish.Eraser{JetStream: c.JetStream, Stream: c.Settings.Stream, CLI: CLI(Endpoint(c.Settings))}
+}
+
+// CheckDelete returns an error if the user may not delete messages of a kind, for which
+// tombstones would be put first.
+func (c *Connection) CheckDelete(ctx context.Context, kind schema.Kind) error {
+	ctx, cancel := context.WithTimeout(ctx, Timeout)
+	defer cancel()
+	name := kind.Stream(c.Settings.Stream)
+	// A request without content is rejected, and nothing is deleted.
+	if _, err := c.NC.RequestWithContext(ctx, jetstream.DefaultAPIPrefix+"STREAM.MSG.DELETE."+name, nil); err != nil {
+		return fmt.Errorf("asking for the permission to delete from stream %s: %w", name, err)
+	}
+	return nil
 }
 
 // Close closes the connection.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/user"
+	"slices"
 	"strings"
 	"time"
 
@@ -119,6 +120,13 @@ func Run(ctx context.Context, o Options) error {
 	}
 	if err := e.Print(ctx, text, found, o.DryRun); err != nil || o.DryRun {
 		return errors.Join(err, e.Unreadable())
+	}
+	for kind := range schema.KindDead + 1 {
+		if slices.ContainsFunc(found, func(m Match) bool { return m.kind == kind }) {
+			if err := c.CheckDelete(ctx, kind); err != nil {
+				return err
+			}
+		}
 	}
 	if len(found) > 0 && !o.Yes {
 		if err := terminal.Confirm(ctx, o.In, o.Notes, fmt.Sprintf("Erase %s permanently?", terminal.Plural(len(found), "message", "messages"))); err != nil {

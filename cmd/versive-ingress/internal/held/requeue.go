@@ -33,8 +33,11 @@ func (c *Chosen) Requeue(ctx context.Context, out io.Writer, dryRun bool) error 
 	}
 	var publisher *publish.Publisher
 	if !dryRun {
-		var err error
-		if publisher, err = OpenPublisher(ctx, c.Connection); err != nil {
+		err := c.CheckDelete(ctx, c.Kind)
+		if err == nil {
+			publisher, err = OpenPublisher(ctx, c.Connection)
+		}
+		if err != nil {
 			return err
 		}
 		defer publisher.Close()
@@ -85,6 +88,9 @@ func (c *Chosen) requeue(ctx context.Context, requeue requeuer, out io.Writer) e
 // Discard overwrites and deletes the messages, and writes the outcome to out. A dead
 // letter that was requeued is not handled any more, unless that has begun.
 func (c *Chosen) Discard(ctx context.Context, out io.Writer) error {
+	if err := c.CheckDelete(ctx, c.Kind); err != nil {
+		return err
+	}
 	var deleted []uint64
 	for i, k := range c.List {
 		for _, sequence := range []uint64{k.Sequence, k.request} {
