@@ -38,16 +38,16 @@ type marks struct {
 	log *slog.Logger
 	// By Kind: acked is the highest acknowledged sequence; epoch counts the losses, each
 	// of which resets acked.
-	acked, epoch [3]atomic.Uint64
+	acked, epoch [schema.Kinds]atomic.Uint64
 
 	mu           sync.Mutex
-	reused       [3]schema.Sequences // by Kind, lost sequences that may have been reused, not yet reported; guarded by mu
-	wentBackTo   [3]uint64           // by Kind, the first sequence of the last reported loss; guarded by mu
-	content      marksContent        // guarded by mu
-	acknowledged acknowledged        // guarded by mu
+	reused       [schema.Kinds]schema.Sequences // by Kind, lost sequences that may have been reused, not yet reported; guarded by mu
+	wentBackTo   [schema.Kinds]uint64           // by Kind, the first sequence of the last reported loss; guarded by mu
+	content      marksContent                   // guarded by mu
+	acknowledged acknowledged                   // guarded by mu
 
-	last    [3]uint64 // by Kind, the last sequence of the stream at the last check; owned by check
-	written []byte    // content of marksFile; owned by sync
+	last    [schema.Kinds]uint64 // by Kind, the last sequence of the stream at the last check; owned by check
+	written []byte               // content of marksFile; owned by sync
 }
 
 const marksNotSaved = "high-water marks are not saved; a loss may go unnoticed after a restart"
@@ -74,7 +74,7 @@ func openMarks(dir, stream string, log *slog.Logger) *marks {
 	case !errors.Is(err, fs.ErrNotExist):
 		log.Error("high-water marks cannot be read; starting new ones: past losses go unnoticed", "error", err)
 	}
-	for kind := range schema.KindDead + 1 { // for ack, in case the first check fails
+	for kind := range schema.Kinds { // for ack, in case the first check fails
 		if of := m.content.Streams[kind.Stream(stream)]; of != nil {
 			m.acked[kind].Store(of.Last)
 		}

@@ -17,8 +17,8 @@ import (
 type metrics struct {
 	p         *Publisher
 	conn      atomic.Pointer[nats.Conn] // nil before the first connection
-	streams   [3]atomic.Pointer[jetstream.StreamInfo]
-	backlogs  [3]backlog // of the quarantine and the dead letters
+	streams   [schema.Kinds]atomic.Pointer[jetstream.StreamInfo]
+	backlogs  [schema.Kinds]backlog // of the quarantine and the dead letters
 	consumers atomic.Pointer[consumerStates]
 	commits   prometheus.Histogram
 }

@@ -195,7 +195,7 @@ func (p *Publisher) check(ctx context.Context) (problem error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		err := p.checkStream(ctx, kind)
 		switch {
 		case err == nil || problem != nil || kind == schema.KindDead:

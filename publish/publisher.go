@@ -41,9 +41,9 @@ type Publisher struct {
 	// message may be stored; synced is the count at the last Config.Sync that succeeded.
 	unanswered, synced atomic.Uint64
 
-	ready        atomic.Pointer[error] // to nil, or to why the streams cannot be written; set by monitor
-	unknownSince time.Time             // since when the leader is unknown, or zero; owned by monitor
-	lacksSince   [3]time.Time          // by Kind, since when its stream lacks what was acknowledged, or zero; owned by check
+	ready        atomic.Pointer[error]   // to nil, or to why the streams cannot be written; set by monitor
+	unknownSince time.Time               // since when the leader is unknown, or zero; owned by monitor
+	lacksSince   [schema.Kinds]time.Time // by Kind, since when its stream lacks what was acknowledged, or zero; owned by check
 	lastFailure  atomic.Pointer[failure]
 	lastStored   [2]atomic.Int64 // by Kind, when a message was last stored, in milliseconds of Unix time
 	lastFailed   [2]atomic.Int64 // by Kind, the same for the last message that could not be stored; 0 if a later one was

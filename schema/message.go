@@ -19,6 +19,9 @@ const (
 	// KindDead is the kind of dead letters: events that a consumer has given up
 	// on.
 	KindDead
+
+	// Kinds is the number of kinds. Its range is all of them.
+	Kinds
 )
 
 // Stream returns the name of the kind's stream, given that of the event

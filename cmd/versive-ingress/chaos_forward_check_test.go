@@ -55,7 +55,7 @@ func (f *federation) awaitForwarded(edges []jetstream.JetStream) {
 	f.Helper()
 	f.await("nothing waits", func() bool {
 		for _, js := range edges {
-			for kind := range schema.KindDead + 1 {
+			for kind := range schema.Kinds {
 				status, err := forward.ReadStatus(f.Context(), js, kind.Stream("VERSIVE"))
 				if err != nil || status.Pending > 0 {
 					return false

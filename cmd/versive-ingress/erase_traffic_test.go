@@ -91,7 +91,7 @@ func TestEraseAmidTraffic(t *testing.T) {
 	erased := make(map[string]bool)
 	left := func(when string) {
 		t.Helper()
-		for kind := range schema.KindDead + 1 {
+		for kind := range schema.Kinds {
 			for m, err := range (subscribe.Source{JetStream: js}).Range(t.Context(), subscribe.Selection{Kind: kind}) {
 				if err != nil {
 					t.Fatal(err)

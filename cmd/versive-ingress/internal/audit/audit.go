@@ -94,7 +94,7 @@ func (r *Report) read(ctx context.Context, record publish.Record, notes io.Write
 	progress, total := terminal.NewProgress(notes, terminal.IsTerminal(notes)), uint64(0)
 	defer progress.Clear()
 	var walks []*walk
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		stream, err := publish.OpenStream(ctx, c.JetStream, kind.Stream(c.Settings.Stream))
 		if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) {
 			continue // no consumer has created it yet

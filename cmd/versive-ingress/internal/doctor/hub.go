@@ -56,7 +56,7 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 		r.add(Problem, "hub_max_payload", fmt.Sprintf("the hub accepts messages of at most %v", config.Size(have)), "a larger one, and all that are stored after it, wait indefinitely",
 			fmt.Sprintf("max_payload: %d  # in the configuration of the hub's servers, then: nats-server --signal reload", d.Settings.MaxPayload()))
 	}
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		name := kind.Stream(d.Settings.Stream)
 		stream, err := js.Stream(ctx, name)
 		switch {
@@ -94,7 +94,7 @@ func (d *doctor) checkHubStream(r *Result, kind schema.Kind, c jetstream.StreamC
 // checkPending reports how much waits for the hub.
 func (d *doctor) checkPending(ctx context.Context, r *Result) {
 	var seen []string
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		name := kind.Stream(d.Settings.Stream)
 		status, err := forward.ReadStatus(ctx, d.broker.JetStream, name)
 		if err != nil {

@@ -66,7 +66,7 @@ type Erasure struct {
 	// earlier ones. In the quarantine and the dead letters, nothing shows of which
 	// interview that was, so these are all that were ever deleted there.
 	overwritten map[schema.Kind][]uint64
-	unreadable  [schema.KindDead + 1]error // by Kind, of streams with messages that Find could not read
+	unreadable  [schema.Kinds]error // by Kind, of streams with messages that Find could not read
 }
 
 // New returns the erasure of targets.
@@ -106,7 +106,7 @@ type Match struct {
 //
 // Messages that cannot be read are passed over; Unreadable returns which.
 func (e *Erasure) Find(ctx context.Context) ([]Match, error) {
-	e.events, e.overwritten, e.unreadable = make(map[string]int), make(map[schema.Kind][]uint64), [schema.KindDead + 1]error{}
+	e.events, e.overwritten, e.unreadable = make(map[string]int), make(map[schema.Kind][]uint64), [schema.Kinds]error{}
 	if _, err := e.findEvents(ctx); err != nil {
 		return nil, err
 	}

@@ -26,7 +26,7 @@ a power cut within the next seconds may undo that, and erase would not find it.`
 func Settle(ctx context.Context, c *broker.Connection, w io.Writer, overwritten map[schema.Kind][]uint64) (verified bool, err error) {
 	var caveats []string
 	looked, left := false, 0
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		if len(overwritten[kind]) == 0 {
 			continue
 		}

@@ -64,7 +64,7 @@ type Forwarder struct {
 	cfg     Config
 	log     *slog.Logger
 	eraser  publish.Eraser // at the edge
-	streams [schema.KindDead + 1]*stream
+	streams [schema.Kinds]*stream
 	metrics *metrics
 
 	hub       atomic.Pointer[publish.Publisher] // nil before it is open

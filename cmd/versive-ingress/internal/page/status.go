@@ -167,7 +167,7 @@ func (s *Status) readMetrics(p *Page) {
 // readStreams sets what is read from the broker.
 func (s *Status) readStreams(ctx context.Context, source subscribe.Source) error {
 	var events jetstream.Stream
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		stream, err := publish.OpenStream(ctx, source.JetStream, kind.Stream(source.Stream))
 		if kind == schema.KindDead && errors.Is(err, jetstream.ErrStreamNotFound) { // the first consumer to need it creates it
 			continue

@@ -91,7 +91,7 @@ func boundStreams(ctx context.Context, c *broker.Connection, subject string) (na
 		return nil, "", fmt.Errorf("asking which stream listens on %s: %w", subject, err)
 	}
 	first, _, _ := strings.Cut(subject, ".")
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		if name := kind.Stream(c.Settings.Stream); first == kind.Prefix(c.Settings.Subject) || slices.Contains(names, name) {
 			return nil, "", fmt.Errorf("--to-subject %s would write into %s, a stream of the ingress; give a subject of your own", subject, name)
 		}

@@ -40,7 +40,7 @@ func (s *Server) startScrub(context.Context) error {
 	s.tasks.Go(func() {
 		defer conn.Close()
 		for s.background.Err() == nil {
-			for kind := range schema.KindDead + 1 {
+			for kind := range schema.Kinds {
 				s.scrub(s.background, conn, kind)
 			}
 			select {
