@@ -95,6 +95,9 @@ var attributes = [...]string{
 // An error means that the header is not that of an event or a tombstone; dst is
 // then returned unchanged.
 func AppendStructured(dst []byte, header map[string][]string, data []byte, sequence uint64, storedAt time.Time) ([]byte, error) {
+	if len(header[headerID]) == 0 || len(header[headerType]) == 0 {
+		return dst, errors.New("is not a CloudEvent: it has no " + headerID + " or no " + headerType + " header")
+	}
 	start := len(dst)
 	separator := byte('{')
 	for _, name := range attributes {
@@ -113,16 +116,14 @@ func AppendStructured(dst []byte, header map[string][]string, data []byte, seque
 		}
 		separator = ','
 	}
-	if len(header[headerID]) == 0 || len(header[headerType]) == 0 {
-		return dst[:start], errors.New("is not a CloudEvent: it has no " + headerID + " or no " + headerType + " header")
-	}
 	dst = fmt.Appendf(dst, `,"sequence":"%020d","storedat":"%s"`, sequence, storedAt.UTC().Format(time.RFC3339Nano))
 	if len(data) > 0 {
 		dst = append(dst, `,"data":`...)
 		dst = append(dst, data...)
-		for i, c := range dst[len(dst)-len(data):] {
+		copied := dst[len(dst)-len(data):]
+		for i, c := range copied {
 			if c == '\n' || c == '\r' {
-				dst[len(dst)-len(data)+i] = ' '
+				copied[i] = ' '
 			}
 		}
 	}

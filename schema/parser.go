@@ -38,7 +38,7 @@ func parse(body []byte) (parsed, error) {
 	return p, err
 }
 
-// parse is parse with w, whose buffer the event takes.
+// parse makes the event of a body in the buffer of w, to which the event then refers.
 func (w *writer) parse(body []byte) (parsed, error) {
 	root, problem := check(body)
 	if problem != nil {
@@ -128,8 +128,8 @@ type writer struct {
 	places []int
 }
 
-// writers pools the writers of bodies of up to maxPooled bytes for the sake of their
-// buffers: how long an event is shows only when it has been written.
+// writers pools the writers of bodies of up to maxPooled bytes, whose buffers are reused:
+// the length of an event is known only once it has been written.
 var writers = sync.Pool{New: func() any { return new(writer) }}
 
 const maxPooled = 64 << 10

@@ -87,7 +87,7 @@ func GuessSubject(id string, body []byte) (Subject, bool) {
 	if !known {
 		t = &eventType{studyID: "/study/id", interviewID: "/interview/id"}
 	}
-	for pointer, id := range map[string]*string{t.studyID: &s.StudyID, t.interviewID: &s.InterviewID} {
+	for pointer, found := range map[string]*string{t.studyID: &s.StudyID, t.interviewID: &s.InterviewID} {
 		value := lookup(root, pointer)
 		if pointer == "" || value == nil && !known {
 			continue // the type lacks this id, or may lack it
@@ -96,7 +96,7 @@ func GuessSubject(id string, body []byte) (Subject, bool) {
 		if detail != "" {
 			return Subject{}, false
 		}
-		*id = textOf(value)
+		*found = textOf(value)
 	}
 	return s, typeName.MatchString(s.Type) && s.StudyID+s.InterviewID != ""
 }
