@@ -17,15 +17,16 @@ import (
 
 // A Denied error means that this process may not use a file.
 type Denied struct {
-	Err    error  // of the operation, with the path
-	Owner  string // describes the file or directory that denies it, and this process
-	UID    int    // owner of that
 	Remedy string // a command to paste
+
+	err    error  // of the operation, with the path
+	reason string // describes the file or directory that denies it, and this process
+	owner  int    // uid of the owner of that
 }
 
-func (d *Denied) Error() string { return fmt.Sprintf("%v: %s; run: %s", d.Err, d.Owner, d.Remedy) }
+func (d *Denied) Error() string { return fmt.Sprintf("%v: %s; run: %s", d.err, d.reason, d.Remedy) }
 
-func (d *Denied) Unwrap() error { return d.Err }
+func (d *Denied) Unwrap() error { return d.err }
 
 // Explain returns a [*Denied] for an error that wraps an [*fs.PathError] because a file
 // may not be used, and every other error as it is. If root is not empty, the remedy
@@ -48,9 +49,9 @@ func Explain(err error, root string) error {
 	}
 	owner, uid, gid := info.Sys().(*syscall.Stat_t), os.Geteuid(), os.Getegid()
 	d := &Denied{
-		Err:   err,
-		Owner: fmt.Sprintf("%s belongs to uid %d, gid %d and has mode %v, and this process has uid %d, gid %d", path, owner.Uid, owner.Gid, info.Mode(), uid, gid),
-		UID:   int(owner.Uid),
+		err:    err,
+		reason: fmt.Sprintf("%s belongs to uid %d, gid %d and has mode %v, and this process has uid %d, gid %d", path, owner.Uid, owner.Gid, info.Mode(), uid, gid),
+		owner:  int(owner.Uid),
 	}
 	scope, target := "", path
 	inside := root != "" && strings.HasPrefix(path+"/", root+"/")
@@ -68,10 +69,10 @@ func Explain(err error, root string) error {
 		d.Remedy = fmt.Sprintf("sudo install -d -m 700 -o %d -g %d %s", uid, gid, Quote(root))
 	case statErr != nil && !inside:
 		d.Remedy = `ls -ld "$HOME"  # choose a directory that this user can write`
-	case d.UID != uid:
+	case d.owner != uid:
 		d.Remedy = fmt.Sprintf("sudo chown %s%d:%d %s", scope, uid, gid, Quote(target))
-		if d.UID != 0 {
-			d.Remedy += fmt.Sprintf("  # or run this program as uid %d", d.UID)
+		if d.owner != 0 {
+			d.Remedy += fmt.Sprintf("  # or run this program as uid %d", d.owner)
 		}
 	case allowed:
 		d.Remedy = "sudo dmesg | grep -i denied  # a security module, such as SELinux, denies the access"
@@ -85,7 +86,7 @@ func Explain(err error, root string) error {
 // running, with a remedy that does not take the file from it: to run a command as its user.
 func AsOwner(err error, command string) error {
 	if denied, ok := errors.AsType[*Denied](err); ok {
-		denied.Remedy = fmt.Sprintf("sudo -E -u '#%d' versive-ingress %s", denied.UID, command)
+		denied.Remedy = fmt.Sprintf("sudo -E -u '#%d' versive-ingress %s", denied.owner, command)
 	}
 	return err
 }

@@ -336,7 +336,8 @@ func (b *Broker) Messages() int64 {
 	return int64(info.Messages)
 }
 
-// Stop shuts down the broker, flushes its store and unlocks the data directory.
+// Stop shuts down the broker, flushes its store and unlocks the data directory. Further
+// calls, even concurrent ones, only wait for that.
 func (b *Broker) Stop() {
 	b.stop()
 	b.healer.Wait()
