@@ -93,13 +93,13 @@ func (c Config) inspect(kind schema.Kind, have jetstream.StreamConfig) (repaired
 	subject := want.Subjects[0]
 	if !slices.ContainsFunc(have.Subjects, func(s string) bool { return covers(s, subject) }) {
 		kept := slices.DeleteFunc(slices.Clone(have.Subjects), func(s string) bool { return covers(subject, s) }) // the subjects of a stream must not overlap
-		action, remedy := Repair, edit(subjectFlags(kept, subject))
+		repaired.Subjects = append(kept, subject)
+		action, remedy := Repair, edit(subjectFlags(repaired.Subjects))
 		if c.Hub {
 			action, remedy = Reject, "export INGRESS_SUBJECT=…  # that of the other edges; or, if all of them have this one: "+remedy
 		}
 		add(true, action, "subjects", fmt.Sprintf("has the subjects %q, not %q", have.Subjects, subject),
 			"events cannot be published to it; copies under other subjects are recognized only within the duplicate window", remedy)
-		repaired.Subjects = append(kept, subject)
 	}
 	add(have.Discard != want.Discard && !limited, Repair, "discard", "would discard old messages at a limit",
 		"a limit that is set later would lose events silently", edit("--discard new"))
@@ -173,12 +173,8 @@ func covers(a, b string) bool {
 }
 
 // subjectFlags returns flags with all subjects, because an edit replaces them.
-func subjectFlags(have []string, want string) string {
-	var flags string
-	for _, subject := range have {
-		flags += fmt.Sprintf("--subjects '%s' ", subject)
-	}
-	return flags + fmt.Sprintf("--subjects '%s'", want)
+func subjectFlags(subjects []string) string {
+	return "--subjects '" + strings.Join(subjects, "' --subjects '") + "'"
 }
 
 // claimFlags returns flags that set the owner of a stream.

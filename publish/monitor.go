@@ -50,9 +50,12 @@ type failure struct {
 	at  time.Time
 }
 
-// failed classifies the error of a publish, and records it unless that message or
+// failed classifies the error of a publish with ctx, and records it unless that message or
 // overload may be the cause.
-func (p *Publisher) failed(err error) error {
+func (p *Publisher) failed(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
+		err = cause
+	}
 	e := classify(err)
 	if e.reason != "refused" && e.reason != "overloaded" || errors.Is(err, errForeignAck) {
 		p.lastFailure.Store(&failure{e, time.Now()})
@@ -138,6 +141,16 @@ func (p *Publisher) diagnose(err error) error {
 		}
 	}
 	return err
+}
+
+// rejected returns an error if a stream was edited since Open, and may not keep what it
+// acknowledges.
+func (p *Publisher) rejected() error {
+	err := *p.ready.Load()
+	if _, ok := errors.AsType[*ConflictError](err); !ok {
+		return nil
+	}
+	return &Error{"refused", err}
 }
 
 // monitor checks the streams for Ready, and reconnects if the leader stays unknown.

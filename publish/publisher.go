@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -177,11 +178,8 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 	msg := p.message(ctx, m)
 	ctx, cancel := context.WithTimeout(p.session.Load().ctx, p.cfg.Timeout)
 	defer cancel()
-	if err := *p.ready.Load(); err != nil {
-		// The stream was edited since Open, and may not keep what it acknowledges.
-		if _, ok := errors.AsType[*ConflictError](err); ok {
-			return schema.Receipt{}, &Error{"refused", err}
-		}
+	if err := p.rejected(); err != nil {
+		return schema.Receipt{}, err
 	}
 	if p.notReady.Load() {
 		if err := p.durable(true); err != nil { // there would be no answer
@@ -191,11 +189,8 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 	began := p.marks.begin(m.Kind)
 	receipt, err := p.committers[m.Kind].publish(ctx, m.ID, msg)
 	if err != nil {
-		if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
-			err = cause
-		}
 		p.lastFailed[m.Kind].Store(time.Now().UnixMilli())
-		return schema.Receipt{}, p.failed(err)
+		return schema.Receipt{}, p.failed(ctx, err)
 	}
 	p.lastFailure.Store(nil)
 	p.lastFailed[m.Kind].Store(0)
@@ -208,10 +203,8 @@ func (p *Publisher) Publish(ctx context.Context, m schema.Message) (schema.Recei
 
 func (p *Publisher) message(ctx context.Context, m schema.Message) *nats.Msg {
 	header := make(nats.Header, len(m.Header)+5) // leaves space for three headers of a batch
-	for name, values := range m.Header {
-		header[name] = values
-	}
-	if m.ID != "" { // a dead letter has none
+	maps.Copy(header, m.Header)
+	if m.ID != "" { // a dead letter is stored without
 		header[jetstream.MsgIDHeader] = []string{m.ID}
 	}
 	header[jetstream.ExpectedLastSubjSeqHeader] = []string{"0"}

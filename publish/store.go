@@ -22,8 +22,8 @@ const (
 	uploadThreshold = 16 << 10
 )
 
-// Store stores messages of one kind that another stream has, up to [MaxStoreLen], each
-// once and in their order: a message is stored only after all before it. It returns the
+// Store stores messages of one kind that another stream has, 1 to [MaxStoreLen], each once
+// and in their order: a message is stored only after all before it. It returns the
 // receipts of the first messages, and an error unless that is all of them; storing the
 // same messages again is safe. The receipt of a duplicate states whether its subject has a
 // tombstone. Store ends with ctx.
@@ -33,10 +33,8 @@ const (
 // the broker does not answer: on a slow connection, answers wait.
 func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]schema.Receipt, error) {
 	kind := messages[0].Kind
-	if err := *p.ready.Load(); err != nil {
-		if _, ok := errors.AsType[*ConflictError](err); ok { // the stream may not keep what it acknowledges
-			return nil, &Error{"refused", err}
-		}
+	if err := p.rejected(); err != nil {
+		return nil, err
 	}
 	session := p.session.Load().ctx
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -56,7 +54,7 @@ func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]sch
 		for _, m := range messages {
 			receipt, err := p.storeDead(ctx, m)
 			if err != nil {
-				return receipts, p.storeError(ctx, err)
+				return receipts, p.failed(ctx, err)
 			}
 			receipts = append(receipts, receipt)
 		}
@@ -76,10 +74,10 @@ func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]sch
 	}
 	for _, e := range entries {
 		if !e.isDone() { // not sent, because one before it has failed
-			return receipts, p.storeError(ctx, errNotSent)
+			return receipts, p.failed(ctx, errNotSent)
 		}
 		if e.err != nil {
-			return receipts, p.storeError(ctx, e.err)
+			return receipts, p.failed(ctx, e.err)
 		}
 		receipts = append(receipts, e.receipt)
 	}
@@ -88,13 +86,6 @@ func (p *Publisher) Store(ctx context.Context, messages []schema.Message) ([]sch
 }
 
 var errNotSent = errors.New("not sent: a message before it was not stored")
-
-func (p *Publisher) storeError(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil && errors.Is(err, context.Canceled) {
-		err = cause
-	}
-	return p.failed(err)
-}
 
 // storeDead stores a dead letter, of which a subject may have several: that of an event,
 // that of its tombstone, and those of other streams' consumers of the same name.
