@@ -98,8 +98,7 @@ func (c Consumer) withDefaults() (Consumer, error) {
 		return c, errors.New("consumer without a handler for erasures: everything derived from an erased event must be erased too; if nothing is kept, set a handler that returns nil")
 	case c.Subject != "" && c.Filter != (schema.Filter{}):
 		return c, errors.New("consumer with a Subject and a Filter: set one of them")
-	}
-	if min(c.Concurrency, c.Attempts) < 0 || min(c.AckWait, c.Grace) < 0 || slices.ContainsFunc(c.Backoff, func(d time.Duration) bool { return d <= 0 }) {
+	case min(c.Concurrency, c.Attempts) < 0 || min(c.AckWait, c.Grace) < 0 || slices.ContainsFunc(c.Backoff, func(d time.Duration) bool { return d <= 0 }):
 		return c, errors.New("consumer with a negative Concurrency, Attempts, AckWait or Grace, or a Backoff that is not positive")
 	}
 	c.Concurrency = cmp.Or(c.Concurrency, 1)

@@ -158,7 +158,7 @@ func (d *dispatcher) confirm(ctx context.Context, f *flight) {
 		}
 	}
 	if err != nil && context.Cause(f.ctx) != errRewound {
-		d.cfg.Logger.Warn("acknowledgement was not confirmed; the event may be redelivered", "consumer", d.cfg.Durable, "id", f.m.ID, "sequence", f.event.Sequence, "error", err)
+		d.log(f).Warn("acknowledgement was not confirmed; the event may be redelivered", "error", err)
 	}
 }
 
