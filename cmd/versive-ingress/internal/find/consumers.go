@@ -16,7 +16,7 @@ import (
 )
 
 // A State is how far a consumer is with an event.
-type State = string
+type State string
 
 // States of an event for a consumer. The broker reports how many events a consumer has
 // received and not acknowledged, but not which: Delivered is one of which that cannot be
@@ -90,7 +90,7 @@ func (f Finder) consumers(ctx context.Context, stream jetstream.Stream) ([]consu
 			}
 			after := uint64(0)
 			for _, subject := range c.Filters() {
-				n, err := f.count(ctx, stream, subject, c.AckFloor.Stream+1, time.Time{})
+				n, err := count(ctx, stream, subject, c.AckFloor.Stream+1, time.Time{})
 				if err != nil {
 					return false, err
 				}
@@ -194,7 +194,7 @@ func (f Finder) countReading(ctx context.Context, stream jetstream.Stream, c con
 		for _, filter := range c.Filters() {
 			if both := intersect(filter, subject); both != "" && err == nil {
 				var n uint64
-				n, err = f.count(ctx, stream, both, sequence, at)
+				n, err = count(ctx, stream, both, sequence, at)
 				sum += n
 			}
 		}

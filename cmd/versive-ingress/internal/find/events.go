@@ -36,11 +36,11 @@ func newPlace(stream jetstream.Stream, m subscribe.Message) Place {
 // An Event is the place of an event, or of the tombstone that has replaced it.
 type Event struct {
 	Place
-	Type         string            `json:"type"`
-	Study        string            `json:"study"`
-	Interview    string            `json:"interview"`
-	ErasedCopies []uint64          `json:"erased_copies"` // their sequences
-	Consumers    map[string]string `json:"consumers"`     // states by consumer; see [State]
+	Type         string           `json:"type"`
+	Study        string           `json:"study"`
+	Interview    string           `json:"interview"`
+	ErasedCopies []uint64         `json:"erased_copies"` // their sequences
+	Consumers    map[string]State `json:"consumers"`     // by consumer
 
 	// Interrupted is set if one of the copies is still stored: the erasure was interrupted.
 	Interrupted bool `json:"erasure_interrupted,omitzero"`
@@ -50,7 +50,7 @@ type Event struct {
 // event has only its place.
 func newEvent(stream jetstream.Stream, m subscribe.Message) Event {
 	s, _ := schema.ParseSubject(m.Subject)
-	e := Event{Place: newPlace(stream, m), Type: s.Type, Study: s.StudyID, Interview: s.InterviewID, ErasedCopies: []uint64{}, Consumers: map[string]string{}}
+	e := Event{Place: newPlace(stream, m), Type: s.Type, Study: s.StudyID, Interview: s.InterviewID, ErasedCopies: []uint64{}, Consumers: map[string]State{}}
 	if e.Erased {
 		copies := publish.ErasedCopies(m.Header)
 		slices.Sort(copies)
@@ -68,7 +68,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 		return f.readEventsOf(ctx, stream, subject, r)
 	}
 	if r.Kind == "study" { // the others have few
-		if r.Events, err = f.count(ctx, stream, subject, 1, time.Time{}); err != nil {
+		if r.Events, err = count(ctx, stream, subject, 1, time.Time{}); err != nil {
 			return err
 		}
 	}
@@ -80,7 +80,7 @@ func (f Finder) readEvents(ctx context.Context, stream jetstream.Stream, subject
 			return err
 		}
 		if r.Events = uint64(len(subjects)); r.Events <= Listed {
-			events, err := f.lookUp(ctx, stream, subjects)
+			events, err := lookUp(ctx, stream, subjects)
 			if err == nil {
 				r.setAll(events)
 			}
@@ -162,7 +162,7 @@ func (f Finder) readEventsOf(ctx context.Context, stream jetstream.Stream, subje
 }
 
 // lookUp returns the last message on each of some subjects, in the order of the stream.
-func (f Finder) lookUp(ctx context.Context, stream jetstream.Stream, messages map[string]uint64) ([]Event, error) {
+func lookUp(ctx context.Context, stream jetstream.Stream, messages map[string]uint64) ([]Event, error) {
 	subjects := slices.Collect(maps.Keys(messages))
 	found := make([]Event, len(subjects))
 	group, ctx := errgroup.WithContext(ctx)
@@ -205,7 +205,7 @@ func (f Finder) newest(ctx context.Context, stream jetstream.Stream, subject str
 	// They are probably among the last of the stream.
 	for window := uint64(n) * 3 / 2 * span / max(events, 1); window < span; window *= 4 {
 		start := state.LastSeq - window + 1
-		found, err := f.count(ctx, stream, subject, start, time.Time{})
+		found, err := count(ctx, stream, subject, start, time.Time{})
 		if err != nil {
 			return nil, err
 		}

@@ -161,7 +161,7 @@ const countThreshold = 5 * time.Second
 
 // count returns how many messages of a stream match a subject, from a sequence on, or, if
 // at is not zero, from a time on.
-func (f Finder) count(ctx context.Context, stream jetstream.Stream, subject string, sequence uint64, at time.Time) (uint64, error) {
+func count(ctx context.Context, stream jetstream.Stream, subject string, sequence uint64, at time.Time) (uint64, error) {
 	config := jetstream.ConsumerConfig{
 		FilterSubject:     subject,
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,

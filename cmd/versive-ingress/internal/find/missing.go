@@ -184,7 +184,7 @@ func (f Finder) lookUpInterview(ctx context.Context, stream jetstream.Stream, id
 	if err != nil {
 		return Missing, err
 	}
-	events, err := f.lookUp(ctx, stream, subjects)
+	events, err := lookUp(ctx, stream, subjects)
 	for _, e := range events {
 		if !e.Erased {
 			return Stored, err

@@ -29,7 +29,7 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 	if stream.CachedInfo().State.NumSubjects > maxSubjects {
 		for _, other := range [...]string{strings.ToLower(id), strings.ToUpper(id)} {
 			for _, kind := range kinds {
-				n, err := f.count(ctx, stream, kind.subject(other), 1, time.Time{})
+				n, err := count(ctx, stream, kind.subject(other), 1, time.Time{})
 				if err != nil {
 					return nil, err
 				}
