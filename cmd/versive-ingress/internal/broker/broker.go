@@ -87,7 +87,7 @@ func ExplainDenial(err error) string {
 // the client's name, and the given options. The connection reconnects without limit
 // and is closed when ctx ends, or by Close.
 func Open(ctx context.Context, s config.Settings, name string, options ...nats.Option) (*Connection, error) {
-	nc, err := Connect(s, name, append(options,
+	nc, err := Connect(Endpoint(s), name, append(options,
 		nats.MaxReconnects(-1),
 		nats.ReconnectWait(500*time.Millisecond),
 	)...)
@@ -124,15 +124,8 @@ func (c *Connection) CheckDelete(ctx context.Context, kind schema.Kind) error {
 // Close closes the connection.
 func (c *Connection) Close() { c.NC.Close() }
 
-// Connect opens a connection to the broker of s, with the credentials of s and the
-// given options.
-func Connect(s config.Settings, name string, options ...nats.Option) (*nats.Conn, error) {
-	return ConnectTo(Endpoint(s), name, options...)
-}
-
-// ConnectTo opens a connection to an endpoint, with its credentials and the given
-// options.
-func ConnectTo(e config.Endpoint, name string, options ...nats.Option) (*nats.Conn, error) {
+// Connect opens a connection to an endpoint, with its credentials and the given options.
+func Connect(e config.Endpoint, name string, options ...nats.Option) (*nats.Conn, error) {
 	credentials := NewCredentials(e)
 	if err := credentials.Load(); err != nil {
 		return nil, err

@@ -24,7 +24,7 @@ func (d *doctor) checkHub(ctx context.Context, r *Result) {
 		return
 	}
 	d.checkPending(ctx, r)
-	nc, err := broker.ConnectTo(d.Settings.Hub(), "doctor", nats.ErrorHandler(d.deny))
+	nc, err := broker.Connect(d.Settings.Hub(), "doctor", nats.ErrorHandler(d.deny))
 	if f, ok := errors.AsType[*broker.Failure](err); ok {
 		level := Warning // events are stored here and wait for it
 		if f.Permanent {

@@ -133,7 +133,7 @@ func (r *replay) open(ctx context.Context, o Options, out io.Writer) (target, er
 		if len(streams) == 0 {
 			r.progress.Note("no stream listens on %s: the events reach current subscribers only", o.ToSubject)
 		}
-		t := &natsTarget{settings: r.conn.Settings, subject: o.ToSubject, streams: streams, domain: domain, delivered: r.delivered, note: r.progress.Note}
+		t := &natsTarget{endpoint: broker.Endpoint(r.conn.Settings), subject: o.ToSubject, streams: streams, domain: domain, delivered: r.delivered, note: r.progress.Note}
 		if !o.KeepID {
 			t.suffix = ":replay:" + r.Run
 		}

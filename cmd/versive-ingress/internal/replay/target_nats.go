@@ -36,7 +36,7 @@ const (
 // message ids, which keeps the order. A stream recognizes those that it has within its
 // duplicate window; everyone else receives them twice.
 type natsTarget struct {
-	settings  config.Settings
+	endpoint  config.Endpoint
 	subject   string
 	suffix    string   // of the message ids
 	streams   []string // that listen; none: plain NATS
@@ -68,18 +68,13 @@ func (t *natsTarget) flush(ctx context.Context) error { return t.settle(ctx, 0, 
 // message returns the message to send. Its id is new, so that a stream does
 // not take it for a duplicate, but the same whenever this replay sends it.
 func (t *natsTarget) message(m subscribe.Message) *nats.Msg {
-	msg := &nats.Msg{Subject: t.subject, Header: nats.Header{}, Data: m.Data}
+	stored := schema.Stored(schema.KindEvent, m.Subject, m.Header, m.Data)
+	msg := &nats.Msg{Subject: t.subject, Header: stored.Header, Data: m.Data}
 	if prefix, ok := strings.CutSuffix(t.subject, ">"); ok {
 		_, tokens, _ := strings.Cut(m.Subject, ".")
 		msg.Subject = prefix + tokens
 	}
-	for name, values := range m.Header {
-		if !strings.HasPrefix(name, "Nats-") { // commands to a broker, or notes of one
-			msg.Header[name] = values
-		}
-	}
-	// A tombstone has an id of its own.
-	msg.Header.Set(jetstream.MsgIDHeader, cmp.Or(m.Header.Get(jetstream.MsgIDHeader), m.ID)+t.suffix)
+	msg.Header.Set(jetstream.MsgIDHeader, cmp.Or(stored.ID, m.ID)+t.suffix) // a tombstone has an id of its own
 	msg.Header.Set(schema.HeaderOriginalID, m.ID)
 	return msg
 }
@@ -150,7 +145,7 @@ func (t *natsTarget) resend(ctx context.Context) error {
 
 func (t *natsTarget) connect() (err error) {
 	closed := make(chan struct{})
-	t.nc, err = broker.Connect(t.settings, "replay", nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
+	t.nc, err = broker.Connect(t.endpoint, "replay", nats.NoReconnect(), nats.ClosedHandler(func(*nats.Conn) { close(closed) }))
 	if err != nil {
 		return err
 	}
