@@ -24,8 +24,6 @@ const (
 	// long that may take: each needs several round trips.
 	erasures, erasureTimeout = 16, 20 * time.Second
 
-	anySubject = broker.AnySubject
-
 	// ProbeID begins the svix-ids of webhooks that doctor posts and discards. They are not
 	// forwarded.
 	ProbeID = "msg_doctor_"
@@ -68,7 +66,7 @@ func (s *stream) staysHere(m subscribe.Message) bool {
 
 // read sends the messages after the position until ctx ends.
 func (s *stream) read(ctx context.Context, messages chan<- subscribe.Message) error {
-	for m, err := range s.cfg.Edge.Source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: anySubject, First: s.forwarded.Load().sequence + 1, Follow: true}) {
+	for m, err := range s.cfg.Edge.Source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: broker.AnySubject, First: s.forwarded.Load().sequence + 1, Follow: true}) {
 		if err != nil {
 			return err
 		}
@@ -218,7 +216,7 @@ func (s *stream) applyErasures(ctx context.Context, hub *publish.Publisher) erro
 		position.created = of.CachedInfo().Created
 	}
 	source := subscribe.Source{JetStream: hub.JetStream(), Stream: s.cfg.Settings.Stream, Subject: s.cfg.Settings.Subject}
-	for m, err := range source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: anySubject, First: position.sequence + 1, HeadersOnly: true, Follow: true}) {
+	for m, err := range source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: broker.AnySubject, First: position.sequence + 1, HeadersOnly: true, Follow: true}) {
 		if err != nil {
 			return err
 		}

@@ -135,14 +135,13 @@ func (f *Forwarder) link(ctx context.Context) {
 	cfg.Explain, cfg.CLI = f.cfg.Credentials.Explain, broker.CLI(f.cfg.Settings.Hub())
 	cfg.Logger = f.log
 	var hub *publish.Publisher
-	for pause := interval; hub == nil; pause = min(2*pause, maxRejectedPause) {
-		opened, err := publish.Open(ctx, cfg)
-		if err == nil {
-			if err = CheckHub(ctx, opened.JetStream(), f.cfg.Settings.Stream); err == nil {
-				hub = opened
+	for pause := interval; ; pause = min(2*pause, maxRejectedPause) {
+		var err error
+		if hub, err = publish.Open(ctx, cfg); err == nil {
+			if err = CheckHub(ctx, hub.JetStream(), f.cfg.Settings.Stream); err == nil {
 				break
 			}
-			opened.Close()
+			hub.Close()
 		}
 		if ctx.Err() != nil {
 			return

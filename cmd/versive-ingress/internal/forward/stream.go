@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"versive-ingress/cmd/versive-ingress/internal/broker"
 	"versive-ingress/publish"
 	"versive-ingress/publish/embedded"
 	"versive-ingress/schema"
@@ -234,7 +235,7 @@ func (s *stream) expire(ctx context.Context) error {
 	if info.State.Msgs == 0 || info.State.FirstTime.After(before) {
 		return nil
 	}
-	for m, err := range s.cfg.Edge.Source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: anySubject, Since: before, HeadersOnly: true}) {
+	for m, err := range s.cfg.Edge.Source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: broker.AnySubject, Since: before, HeadersOnly: true}) {
 		if err != nil {
 			return err
 		}
