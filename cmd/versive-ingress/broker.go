@@ -11,7 +11,6 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/server"
-	"versive-ingress/cmd/versive-ingress/internal/terminal"
 	"versive-ingress/publish/embedded"
 )
 
@@ -44,7 +43,7 @@ EXIT STATUS
 			if s.NATSURL != "" {
 				return errors.New("INGRESS_NATS_URL names an external broker; the command is for the embedded one")
 			}
-			log := newLogger(os.Stderr, s.LogLevel, s.LogFormat == "text" || s.LogFormat == "" && terminal.IsTerminal(os.Stderr))
+			log := newLogger(os.Stderr, s)
 			return runBroker(cmd.Context(), server.BrokerConfig(s, log), log)
 		},
 	}

@@ -13,7 +13,6 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/server"
-	"versive-ingress/cmd/versive-ingress/internal/terminal"
 )
 
 func demoCommand() *cobra.Command {
@@ -42,7 +41,7 @@ EXIT STATUS
 	return cmd
 }
 
-func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
+func demo(ctx context.Context, out, logs io.Writer, once bool) error {
 	os.Unsetenv("OTEL_TRACES_EXPORTER")
 	dir, err := os.MkdirTemp("", "versive-ingress-demo-")
 	if err != nil {
@@ -51,14 +50,15 @@ func demo(ctx context.Context, out, logs io.Writer, once bool) (err error) {
 	defer os.RemoveAll(dir)
 
 	secret := config.NewSecret()
-	settings := config.Defaults() // not those of a serve: the demo is the same everywhere
+	settings := config.Defaults() // not those of serve: the demo is the same everywhere
 	settings.Secrets = []string{secret}
 	settings.Listen = freeAddress("127.0.0.1:8080")
 	settings.AdminListen = freeAddress("127.0.0.1:9090")
 	settings.NATSListen = freeAddress("127.0.0.1:4222")
 	settings.DataDir = dir
+	settings.LogLevel = slog.LevelWarn
 
-	ingress, err := server.Start(ctx, serverConfig(settings, newLogger(logs, slog.LevelWarn, terminal.IsTerminal(logs))))
+	ingress, err := server.Start(ctx, serverConfig(settings, newLogger(logs, settings)))
 	if err != nil {
 		return err
 	}

@@ -39,8 +39,7 @@ EXIT STATUS
 			if err != nil {
 				return err
 			}
-			text := settings.LogFormat == "text" || settings.LogFormat == "" && terminal.IsTerminal(os.Stderr)
-			log := server.OpenLog(os.Stderr, func(w io.Writer) *slog.Logger { return newLogger(w, settings.LogLevel, text) })
+			log := server.OpenLog(os.Stderr, func(w io.Writer) *slog.Logger { return newLogger(w, settings) })
 			cfg := serverConfig(settings, log.Logger)
 			cfg.LogDropped = log.Dropped
 			err = server.Run(cmd.Context(), cfg)
@@ -67,9 +66,10 @@ func settingsText() string {
 	return b.String()
 }
 
-func newLogger(w io.Writer, level slog.Level, text bool) *slog.Logger {
-	options := &slog.HandlerOptions{Level: level}
-	if text {
+// newLogger returns a logger on w, which writes to the standard error.
+func newLogger(w io.Writer, s config.Settings) *slog.Logger {
+	options := &slog.HandlerOptions{Level: s.LogLevel}
+	if s.LogFormat == "text" || s.LogFormat == "" && terminal.IsTerminal(os.Stderr) {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))

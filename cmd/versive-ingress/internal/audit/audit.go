@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -155,7 +156,7 @@ func (r *Report) print(o Options) error {
 		fmt.Fprintf(o.Notes, "whether the ingress has reported losses is not known: %s\n", r.Unknown)
 	}
 	for _, l := range r.Reported {
-		fmt.Fprintf(out, "reported %s: %v\n", l.Time.Format("2006-01-02T15:04:05Z07:00"), l)
+		fmt.Fprintf(out, "reported %s: %v\n", l.Time.Format(time.RFC3339), l)
 	}
 	return out.Flush()
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"cmp"
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -79,7 +80,7 @@ func (s *Settings) checkHub() error {
 	}
 	switch {
 	case hub.URL != "" && s.NATSURL != "":
-		return fmt.Errorf("INGRESS_FORWARD_URL: events are forwarded from the embedded broker, but INGRESS_NATS_URL names an external one; unset one of them")
+		return errors.New("INGRESS_FORWARD_URL: events are forwarded from the embedded broker, but INGRESS_NATS_URL names an external one; unset one of them")
 	case s.ForwardReplicas < 1 || s.ForwardReplicas > 5:
 		return wrong("INGRESS_FORWARD_REPLICAS", s.ForwardReplicas, "1 to 5")
 	}

@@ -1,6 +1,9 @@
 package config
 
-import "reflect"
+import (
+	"cmp"
+	"reflect"
+)
 
 // A Field describes one setting. Default is for people, and may be empty.
 type Field struct {
@@ -11,11 +14,7 @@ type Field struct {
 func Fields() []Field {
 	var list []Field
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Settings]()) {
-		fallback := f.Tag.Get("shown")
-		if fallback == "" {
-			fallback = f.Tag.Get("default")
-		}
-		list = append(list, Field{f.Tag.Get("env"), fallback, f.Tag.Get("desc")})
+		list = append(list, Field{f.Tag.Get("env"), cmp.Or(f.Tag.Get("shown"), f.Tag.Get("default")), f.Tag.Get("desc")})
 	}
 	return list
 }

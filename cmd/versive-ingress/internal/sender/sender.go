@@ -34,17 +34,15 @@ type Sender struct {
 
 // New returns a sender to url, or if that is "" to the webhook listener of the settings,
 // that signs with secret, or if that is "" with the first secret of the settings.
-func New(url, secret string) (*Sender, error) {
+func New(url, secret string) (_ *Sender, err error) {
 	var settings config.Settings
 	if url == "" || secret == "" {
-		var err error
 		if settings, err = config.Read(); err != nil {
 			return nil, err
 		}
 	}
 	s := &Sender{URL: cmp.Or(url, settings.WebhookURL())}
 	if secret == "" {
-		var err error
 		if s.secrets, err = settings.SigningSecrets(); err != nil {
 			return nil, fmt.Errorf("no --secret, and %w", err)
 		}
