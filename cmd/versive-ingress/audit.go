@@ -22,8 +22,8 @@ func auditCommand() *cobra.Command {
   - messages with the id of an earlier one;
   - messages that were to be erased.
 
-DELETED counts messages of the quarantine and the dead letters that were
-requeued or discarded. docs/commands.md describes the members of --json.
+DELETED counts dead letters that were requeued or discarded, and probes of
+doctor. docs/commands.md describes the members of --json.
 
 With --acknowledge, the ingress, doctor, the alert and later audits stop
 reporting the losses that are printed. The other findings remain until they are

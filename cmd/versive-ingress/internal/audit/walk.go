@@ -50,7 +50,7 @@ type Stream struct {
 	Name     string     `json:"stream"`
 	Messages uint64     `json:"messages"` // that can be read, tombstones included
 	Erased   uint64     `json:"erased"`   // messages that tombstones stand for
-	Deleted  uint64     `json:"deleted"`  // on purpose and without a tombstone: requeued or discarded
+	Deleted  uint64     `json:"deleted"`  // without a tombstone: dead letters that were requeued or discarded, and probes of doctor
 	Findings []*Finding `json:"findings"`
 
 	found publish.Found

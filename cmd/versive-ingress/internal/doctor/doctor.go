@@ -83,8 +83,8 @@ var checks = []struct {
 	{"probe", "", (*doctor).checkProbe},
 }
 
-// Run makes all checks. They change nothing, except that a probe leaves a gap of one
-// sequence in the quarantine. If ctx ends, the report is incomplete.
+// Run makes all checks. They change nothing, except that a probe leaves gaps in the
+// sequences of the quarantine. If ctx ends, the report is incomplete.
 func Run(ctx context.Context, c Config) Report {
 	if c.Now == nil {
 		c.Now = time.Now

@@ -4,14 +4,14 @@
 // They start from the outside in (Start), so that senders and probes get an answer
 // (503) while the broker recovers its streams: the admin listener, tracing, the
 // webhook listener, the embedded broker, the publisher, the forwarder to a hub, the
-// handler, which accepts webhooks, and then the tasks in the background: the scrub and
-// the reloader.
+// handler, which accepts webhooks, and then the tasks in the background: the scrub, the
+// reloader and the status page.
 //
 // A graceful shutdown (Wait, and then Stop) loses nothing by this order:
 //
 //  1. /readyz fails, and webhooks are still accepted for INGRESS_DRAIN_DELAY
 //  2. new webhooks get 503, and those in progress finish, within INGRESS_SHUTDOWN_TIMEOUT
-//  3. the forwarder, the scrub and the reloader end
+//  3. the forwarder and the tasks in the background end
 //  4. the publisher closes its connection, and the embedded broker flushes its store
 //  5. the last spans are exported, and the admin listener closes
 package server
