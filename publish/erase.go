@@ -193,7 +193,7 @@ func Deleted(ctx context.Context, stream jetstream.Stream, sequences []uint64) (
 	}
 	present := schema.SequenceRange(max(info.State.FirstSeq, 1), info.State.LastSeq).Minus(schema.SequencesOf(info.State.Deleted))
 	for _, sequence := range sequences {
-		if present.Within(sequence, sequence).Len() == 0 {
+		if !present.Has(sequence) {
 			gone = append(gone, sequence)
 		}
 	}

@@ -138,7 +138,7 @@ func (p *Publisher) explainDeletions(ctx context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	of := m.mark(name)
-	rest = rest.Minus(rest.Minus(of.Suspects)) // the stream may have lost the others meanwhile
+	rest = rest.Intersect(of.Suspects) // the stream may have lost the others meanwhile
 	if of.Suspects = of.Suspects.Minus(suspects); rest.Len() > 0 {
 		m.report(name, Removed, rest)
 	}

@@ -114,7 +114,7 @@ func (m *mark) compare(seen observation) map[Problem]schema.Sequences {
 	if seen.kind == schema.KindEvent {
 		m.Suspects = m.Suspects.Union(gone)
 	} else if state.Lost != nil { // deleting messages from the other streams is normal
-		if dropped := gone.Minus(gone.Minus(schema.SequencesOf(state.Lost.Msgs))); dropped.Len() > 0 {
+		if dropped := gone.Intersect(schema.SequencesOf(state.Lost.Msgs)); dropped.Len() > 0 {
 			lost[Removed] = dropped
 		}
 	}

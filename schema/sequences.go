@@ -84,6 +84,12 @@ func (s Sequences) Minus(t Sequences) Sequences {
 	return rest
 }
 
+// Intersect returns the sequences that are in s and in t.
+func (s Sequences) Intersect(t Sequences) Sequences { return s.Minus(s.Minus(t)) }
+
+// Has reports whether a sequence is in s.
+func (s Sequences) Has(sequence uint64) bool { return s.Within(sequence, sequence).Len() > 0 }
+
 // Within returns the sequences of s from first to last, both included.
 func (s Sequences) Within(first, last uint64) Sequences {
 	var part Sequences

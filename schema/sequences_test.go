@@ -58,12 +58,11 @@ func TestSequencesAgree(t *testing.T) {
 	for range 2000 {
 		a, plainA := draw()
 		b, plainB := draw()
-		union, minus, within := a.Union(b), a.Minus(b), a.Within(10, 20)
+		union, minus, both, within := a.Union(b), a.Minus(b), a.Intersect(b), a.Within(10, 20)
 		for i := range uint64(len(plainA)) {
-			has := func(s schema.Sequences) bool { return s.Within(i, i).Len() == 1 }
-			if has(a) != plainA[i] || has(union) != (plainA[i] || plainB[i]) || has(minus) != (plainA[i] && !plainB[i]) ||
-				has(within) != (plainA[i] && i >= 10 && i <= 20) {
-				t.Fatalf("%v and %v: wrong at %d: union %v, difference %v, within %v", a, b, i, union, minus, within)
+			if a.Has(i) != plainA[i] || union.Has(i) != (plainA[i] || plainB[i]) || minus.Has(i) != (plainA[i] && !plainB[i]) ||
+				both.Has(i) != (plainA[i] && plainB[i]) || within.Has(i) != (plainA[i] && i >= 10 && i <= 20) {
+				t.Fatalf("%v and %v: wrong at %d: union %v, difference %v, intersection %v, within %v", a, b, i, union, minus, both, within)
 			}
 		}
 		var again schema.Sequences

@@ -390,18 +390,17 @@ func (p *plantedStore) audit(s config.Settings) (report auditReport) {
 func (p *plantedStore) requireFound(report auditReport) {
 	p.Helper()
 	lost := schema.SequencesOf(p.lost)
-	isLost := func(sequence uint64) bool { return lost.Within(sequence, sequence).Len() > 0 }
 	var repeated, notErased []uint64
 	for _, group := range p.ids {
-		if left := slices.DeleteFunc(group, isLost); len(left) > 1 {
+		if left := slices.DeleteFunc(group, lost.Has); len(left) > 1 {
 			repeated = append(repeated, left[1:]...)
 		}
 	}
 	for tombstone, at := range p.tombstones {
 		switch erased := slices.Contains(p.erased, at); {
-		case erased && isLost(tombstone): // nothing shows any more that it was erased
+		case erased && lost.Has(tombstone): // nothing shows any more that it was erased
 			p.lost = append(p.lost, at)
-		case !erased && !isLost(tombstone) && !isLost(at):
+		case !erased && !lost.Has(tombstone) && !lost.Has(at):
 			notErased = append(notErased, at)
 		}
 	}

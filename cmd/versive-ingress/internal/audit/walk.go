@@ -162,7 +162,7 @@ func (w *walk) run(ctx context.Context, record publish.Record) (*Stream, error) 
 	}
 	repeated := w.repeated(present.Within(1, end-1).Minus(schema.SequencesOf(w.requeued)))
 	s.add(Repeated, false, repeated.Sequences, repeated.Examples)
-	s.add(NotErased, false, present.Minus(present.Minus(schema.SequencesOf(w.copies[:earlier]))), nil)
+	s.add(NotErased, false, present.Intersect(schema.SequencesOf(w.copies[:earlier])), nil)
 	return s, nil
 }
 
@@ -235,7 +235,7 @@ func (w *walk) repeated(among schema.Sequences) Finding {
 	for i, id := range w.ids {
 		shared := i > 0 && w.ids[i-1].hash == id.hash || i+1 < len(w.ids) && w.ids[i+1].hash == id.hash
 		switch {
-		case !shared || among.Within(id.sequence, id.sequence).Len() == 0:
+		case !shared || !among.Has(id.sequence):
 		case first.sequence > 0 && first.hash == id.hash:
 			again = append(again, hashedID{first.sequence, id.sequence})
 		default:
