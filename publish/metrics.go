@@ -41,12 +41,10 @@ func (m *metrics) Describe(chan<- *prometheus.Desc) {}
 
 // Collect implements [prometheus.Collector].
 func (m *metrics) Collect(ch chan<- prometheus.Metric) {
-	labelled := func(label string, kind prometheus.ValueType, name, help string, value float64, labels ...string) {
-		desc := prometheus.NewDesc("versive_ingress_"+name, help, []string{label}[:len(labels)], nil)
-		ch <- prometheus.MustNewConstMetric(desc, kind, value, labels...)
-	}
-	send := func(kind prometheus.ValueType, name, help string, value float64, stream ...string) {
-		labelled("stream", kind, name, help, value, stream...)
+	// send sends a metric with a label, given the label's name and value, or without.
+	send := func(kind prometheus.ValueType, name, help string, value float64, label ...string) {
+		n := len(label) / 2
+		ch <- prometheus.MustNewConstMetric(prometheus.NewDesc("versive_ingress_"+name, help, label[:n], nil), kind, value, label[n:]...)
 	}
 	const gauge, counter = prometheus.GaugeValue, prometheus.CounterValue
 	connected, waiting := 0, 0
@@ -71,30 +69,29 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			continue
 		}
 		name, state := info.Config.Name, info.State
-		send(gauge, "stream_messages", "Messages in the stream, including tombstones.", float64(state.Msgs), name)
-		send(gauge, "stream_bytes", "Bytes in the stream.", float64(state.Bytes), name)
-		send(gauge, "stream_max_bytes", "Limit of the stream in bytes; 0 if it has none of its own.", float64(max(0, info.Config.MaxBytes)), name)
+		send(gauge, "stream_messages", "Messages in the stream, including tombstones.", float64(state.Msgs), "stream", name)
+		send(gauge, "stream_bytes", "Bytes in the stream.", float64(state.Bytes), "stream", name)
+		send(gauge, "stream_max_bytes", "Limit of the stream in bytes; 0 if it has none of its own.", float64(max(0, info.Config.MaxBytes)), "stream", name)
 		if state.Msgs > 0 {
-			send(gauge, "stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", seconds(state.FirstTime), name)
+			send(gauge, "stream_oldest_event_timestamp_seconds", "When the oldest message in the stream was stored.", seconds(state.FirstTime), "stream", name)
 		}
 		if kind < len(m.p.lastFailed) {
-			send(gauge, "stream_last_failure_timestamp_seconds", "When the last message for the stream could not be stored; 0 if it was stored.", seconds(time.UnixMilli(m.p.lastFailed[kind].Load())), name)
+			send(gauge, "stream_last_failure_timestamp_seconds", "When the last message for the stream could not be stored; 0 if it was stored.", seconds(time.UnixMilli(m.p.lastFailed[kind].Load())), "stream", name)
 		}
 		if state.LastSeq > 0 {
 			last := seconds(state.LastTime)
 			if kind < len(m.p.lastStored) { // the state is up to a second old
 				last = max(last, seconds(time.UnixMilli(m.p.lastStored[kind].Load())))
 			}
-			send(gauge, "stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", last, name)
+			send(gauge, "stream_last_event_timestamp_seconds", "When the last message in the stream was stored.", last, "stream", name)
 		}
 	}
 	if c := m.consumers.Load(); c != nil && time.Since(c.read) < 2*maxPause {
 		for _, state := range c.list {
-			send := func(name, help string, value float64) { labelled("consumer", gauge, name, help, value, state.Name) }
-			send("consumer_pending_events", "Events that the durable consumer has not received. Absent while unknown.", float64(state.NumPending))
-			send("consumer_ack_pending_events", "Events that the durable consumer has received and not acknowledged.", float64(state.NumAckPending))
-			send("consumer_oldest_pending_seconds", "Age of the oldest event that the durable consumer has not acknowledged; 0 if there is none.", state.Lag().Seconds())
-			send("consumer_stalled_seconds", "For how long the durable consumer has acknowledged nothing although it could have; 0 if there is nothing to acknowledge, or if it is paused.", state.Stalled().Seconds())
+			send(gauge, "consumer_pending_events", "Events that the durable consumer has not received. Absent while unknown.", float64(state.NumPending), "consumer", state.Name)
+			send(gauge, "consumer_ack_pending_events", "Events that the durable consumer has received and not acknowledged.", float64(state.NumAckPending), "consumer", state.Name)
+			send(gauge, "consumer_oldest_pending_seconds", "Age of the oldest event that the durable consumer has not acknowledged; 0 if there is none.", state.Lag().Seconds(), "consumer", state.Name)
+			send(gauge, "consumer_stalled_seconds", "For how long the durable consumer has acknowledged nothing although it could have; 0 if there is nothing to acknowledge, or if it is paused.", state.Stalled().Seconds(), "consumer", state.Name)
 		}
 	}
 
@@ -103,10 +100,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	defer m.p.marks.mu.Unlock()
 	for name, of := range m.p.marks.content.Streams {
 		lost, recreated := m.p.marks.unacknowledged(name)
-		send(counter, "stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", float64(of.Lost), name)
-		send(counter, "stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", float64(of.Lost-lost), name)
-		send(counter, "stream_recreated_total", "How often the stream was deleted or recreated.", float64(of.Recreations), name)
-		send(counter, "stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", float64(of.Recreations-recreated), name)
+		send(counter, "stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", float64(of.Lost), "stream", name)
+		send(counter, "stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", float64(of.Lost-lost), "stream", name)
+		send(counter, "stream_recreated_total", "How often the stream was deleted or recreated.", float64(of.Recreations), "stream", name)
+		send(counter, "stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", float64(of.Recreations-recreated), "stream", name)
 	}
 }
 

@@ -129,7 +129,7 @@ const (
 	// them immediately, and closes a connection on which a write takes longer than
 	// its write_deadline, 10 s by default.
 	fetchBytes = 8 << 20
-	// retryWait is between attempts to reach the broker.
+	// retryWait is the time between attempts to reach the broker.
 	retryWait = 500 * time.Millisecond
 )
 

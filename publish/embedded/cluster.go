@@ -89,15 +89,7 @@ func (b *Broker) Diagnose() error {
 	slices.Sort(connected)
 	size := info.Meta.Size
 	return fmt.Errorf("the cluster has no leader: %d of its %d servers must run and be connected, or all of them at the first start and after the loss of a store; this one is %s, and it is connected to %s",
-		size/2+1, size, s.Name(), orNone(slices.Compact(connected)))
-}
-
-// orNone returns a list of names for display.
-func orNone(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
+		size/2+1, size, s.Name(), cmp.Or(strings.Join(slices.Compact(connected), ", "), "none"))
 }
 
 // Listener returns the address of the listener for clients in a configuration file, as
