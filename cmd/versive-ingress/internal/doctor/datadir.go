@@ -45,9 +45,11 @@ const tmpfs, ramfs = 0x01021994, 0x858458f6 // types of file systems, of Linux
 // and that files can be created in it.
 func (d *doctor) checkFileSystem(r *Result) {
 	var s unix.Statfs_t
-	err := unix.Statfs(d.Settings.DataDir, &s)
-	r.when(err == nil && s.Files > 0 && s.Ffree < 100, Problem, "inodes_low", fmt.Sprintf("the file system of %s has %d inodes left", d.Settings.DataDir, s.Ffree),
+	if unix.Statfs(d.Settings.DataDir, &s) != nil {
+		return
+	}
+	r.when(s.Files > 0 && s.Ffree < 100, Problem, "inodes_low", fmt.Sprintf("the file system of %s has %d inodes left", d.Settings.DataDir, s.Ffree),
 		"the broker stops when it cannot create a file", fmt.Sprintf("df -i '%s'  # then remove files of other programs, or give the store a file system of its own", d.Settings.DataDir))
-	r.when(err == nil && (uint32(s.Type) == tmpfs || uint32(s.Type) == ramfs), Problem, "data_volatile", fmt.Sprintf("INGRESS_DATA_DIR=%s is in memory", d.Settings.DataDir),
+	r.when(uint32(s.Type) == tmpfs || uint32(s.Type) == ramfs, Problem, "data_volatile", fmt.Sprintf("INGRESS_DATA_DIR=%s is in memory", d.Settings.DataDir),
 		"a restart of the machine or the container loses events that were answered 2xx", "export INGRESS_DATA_DIR=/var/lib/versive-ingress  # on a disk; and restart")
 }

@@ -62,7 +62,7 @@ func (d *doctor) post(ctx context.Context, r *Result, s *sender.Sender, id strin
 		}
 		accepted++
 	}
-	r.Seen += fmt.Sprintf("; %s accepted %s", terminal.Bytes(int64(len(body))), terminal.Plural(accepted, "time", "times"))
+	r.Seen += fmt.Sprintf("; %s accepted %s", terminal.Bytes(len(body)), terminal.Plural(accepted, "time", "times"))
 	d.collectProbe(context.WithoutCancel(ctx), r, id, body, accepted > 0) // the answers may have taken all the time
 }
 
@@ -73,12 +73,12 @@ func (d *doctor) checkAnswer(ctx context.Context, r *Result, url string, secret,
 	case err != nil:
 		r.add(Problem, "probe_failed", fmt.Sprintf("the probe was not answered: %v", err), "webhooks are not answered either", "curl -i "+url)
 	case a.Status == http.StatusRequestEntityTooLarge && !a.Foreign:
-		r.add(Problem, "probe_limited", fmt.Sprintf("the ingress does not accept a body of %s", terminal.Bytes(int64(size))), "it runs with a smaller INGRESS_MAX_BODY than these settings have", restart)
+		r.add(Problem, "probe_limited", fmt.Sprintf("the ingress does not accept a body of %s", terminal.Bytes(size)), "it runs with a smaller INGRESS_MAX_BODY than these settings have", restart)
 	case a.Status == http.StatusRequestEntityTooLarge:
-		r.add(Problem, "probe_limited", fmt.Sprintf("a proxy at %s does not accept a body of %s", url, terminal.Bytes(int64(size))), "larger webhooks are rejected on every retry, and are then lost",
+		r.add(Problem, "probe_limited", fmt.Sprintf("a proxy at %s does not accept a body of %s", url, terminal.Bytes(size)), "larger webhooks are rejected on every retry, and are then lost",
 			fmt.Sprintf("client_max_body_size %dm;  # of nginx; other proxies have a limit as well", size>>20+1))
 	case a.Foreign:
-		r.add(Problem, "probe_intercepted", fmt.Sprintf("the probe of %s was answered %v", terminal.Bytes(int64(size)), a), "such webhooks do not reach the ingress, or its answer does not reach the sender",
+		r.add(Problem, "probe_intercepted", fmt.Sprintf("the probe of %s was answered %v", terminal.Bytes(size), a), "such webhooks do not reach the ingress, or its answer does not reach the sender",
 			fmt.Sprintf("curl -i --data '{}' %s  # the ingress answers 401; other statuses are those of a proxy or another server, whose log has the reason", url))
 	case a.Status == http.StatusNotFound:
 		r.add(Problem, "probe_path", fmt.Sprintf("the ingress has nothing at the path at which the probe arrived, but at %s", d.Settings.Path), "a proxy changes the path, or the URL is not that of the endpoint",
