@@ -41,13 +41,23 @@ const ForwardConsumer = "versive-ingress-forward"
 // the tail command.
 func ReadConsumers(ctx context.Context, stream jetstream.Stream, limit int) ([]ConsumerState, error) {
 	var states []ConsumerState
+	// A cluster leaves out the consumers whose leaders do not answer, and nats.go takes the
+	// next page from too early a position, so that others are listed twice. Of a consumer
+	// whose servers are all away, the name is left out.
+	listed, incomplete := make(map[string]bool), false
 	list := stream.ListConsumers(ctx)
 	for info := range list.Info() { // to its end: otherwise a goroutine of nats.go would stay
+		incomplete = incomplete || listed[info.Name] || info.Name == "" && info.Config.Durable != ""
+		listed[info.Name] = info.Name != ""
 		if info.Config.Durable != "" && info.Name != ForwardConsumer && len(states) < limit {
 			states = append(states, ConsumerState{ConsumerInfo: info})
 		}
 	}
-	if err := list.Err(); err != nil {
+	err := list.Err()
+	if err == nil && incomplete {
+		err = errors.New("the leader of some does not answer; retry in 10 seconds")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("listing the consumers of stream %s: %w", stream.CachedInfo().Config.Name, err)
 	}
 	for i := range states {

@@ -38,6 +38,29 @@ func openStream(t *testing.T, js jetstream.JetStream) jetstream.Stream {
 	return stream
 }
 
+// A cluster does not list the consumers whose leaders do not answer. That is an error, and
+// no list without them.
+func TestConsumersWithoutALeader(t *testing.T) {
+	t.Parallel()
+	consumer := func(name string) any {
+		return map[string]any{"stream_name": "VERSIVE", "name": name, "config": map[string]any{"durable_name": "b"}}
+	}
+	for what, answer := range map[string]map[string]any{
+		"one server is away":     {"total": 2, "consumers": []any{consumer("b")}, "missing": []string{"a"}}, // to a request for the second, too
+		"all of its servers are": {"total": 1, "consumers": []any{consumer("")}, "missing": []string{"b"}},
+	} {
+		t.Run(what, func(t *testing.T) {
+			t.Parallel()
+			broker := embeddedtest.StartMappedBroker(t, "$JS.API.CONSUMER.LIST.VERSIVE", func(jetstream.JetStream) any { return answer })
+			openPublisher(t, config(broker.URL()))
+			states, err := publish.ReadConsumers(t.Context(), openStream(t, embeddedtest.Connect(t, broker.URL())), 1000)
+			if err == nil {
+				t.Errorf("got %d consumers", len(states))
+			}
+		})
+	}
+}
+
 // Metrics report how far durable consumers are, and no others. They follow a consumer
 // that is deleted, and outlast a restart of the broker.
 func TestConsumerMetrics(t *testing.T) {
