@@ -36,6 +36,7 @@ type fakeJetStream struct {
 	forgetful bool                // drops the metadata of streams
 	headless  string              // the stream that has no leader
 	leader    string              // of the streams of a cluster
+	asked     map[string]int      // requests for the state, by stream
 }
 
 func startFake(t *testing.T) *fakeJetStream {
@@ -76,6 +77,7 @@ func (f *fakeJetStream) reset() {
 	defer f.mu.Unlock()
 	f.configs = map[string]jetstream.StreamConfig{}
 	f.batches = map[string][]*nats.Msg{}
+	f.asked = map[string]int{}
 	f.stored, f.single, f.batch, f.cursed = nil, nil, nil, nil
 }
 
@@ -137,11 +139,15 @@ func (f *fakeJetStream) serve(m *nats.Msg) {
 
 func (f *fakeJetStream) info(m *nats.Msg, stream string) {
 	config, ok := f.configs[stream]
+	f.asked[stream]++
 	if !ok {
 		f.reject(m, 10059)
 		return
 	}
 	info := map[string]any{"config": config, "state": map[string]any{}}
+	if stream == "VERSIVE_DEAD" {
+		info["created"] = time.Unix(1, 0).UTC()
+	}
 	if f.leader != "" {
 		info["cluster"] = map[string]any{"name": "c", "leader": f.leader}
 	}

@@ -3,9 +3,13 @@ package publish_test
 import (
 	"errors"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
 
 	"versive-ingress/publish/embedded"
 	"versive-ingress/publish/embedded/embeddedtest"
@@ -82,6 +86,40 @@ func TestLeaderIsReplaced(t *testing.T) {
 				t.Errorf("stored: %v", ids)
 			}
 		})
+	}
+}
+
+// A server of a cluster that has just started, or was frozen, does not know a stream of dead
+// letters that others have created. That is no loss.
+func TestDeadLettersAreNotKnownYet(t *testing.T) {
+	t.Parallel()
+	fake, log := startFake(t), &embeddedtest.Log{}
+	fake.leader = "node-0"
+	cfg := config(fake.server.ClientURL())
+	cfg.Logger, cfg.MarksDir = slog.New(slog.NewTextHandler(log, nil)), t.TempDir()
+	openPublisher(t, cfg)
+	know := func(known bool) {
+		fake.mu.Lock()
+		defer fake.mu.Unlock()
+		delete(fake.configs, "VERSIVE_DEAD")
+		if known {
+			fake.configs["VERSIVE_DEAD"] = jetstream.StreamConfig{Name: "VERSIVE_DEAD", Replicas: 1}
+		}
+		fake.asked = map[string]int{}
+	}
+	know(true)
+	embeddedtest.Await(t, "the stream has a mark", func() bool {
+		text, err := os.ReadFile(filepath.Join(cfg.MarksDir, "marks.json"))
+		return err == nil && strings.Contains(string(text), "VERSIVE_DEAD")
+	})
+	know(false)
+	embeddedtest.Await(t, "it is looked up", func() bool {
+		fake.mu.Lock()
+		defer fake.mu.Unlock()
+		return fake.asked["VERSIVE_DEAD"] >= 6
+	})
+	if strings.Contains(log.String(), "has lost") {
+		t.Error(log.String())
 	}
 }
 

@@ -391,6 +391,35 @@ func TestNoLossFromAFormerLeader(t *testing.T) {
 	embeddedtest.Await(t, "what stays so is a loss", func() bool { return strings.Contains(log.String(), "sequences=2-3") })
 }
 
+// So is the list of deleted sequences that such a leader returns, after the leader has
+// returned the state without it.
+func TestNoLossFromAFormerLeadersList(t *testing.T) {
+	t.Parallel()
+	var requests, lag atomic.Uint64
+	broker := embeddedtest.StartEditedBroker(t, func(info *jetstream.StreamInfo) {
+		info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Current: true}, {Name: "c", Current: true}}}
+		info.State.NumDeleted = 1 // so that each look requests the list, which it does not get
+		if lag.Load() == 1+requests.Add(1)%2 {
+			info.State.LastSeq--
+		}
+	})
+	log := &embeddedtest.Log{}
+	cfg := config(broker.URL())
+	cfg.Logger, cfg.MarksDir = slog.New(slog.NewTextHandler(log, nil)), t.TempDir()
+	p := openPublisher(t, cfg)
+	if _, err := p.Publish(t.Context(), event(t, "msg_1")); err != nil {
+		t.Fatal(err)
+	}
+	for n := range uint64(2) { // every other answer lacks the message
+		lag.Store(1 + n)
+		before := requests.Load()
+		embeddedtest.Await(t, "the state and the list are requested twice", func() bool { return requests.Load() > before+4 })
+	}
+	if strings.Contains(log.String(), "has lost") {
+		t.Error(log.String())
+	}
+}
+
 // A server that has just started answers for streams that others lead, too.
 func TestOpenStreamOfTheLeader(t *testing.T) {
 	t.Parallel()

@@ -123,21 +123,22 @@ func (m *marks) ack(kind schema.Kind, r schema.Receipt, began ackState) {
 // acknowledged before the state of the stream was requested.
 func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream jetstream.Stream, acked uint64) error {
 	seen := observation{kind: kind, name: kind.Stream(p.cfg.Stream), info: stream.CachedInfo(), acked: acked}
-	if !IsFromLeader(seen.info.Cluster, seen.info.Config.Replicas) {
-		return ErrNotLeader
-	}
-	if !hasMajority(seen.info.Cluster) {
-		return errors.New("its leader may be partitioned from the other replicas")
-	}
 	of := p.marks.get(seen.name)
-	if p.mayBeStale(seen, of) {
-		return errors.New("its leader may have been replaced")
-	}
 	if of.needsDetails(seen) {
 		var err error
 		if seen.info, err = ReadState(ctx, stream, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
 		}
+	}
+	cluster := seen.info.Cluster
+	lacking := cluster != nil && len(cluster.Replicas) > 0 && seen.info.State.LastSeq < max(of.Last, acked)
+	switch {
+	case !IsFromLeader(cluster, seen.info.Config.Replicas):
+		return ErrNotLeader
+	case !HasMajority(cluster):
+		return errors.New("its leader may be partitioned from the other replicas")
+	case p.mayBeStale(kind, lacking):
+		return errors.New("its leader may have been replaced")
 	}
 	// The last sequence is durable even if it was not acknowledged to this publisher, if
 	// it has not changed since the last check and no commit of this publisher is running
@@ -151,23 +152,24 @@ func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream je
 	return nil
 }
 
-// mayBeStale reports whether the state of a stream with replicas may come from a leader that
-// was replaced: it lacks acknowledged messages, and has for less than staleLeader.
-func (p *Publisher) mayBeStale(seen observation, of mark) bool {
-	c, since := seen.info.Cluster, &p.lacksSince[seen.kind]
-	if c == nil || len(c.Replicas) == 0 || seen.info.State.LastSeq >= max(of.Last, seen.acked) {
+// mayBeStale reports whether the answer to a request for the state of a stream with replicas
+// may come from a server that does not know yet that it was replaced: messages that were
+// acknowledged are lacking, and have for less than staleLeader.
+func (p *Publisher) mayBeStale(kind schema.Kind, lacking bool) bool {
+	since := &p.lacksSince[kind]
+	switch {
+	case !lacking:
 		*since = time.Time{}
-		return false
-	}
-	if since.IsZero() {
+	case since.IsZero():
 		*since = time.Now()
 	}
-	return time.Since(*since) < staleLeader
+	return lacking && time.Since(*since) < staleLeader
 }
 
-// hasMajority reports whether most replicas of a stream are current. A leader that is
-// partitioned from them lacks messages that they have acknowledged since.
-func hasMajority(cluster *jetstream.ClusterInfo) bool {
+// HasMajority reports whether most replicas of a stream are current, as its leader sees
+// them. A leader that is partitioned from them lacks messages that they have acknowledged
+// since.
+func HasMajority(cluster *jetstream.ClusterInfo) bool {
 	if cluster == nil {
 		return true
 	}

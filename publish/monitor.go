@@ -234,7 +234,9 @@ func (p *Publisher) checkStream(ctx context.Context, kind schema.Kind) error {
 	stream, err := p.js.Stream(ctx, name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
 		if kind == schema.KindDead {
-			p.marks.compare(observation{kind: kind, name: name, info: &jetstream.StreamInfo{}})
+			if isCluster := p.terms[schema.KindEvent].Load() != nil; !p.mayBeStale(kind, isCluster) {
+				p.marks.compare(observation{kind: kind, name: name, info: &jetstream.StreamInfo{}})
+			}
 			return nil
 		}
 		if stream, err = p.ensure(ctx, kind); err == nil {
