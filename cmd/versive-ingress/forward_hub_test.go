@@ -1,10 +1,12 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"versive-ingress/cmd/versive-ingress/internal/config"
 	"versive-ingress/cmd/versive-ingress/internal/forward"
+	"versive-ingress/publish"
 	"versive-ingress/publish/embedded/embeddedtest"
 	"versive-ingress/schema"
 )
@@ -129,6 +132,52 @@ func TestForwardToALossyHub(t *testing.T) {
 		if strings.Contains(e.log.String(), "stream has lost messages that were forwarded") {
 			t.Errorf("the edge reports a loss of its own:\n%s", e.log)
 		}
+	}
+}
+
+// A leader of the hub's stream that was replaced, and does not know it yet, lacks what was
+// stored since. That is no loss of the hub.
+func TestForwardToAFormerLeader(t *testing.T) {
+	t.Parallel()
+	var stale, answers atomic.Int64
+	h := &hub{Broker: embeddedtest.StartEditedBroker(t, func(info *jetstream.StreamInfo) {
+		info.Config.Replicas = 3
+		info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b", Current: true}, {Name: "c", Current: true}}}
+		if stale.Load() > 0 {
+			info.State.LastSeq = 0
+			answers.Add(1)
+		}
+	})}
+	h.js = embeddedtest.Connect(t, h.URL())
+	s := newSettings(t)
+	s.ForwardURL = h.URL()
+	e := runEdge(t, s, nil)
+	awaitIDs(t, h.js, "VERSIVE", e.send(t, "msg_0"), e.send(t, "msg_1"))
+	stale.Store(1)
+	embeddedtest.Await(t, "the former leader answers for several seconds", func() bool { return answers.Load() > 12 }) // two a second
+	stale.Store(0)
+	awaitIDs(t, h.js, "VERSIVE", "msg_0", "msg_1", e.send(t, "msg_2"))
+	if strings.Contains(e.log.String(), "hub has lost messages") {
+		t.Error(e.log)
+	}
+}
+
+// Whether an edge can be taken away is answered only by the leader of its position.
+func TestForwardStatusOfTheLeader(t *testing.T) {
+	t.Parallel()
+	broker := embeddedtest.StartEditedBroker(t, func(info *jetstream.StreamInfo) {
+		info.Config.Replicas = 3
+		info.Cluster = &jetstream.ClusterInfo{Leader: "a", Replicas: []*jetstream.PeerInfo{{Name: "b"}, {Name: "c"}}}
+	})
+	js := embeddedtest.Connect(t, broker.URL())
+	if _, err := js.CreateStream(t.Context(), jetstream.StreamConfig{Name: "VERSIVE", Subjects: []string{"versive.>"}}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.CreateConsumer(t.Context(), "VERSIVE", jetstream.ConsumerConfig{Durable: forward.Consumer}); err != nil {
+		t.Fatal(err)
+	}
+	if status, err := forward.ReadStatus(t.Context(), js, "VERSIVE"); !errors.Is(err, publish.ErrNotLeader) {
+		t.Errorf("%+v, %v", status, err)
 	}
 }
 

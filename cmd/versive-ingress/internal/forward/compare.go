@@ -9,9 +9,10 @@ import (
 	"versive-ingress/publish"
 )
 
-// lossLooks is how often in a row a loss is seen before it is believed: the new leader of
-// a stream may not have applied yet what it has.
-const lossLooks = 5
+// lossLooks is how often in a row, once a second, a loss is seen before it is believed: the
+// new leader of a stream may not have applied yet what it has. staleLooks is the same for a
+// stream with replicas: a leader that was replaced may answer for 10 seconds (ADR 28).
+const lossLooks, staleLooks = 5, 12
 
 var errHubLoss = errors.New("the hub's stream has lost messages, or was recreated")
 
@@ -52,7 +53,8 @@ func (s *stream) compare(ctx context.Context, hub *publish.Publisher) error {
 			s.down.Store(reached)
 			s.compared.Store(&current)
 		default:
-			if looks++; looks >= lossLooks {
+			s.compared.Store(nil)
+			if looks++; looks >= staleLooks || looks >= lossLooks && !s.replicated {
 				s.hubLoss.Store(true)
 				return errHubLoss
 			}
@@ -77,6 +79,9 @@ func (s *stream) hubHasLost(ctx context.Context, hub *publish.Publisher, message
 		return false, err
 	}
 	info := stream.CachedInfo()
+	if s.replicated = info.Config.Replicas > 1; !publish.HasMajority(info.Cluster) {
+		return false, publish.ErrNotLeader
+	}
 	if !down.created.IsZero() && !down.created.Equal(info.Created) || info.State.LastSeq < max(down.sequence, there.sequence) {
 		return true, nil
 	}

@@ -54,7 +54,11 @@ func ReadStatus(ctx context.Context, js jetstream.JetStream, name string) (Statu
 	if err != nil {
 		return Status{}, fmt.Errorf("stream %s: consumer %s: %w", name, Consumer, err)
 	}
-	return readStatus(ctx, stream, consumer.CachedInfo().AckFloor.Stream, consumer.CachedInfo().NumPending)
+	position := consumer.CachedInfo()
+	if !publish.IsFromLeader(position.Cluster, info.Config.Replicas) || !publish.HasMajority(info.Cluster) {
+		return Status{}, fmt.Errorf("stream %s: consumer %s: %w", name, Consumer, publish.ErrNotLeader)
+	}
+	return readStatus(ctx, stream, position.AckFloor.Stream, position.NumPending)
 }
 
 func readStatus(ctx context.Context, stream jetstream.Stream, forwarded, pending uint64) (Status, error) {

@@ -31,6 +31,8 @@ type stream struct {
 	compared  atomic.Pointer[connection]   // in which compare has seen that the hub's stream is still the same; up waits for it
 	hubLoss   atomic.Bool                  // whether compare has found a loss, until watch has acted on it
 
+	replicated bool // whether the hub's stream has replicas; owned by compare
+
 	created   time.Time // of the edge's stream
 	leads     bool      // whether this ingress forwards it
 	saved     uint64    // forwarded, as saved
