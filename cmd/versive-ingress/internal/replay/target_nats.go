@@ -117,9 +117,12 @@ func (t *natsTarget) settle(ctx context.Context, events, bytes int) error {
 
 // isRefusal reports whether sending again would not help.
 func isRefusal(err error) bool {
-	const storeFailed = 10077 // full, as a rule
+	const (
+		storeFailed = 10077 // full, as a rule
+		inFlight    = 10158 // a cluster has yet to store what was sent before
+	)
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && (api.Code != 503 || api.ErrorCode == storeFailed) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrPermissionViolation)
+	return ok && api.ErrorCode != inFlight && (api.Code != 503 || api.ErrorCode == storeFailed) || errors.Is(err, nats.ErrMaxPayload) || errors.Is(err, nats.ErrPermissionViolation)
 }
 
 // resend sends all that is unconfirmed over a new connection. It waits for a

@@ -24,3 +24,21 @@ func TestReplayIsAcknowledgedHere(t *testing.T) {
 		}
 	}
 }
+
+// A replay ends where sending again would not help, and only there.
+func TestReplayIsRefused(t *testing.T) {
+	for _, test := range []struct {
+		code    int
+		err     jetstream.ErrorCode
+		refused bool
+	}{
+		{503, 10077, true},  // the store is full
+		{503, 10008, false}, // no leader
+		{400, 10071, true},  // wrong last sequence
+		{409, 10158, false}, // what was sent before is in flight
+	} {
+		if err := (&jetstream.APIError{Code: test.code, ErrorCode: test.err}); isRefusal(err) != test.refused {
+			t.Errorf("%v: refused is %t, want %t", err, !test.refused, test.refused)
+		}
+	}
+}
