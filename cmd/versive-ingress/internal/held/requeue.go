@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 
@@ -148,7 +150,34 @@ func OpenPublisher(ctx context.Context, c *broker.Connection) (*publish.Publishe
 		Subject:     c.Settings.Subject,
 		Timeout:     c.Settings.PublishTimeout,
 		KeepStreams: true,
+		Durable: func(duplicate bool) error {
+			if !duplicate { // the broker has synced the disk
+				return nil
+			}
+			return checkWrites(context.Background(), c)
+		},
 	})
+}
+
+// checkWrites returns an error if a write to the event stream has failed. Until its restart
+// the broker reports events of that write as duplicates, and rejects deletions with the
+// error of the write.
+func checkWrites(ctx context.Context, c *broker.Connection) error {
+	ctx, cancel := context.WithTimeout(ctx, broker.Timeout)
+	defer cancel()
+	stream, err := publish.OpenStream(ctx, c.JetStream, c.Settings.Stream)
+	if err != nil {
+		return err
+	}
+	// A replica would copy the stream anew because of the sequence.
+	if config := stream.CachedInfo().Config; config.Replicas > 1 || config.DenyDelete {
+		return nil
+	}
+	const healthy = "stream store EOF"
+	if err = stream.SecureDeleteMsg(ctx, math.MaxUint64); err != nil && strings.Contains(err.Error(), healthy) {
+		return nil
+	}
+	return err
 }
 
 // requeueWebhook stores the event that a webhook has become, and only then deletes the
