@@ -29,16 +29,13 @@ const MinSecretLen = 24
 // has the same key and another organization. The error completes a sentence that
 // names the secret; it does not quote it.
 func CheckSecret(secret string, earlier ...string) error {
-	key, err := decodeSecret(secret)
+	organization, key, err := decodeSecret(secret)
 	if err != nil {
 		return err
 	}
-	organization, _ := SplitSecret(secret)
 	for i, other := range earlier {
-		if name, _ := SplitSecret(other); name == organization {
-			continue
-		}
-		if otherKey, err := decodeSecret(other); err == nil && bytes.Equal(key, otherKey) {
+		name, otherKey, err := decodeSecret(other)
+		if err == nil && name != organization && bytes.Equal(key, otherKey) {
 			return fmt.Errorf("is the same as secret %d, which has another organization; an organization is known by its secret, so each needs a secret of its own", i+1)
 		}
 	}
@@ -54,39 +51,39 @@ func SplitSecret(secret string) (organization, unnamed string) {
 	return "", secret
 }
 
-func decodeSecret(secret string) (key []byte, err error) {
+func decodeSecret(secret string) (organization string, key []byte, err error) {
 	organization, unnamed := SplitSecret(secret)
 	if strings.Contains(secret, ":") && !schema.ValidOrganization(organization) {
-		return nil, fmt.Errorf("has an invalid name before its colon; want an organization's, of 1 to %d lower-case letters, digits and hyphens, as in acme:whsec_…", schema.MaxOrganizationLen)
+		return "", nil, fmt.Errorf("has an invalid name before its colon; want an organization's, of 1 to %d lower-case letters, digits and hyphens, as in acme:whsec_…", schema.MaxOrganizationLen)
 	}
 	secret = unnamed
 	key, err = base64.StdEncoding.DecodeString(strings.TrimPrefix(secret, "whsec_"))
 	switch {
 	case secret == "":
-		return nil, errors.New("is empty")
+		return "", nil, errors.New("is empty")
 	case strings.HasPrefix(secret, "whpk_"):
-		return nil, errors.New("is a public key (whpk_…), of asymmetric signatures; want the endpoint's signing secret (whsec_…)")
+		return "", nil, errors.New("is a public key (whpk_…), of asymmetric signatures; want the endpoint's signing secret (whsec_…)")
 	case strings.ContainsFunc(secret, unicode.IsSpace):
-		return nil, errors.New("is not in one piece: white space is in it; copy it again from the endpoint's page")
+		return "", nil, errors.New("is not in one piece: white space is in it; copy it again from the endpoint's page")
 	case err != nil:
-		return nil, errors.New(`is not "whsec_" and base64; copy it again from the endpoint's page`)
+		return "", nil, errors.New(`is not "whsec_" and base64; copy it again from the endpoint's page`)
 	case len(key) < MinSecretLen:
-		return nil, fmt.Errorf("has %d bytes, want at least %d; copy it again from the endpoint's page", len(key), MinSecretLen)
+		return "", nil, fmt.Errorf("has %d bytes, want at least %d; copy it again from the endpoint's page", len(key), MinSecretLen)
 	}
-	return key, nil
+	return organization, key, nil
 }
 
 // Fingerprint returns a public name for a secret: the first 8 hexadecimal digits
 // of the key's SHA-256, and before them the organization and a colon if the secret
 // has one. It returns "" for a secret that [CheckSecret] does not accept.
 func Fingerprint(secret string) string {
-	key, err := decodeSecret(secret)
+	organization, key, err := decodeSecret(secret)
 	if err != nil {
 		return ""
 	}
 	sum := sha256.Sum256(key)
 	unnamed := hex.EncodeToString(sum[:4])
-	if organization, _ := SplitSecret(secret); organization != "" {
+	if organization != "" {
 		return organization + ":" + unnamed
 	}
 	return unnamed
