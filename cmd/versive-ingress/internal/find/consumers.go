@@ -58,7 +58,7 @@ type consumer struct {
 // readConsumers adds to the reports how far each consumer is with their events.
 func (f Finder) readConsumers(ctx context.Context, stream jetstream.Stream, reports []Report) error {
 	var consumers []consumer
-	for i, kind := range kinds {
+	for i, kind := range idKinds {
 		r := &reports[i]
 		if r.Events == 0 {
 			continue

@@ -52,12 +52,11 @@ func newEvent(stream jetstream.Stream, m subscribe.Message) Event {
 	s, _ := schema.ParseSubject(m.Subject)
 	e := Event{Place: newPlace(stream, m), Type: s.Type, Study: s.StudyID, Interview: s.InterviewID, ErasedCopies: []uint64{}, Consumers: map[string]State{}}
 	if e.Erased {
-		copies := publish.ErasedCopies(m.Header)
-		slices.Sort(copies)
-		if copies = slices.Compact(copies); len(copies) > 0 && copies[0] == 0 { // it was only in the quarantine
-			copies = copies[1:]
+		for _, copied := range slices.Compact(slices.Sorted(slices.Values(publish.ErasedCopies(m.Header)))) {
+			if copied > 0 { // otherwise it was only in the quarantine
+				e.ErasedCopies = append(e.ErasedCopies, copied)
+			}
 		}
-		e.ErasedCopies = append(e.ErasedCopies, copies...)
 	}
 	return e
 }

@@ -63,14 +63,14 @@ func (r Report) isEmpty() bool {
 	return r.Events == 0 && len(r.Quarantined) == 0 && len(r.DeadLetters) == 0
 }
 
-// A kind is what an id can name.
-type kind struct {
+// An idKind is what an id can name.
+type idKind struct {
 	name   string
 	filter func(id string) schema.Filter
 	of     func(schema.Subject) string // the id that a subject has; "" if it has none
 }
 
-var kinds = []kind{
+var idKinds = []idKind{
 	{"event", func(id string) schema.Filter { return schema.Filter{ID: id} }, func(s schema.Subject) string { return s.ID }},
 	{"interview", func(id string) schema.Filter { return schema.Filter{InterviewID: id} }, func(s schema.Subject) string { return s.InterviewID }},
 	{"study", func(id string) schema.Filter { return schema.Filter{StudyID: id} }, func(s schema.Subject) string { return s.StudyID }},
@@ -78,7 +78,7 @@ var kinds = []kind{
 
 // subject returns the subject that matches the events of an id. INGRESS_SUBJECT may have
 // been another one when they were stored.
-func (k kind) subject(id string) string { return k.filter(id).Subject("*") }
+func (k idKind) subject(id string) string { return k.filter(id).Subject("*") }
 
 // Find returns what is known of an id: a report for each kind of which something is
 // stored under it, or none. With an error, it returns what it has found before.
@@ -86,8 +86,8 @@ func (k kind) subject(id string) string { return k.filter(id).Subject("*") }
 // A message with the id as its svix-id is found by its subject. Only if there is none, the
 // whole quarantine and all dead letters are searched for the interview or the study.
 func (f Finder) Find(ctx context.Context, id string) ([]Report, error) {
-	reports := make([]Report, len(kinds))
-	for i, kind := range kinds {
+	reports := make([]Report, len(idKinds))
+	for i, kind := range idKinds {
 		reports[i] = Report{
 			ID: id, Kind: kind.name, Organization: f.Organization,
 			List: []Event{}, Quarantined: []Held{}, DeadLetters: []Held{}, Consumers: []Reading{},
@@ -103,19 +103,19 @@ func (f Finder) find(ctx context.Context, id string, reports []Report) error {
 	if err != nil {
 		return err
 	}
-	for i, kind := range kinds {
+	for i, kind := range idKinds {
 		if err := f.readEvents(ctx, stream, kind.subject(id), &reports[i]); err != nil {
 			return err
 		}
 	}
 	for kind, subject := range map[schema.Kind]string{schema.KindQuarantine: "*.", schema.KindDead: "*.*."} {
-		if err := f.readHeld(ctx, kind, subject+schema.Escape(id), kinds[:1], reports[:1]); err != nil {
+		if err := f.readHeld(ctx, kind, subject+schema.Escape(id), idKinds[:1], reports[:1]); err != nil {
 			return err
 		}
 	}
 	search := reports[0].isEmpty()
 	if search {
-		if err := f.readHeld(ctx, schema.KindDead, ">", kinds[1:], reports[1:]); err != nil {
+		if err := f.readHeld(ctx, schema.KindDead, ">", idKinds[1:], reports[1:]); err != nil {
 			return err
 		}
 	}
@@ -131,7 +131,7 @@ func (f Finder) find(ctx context.Context, id string, reports []Report) error {
 		}
 	}
 	if search { // with their content, which takes longest
-		return f.readHeld(ctx, schema.KindQuarantine, ">", kinds[1:], reports[1:])
+		return f.readHeld(ctx, schema.KindQuarantine, ">", idKinds[1:], reports[1:])
 	}
 	return nil
 }

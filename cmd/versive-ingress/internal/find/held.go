@@ -34,7 +34,7 @@ func Older[T any](list []T) int { return len(list) - len(Latest(list)) }
 
 // readHeld adds the messages of a kind on a subject to the reports of whose kinds they
 // are.
-func (f Finder) readHeld(ctx context.Context, kind schema.Kind, subject string, kinds []kind, reports []Report) error {
+func (f Finder) readHeld(ctx context.Context, kind schema.Kind, subject string, idKinds []idKind, reports []Report) error {
 	stream, err := f.open(ctx, kind)
 	if errors.Is(err, jetstream.ErrStreamNotFound) { // no consumer has dead-lettered anything yet
 		return nil
@@ -51,7 +51,7 @@ func (f Finder) readHeld(ctx context.Context, kind schema.Kind, subject string, 
 		h, s, ok := newHeld(kind, stream, m)
 		for i := range reports {
 			switch r := &reports[i]; {
-			case !ok || kinds[i].of(s) != r.ID:
+			case !ok || idKinds[i].of(s) != r.ID:
 			case kind == schema.KindQuarantine:
 				r.Quarantined = append(r.Quarantined, h)
 			default:

@@ -28,7 +28,7 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 	}
 	if stream.CachedInfo().State.NumSubjects > maxSubjects {
 		for _, other := range [...]string{strings.ToLower(id), strings.ToUpper(id)} {
-			for _, kind := range kinds {
+			for _, kind := range idKinds {
 				n, err := count(ctx, stream, kind.subject(other), 1, time.Time{})
 				if err != nil {
 					return nil, err
@@ -48,7 +48,7 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 			if err != nil {
 				continue
 			}
-			for _, kind := range kinds {
+			for _, kind := range idKinds {
 				// As commands print it, or as it is in the subject.
 				if other := kind.of(s); hasPrefix(other, id) || hasPrefix(schema.Escape(other), id) {
 					found[kind.name+" "+other] = true
@@ -56,7 +56,7 @@ func (f Finder) Suggest(ctx context.Context, id string) ([]string, error) {
 			}
 		}
 	}
-	for _, kind := range kinds {
+	for _, kind := range idKinds {
 		if exact := kind.name + " " + id; found[exact] {
 			return []string{exact}, nil
 		}
@@ -75,7 +75,7 @@ func (f Finder) suggestQuarantined(ctx context.Context, id string, found map[str
 	subjects, err := f.subjects(ctx, stream, ">")
 	for subject := range subjects {
 		if other, err := schema.ParseID(subject); err == nil && hasPrefix(other, id) {
-			found[kinds[0].name+" "+other] = true
+			found[idKinds[0].name+" "+other] = true
 		}
 	}
 	return err
