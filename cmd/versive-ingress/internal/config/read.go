@@ -75,7 +75,7 @@ func parse(text string, setting any) (want string, ok bool) {
 		*setting, err = time.ParseDuration(text)
 	case *Size:
 		want = `a size such as "65536", "64KiB" or "8MiB"`
-		err = setting.Decode(text)
+		*setting, err = ParseSize(text)
 	case *slog.Level:
 		want = "debug, info, warn or error"
 		err = setting.UnmarshalText([]byte(text))

@@ -22,11 +22,10 @@ var sizeUnits = []struct {
 	{"", 1},
 }
 
-// Decode sets s to a size as it is written. It returns an error, and leaves s as it
-// is, if value is not one.
-func (s *Size) Decode(value string) error {
+// ParseSize returns the size that text has.
+func ParseSize(text string) (Size, error) {
 	for _, unit := range sizeUnits {
-		digits, ok := strings.CutSuffix(value, unit.suffix)
+		digits, ok := strings.CutSuffix(text, unit.suffix)
 		if !ok {
 			continue
 		}
@@ -34,10 +33,9 @@ func (s *Size) Decode(value string) error {
 		if err != nil || n <= 0 || n > math.MaxInt64/unit.bytes {
 			break
 		}
-		*s = Size(n * unit.bytes)
-		return nil
+		return Size(n * unit.bytes), nil
 	}
-	return fmt.Errorf("%q is not a size", value)
+	return 0, fmt.Errorf("%q is not a size", text)
 }
 
 // String returns the size in the largest unit that divides it.
