@@ -100,9 +100,9 @@ func Run(ctx context.Context, c Config) Report {
 		}
 	}()
 	var report Report
-	for i, c := range checks {
-		r, endpoint := Result{Check: c.name, Status: OK}, broker.Endpoint(d.Settings)
-		if c.name == "hub" {
+	for i, check := range checks {
+		r, endpoint := Result{Check: check.name, Status: OK}, broker.Endpoint(d.Settings)
+		if check.name == "hub" {
 			if endpoint = d.Settings.Hub(); endpoint.URL == "" && !d.Drained {
 				continue // this is not an edge
 			}
@@ -110,13 +110,13 @@ func Run(ctx context.Context, c Config) Report {
 		switch {
 		case i > 0 && d.SettingsErr != nil:
 			r.skip("not checked: the settings cannot be read")
-		case c.needs != "" && d.account == nil:
+		case check.needs != "" && d.account == nil:
 			r.skip("not checked: it needs the broker")
-		case c.needs == "stream" && d.events == nil:
+		case check.needs == "stream" && d.events == nil:
 			r.skip("not checked: it needs the stream")
 		default:
 			ctx, cancel := d.bound(ctx, checkTimeout)
-			c.run(d, ctx, &r)
+			check.run(d, ctx, &r)
 			cancel()
 			if denied := d.denied.Swap(nil); denied != nil {
 				r.explain(*denied)

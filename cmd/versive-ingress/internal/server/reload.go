@@ -49,26 +49,23 @@ func (s *Server) sources() []*source {
 		Help: "When the files of the source were last taken into use.",
 	}, []string{"source"})
 	var list []*source
-	add := func(name string, load func() error, files ...string) {
+	add := func(name string, load func() error, read func(string) ([]byte, error), files ...string) {
 		files = slices.DeleteFunc(files, func(file string) bool { return file == "" })
 		if len(files) > 0 {
 			list = append(list, &source{
-				name: name, load: load, files: files, read: config.ReadFile,
+				name: name, load: load, files: files, read: read,
 				log: s.log, successful: successful.WithLabelValues(name), successAt: successAt.WithLabelValues(name),
 			})
 		}
 	}
-	add("secrets", s.reloadSecrets, s.settings.SecretsFile)
-	add("tls", s.loadCertificate, s.settings.TLSCert, s.settings.TLSKey)
-	add("nats", s.credentials.Load, s.settings.Broker().Files()...)
-	add("forward", s.hubCredentials.Load, s.settings.Hub().Files()...)
-	add("broker", s.compareNATSConfig, s.settings.NATSConfig)
-	if s.settings.NATSConfig != "" {
-		list[len(list)-1].read = func(file string) ([]byte, error) { // also finds a change of a file that it includes
-			digest, err := embedded.ConfigDigest(file)
-			return []byte(digest), err
-		}
-	}
+	add("secrets", s.reloadSecrets, config.ReadFile, s.settings.SecretsFile)
+	add("tls", s.loadCertificate, config.ReadFile, s.settings.TLSCert, s.settings.TLSKey)
+	add("nats", s.credentials.Load, config.ReadFile, s.settings.Broker().Files()...)
+	add("forward", s.hubCredentials.Load, config.ReadFile, s.settings.Hub().Files()...)
+	add("broker", s.compareNATSConfig, func(file string) ([]byte, error) { // also finds a change of a file that it includes
+		digest, err := embedded.ConfigDigest(file)
+		return []byte(digest), err
+	}, s.settings.NATSConfig)
 	return list
 }
 
