@@ -55,7 +55,7 @@ func ReadConsumers(ctx context.Context, stream jetstream.Stream, limit int) ([]C
 	}
 	err := list.Err()
 	if err == nil && incomplete {
-		err = errors.New("the leader of some does not answer; retry in 10 seconds")
+		err = errors.New("the leader of some does not answer; retry in 10 seconds, or start the servers that are away")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("listing the consumers of stream %s: %w", stream.CachedInfo().Config.Name, err)
