@@ -27,7 +27,7 @@ const sampleInterview = "3fa85f64-5717-4562-b3fc-2c963f66afa6"
 func sendCommand() *cobra.Command {
 	var (
 		secret, organization, file, id, timestamp string
-		count                                     int
+		count                                     uint
 		duplicate                                 bool
 	)
 	cmd := &cobra.Command{
@@ -62,9 +62,6 @@ EXIT STATUS
 					return err
 				}
 			}
-			if count < 0 {
-				return fmt.Errorf("--count %d: want more than 0", count)
-			}
 			if count > 1 && (id != "" || file != "") {
 				return errors.New("--count above 1 generates interviews: it excludes --id and --file")
 			}
@@ -95,7 +92,7 @@ EXIT STATUS
 	flags.StringVar(&secret, "secret", "", "signing secret (default: the first of INGRESS_SECRETS and INGRESS_SECRETS_FILE)")
 	flags.StringVar(&organization, "organization", "", "sign with the first secret of INGRESS_SECRETS and INGRESS_SECRETS_FILE that has this organization")
 	flags.StringVar(&file, "file", "", "post the body in this file instead of the sample")
-	flags.IntVar(&count, "count", 1, "number of webhooks to post; more than one are generated interviews")
+	flags.UintVar(&count, "count", 1, "number of webhooks to post; more than one are generated interviews")
 	flags.StringVar(&id, "id", "", "svix-id of the webhook (default: a random one)")
 	flags.BoolVar(&duplicate, "duplicate", false, "post each webhook twice")
 	flags.StringVar(&timestamp, "timestamp", "", "time at which the webhook is signed, RFC 3339 or Unix seconds (default: now)")
