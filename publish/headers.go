@@ -137,9 +137,9 @@ func (p *Publisher) explainDeletions(ctx context.Context) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	of := m.mark(name)
-	rest = rest.Intersect(of.Suspects) // the stream may have lost the others meanwhile
-	if of.Suspects = of.Suspects.Minus(suspects); rest.Len() > 0 {
+	mark := m.mark(name)
+	rest = rest.Intersect(mark.Suspects) // the stream may have lost the others meanwhile
+	if mark.Suspects = mark.Suspects.Minus(suspects); rest.Len() > 0 {
 		m.report(name, Removed, rest)
 	}
 	return nil

@@ -169,9 +169,9 @@ func (r Record) Found(info *jetstream.StreamInfo) Found {
 // sequences.
 func (r Record) Missing(kind schema.Kind, info *jetstream.StreamInfo, maxAge time.Duration) schema.Sequences {
 	m := mark{Created: info.Created, First: max(info.Config.FirstSeq, 1), Last: info.State.LastSeq}
-	if of := r.marks[info.Config.Name]; of != nil {
-		m = *of
-		m.Ends = slices.Clone(of.Ends)
+	if kept := r.marks[info.Config.Name]; kept != nil {
+		m = *kept
+		m.Ends = slices.Clone(kept.Ends)
 	}
 	lost := m.compare(observation{kind: kind, name: info.Config.Name, info: info, maxAge: maxAge})
 	delete(lost, Recreated)

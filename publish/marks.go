@@ -75,8 +75,8 @@ func openMarks(dir, stream string, log *slog.Logger) *marks {
 		log.Error("high-water marks cannot be read; starting new ones: past losses go unnoticed", "error", err)
 	}
 	for kind := range schema.Kinds { // for ack, in case the first check fails
-		if of := m.content.Streams[kind.Stream(stream)]; of != nil {
-			m.acked[kind].Store(of.Last)
+		if mark := m.content.Streams[kind.Stream(stream)]; mark != nil {
+			m.acked[kind].Store(mark.Last)
 		}
 	}
 	if m.acknowledged, err = readAcknowledged(dir); err != nil {
@@ -123,15 +123,15 @@ func (m *marks) ack(kind schema.Kind, r schema.Receipt, began ackState) {
 // acknowledged before the state of the stream was requested.
 func (p *Publisher) compareMark(ctx context.Context, kind schema.Kind, stream jetstream.Stream, acked uint64) error {
 	seen := observation{kind: kind, name: kind.Stream(p.cfg.Stream), info: stream.CachedInfo(), acked: acked}
-	of := p.marks.get(seen.name)
-	if of.needsDetails(seen) {
+	mark := p.marks.get(seen.name)
+	if mark.needsDetails(seen) {
 		var err error
 		if seen.info, err = ReadState(ctx, stream, jetstream.WithDeletedDetails(true)); err != nil {
 			return err
 		}
 	}
 	cluster := seen.info.Cluster
-	lacking := cluster != nil && len(cluster.Replicas) > 0 && seen.info.State.LastSeq < max(of.Last, acked)
+	lacking := cluster != nil && len(cluster.Replicas) > 0 && seen.info.State.LastSeq < max(mark.Last, acked)
 	switch {
 	case !IsFromLeader(cluster, seen.info.Config.Replicas):
 		return ErrNotLeader
@@ -186,8 +186,8 @@ func HasMajority(cluster *jetstream.ClusterInfo) bool {
 func (m *marks) get(name string) mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if of := m.content.Streams[name]; of != nil {
-		return *of
+	if mark := m.content.Streams[name]; mark != nil {
+		return *mark
 	}
 	return mark{}
 }
@@ -221,14 +221,14 @@ func (m *marks) mark(name string) *mark {
 
 // report must be called with m.mu held.
 func (m *marks) report(name string, problem Problem, sequences schema.Sequences) {
-	of := m.mark(name)
-	of.Lost += sequences.Len()
+	mark := m.mark(name)
+	mark.Lost += sequences.Len()
 	if problem == Recreated {
-		of.Recreations++
+		mark.Recreations++
 	}
 	m.content.Number++
 	loss := Loss{m.content.Number, time.Now().UTC(), name, problem, sequences}
-	if m.acknowledged.covers(loss, of.found()) {
+	if m.acknowledged.covers(loss, mark.found()) {
 		return
 	}
 	m.content.Losses = append(m.content.Losses, loss)
@@ -256,12 +256,12 @@ func (p *Publisher) ReportUnreadable(kind schema.Kind, sequences schema.Sequence
 	m, name := p.marks, kind.Stream(p.cfg.Stream)
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	of := m.content.Streams[name]
-	if of == nil || of.Created.IsZero() {
+	mark := m.content.Streams[name]
+	if mark == nil || mark.Created.IsZero() {
 		return // not checked yet; the caller finds the messages again in its next pass
 	}
-	if sequences = sequences.Minus(of.Unreadable); sequences.Len() > 0 {
-		of.Unreadable = of.Unreadable.Union(sequences)
+	if sequences = sequences.Minus(mark.Unreadable); sequences.Len() > 0 {
+		mark.Unreadable = mark.Unreadable.Union(sequences)
 		m.report(name, Unreadable, sequences)
 	}
 }

@@ -98,12 +98,12 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	// The counters of losses persist across restarts.
 	m.p.marks.mu.Lock()
 	defer m.p.marks.mu.Unlock()
-	for name, of := range m.p.marks.content.Streams {
+	for name, mark := range m.p.marks.content.Streams {
 		lost, recreated := m.p.marks.unacknowledged(name)
-		send(counter, "stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", float64(of.Lost), "stream", name)
-		send(counter, "stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", float64(of.Lost-lost), "stream", name)
-		send(counter, "stream_recreated_total", "How often the stream was deleted or recreated.", float64(of.Recreations), "stream", name)
-		send(counter, "stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", float64(of.Recreations-recreated), "stream", name)
+		send(counter, "stream_lost_events_total", "Messages that the stream had and no longer returns, although they were not erased.", float64(mark.Lost), "stream", name)
+		send(counter, "stream_lost_events_acknowledged_total", "Lost messages that were acknowledged with audit --acknowledge.", float64(mark.Lost-lost), "stream", name)
+		send(counter, "stream_recreated_total", "How often the stream was deleted or recreated.", float64(mark.Recreations), "stream", name)
+		send(counter, "stream_recreated_acknowledged_total", "Recreations of the stream that were acknowledged with audit --acknowledge.", float64(mark.Recreations-recreated), "stream", name)
 	}
 }
 

@@ -49,7 +49,7 @@ func Verify(kind Kind, subject string, header map[string][]string, data []byte) 
 		if _, err = Unescape(consumer); err == nil && rest != Escape(id) {
 			err = errors.New("want <prefix>.<consumer>.<id>")
 		}
-		if of, failed := ParseID(first(header, HeaderDeadSubject)); failed == nil && of != id {
+		if eventID, failed := ParseID(first(header, HeaderDeadSubject)); failed == nil && eventID != id {
 			err = errors.New(HeaderDeadSubject + " has another id than the subject")
 		}
 	}

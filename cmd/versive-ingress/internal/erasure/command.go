@@ -180,14 +180,14 @@ type outcome struct {
 
 // record writes a line of JSON for each target, or only for each that has matches if the
 // erasure has not begun. docs/commands.md describes the line.
-func (e *Erasure) record(w io.Writer, reason string, of outcome) error {
+func (e *Erasure) record(w io.Writer, reason string, end outcome) error {
 	now, name := time.Now().UTC(), os.Getenv("SUDO_USER")
 	if u, err := user.Current(); err == nil {
 		name = cmp.Or(name, u.Username)
 	}
 	var lines bytes.Buffer
 	for i, t := range e.targets {
-		if of.pending && e.counts[i].Left == 0 {
+		if end.pending && e.counts[i].Left == 0 {
 			continue
 		}
 		err := terminal.WriteJSON(&lines, struct {
@@ -198,7 +198,7 @@ func (e *Erasure) record(w io.Writer, reason string, of outcome) error {
 			Study     string    `json:"study,omitzero"`
 			Counts
 			outcome
-		}{now, cmp.Or(name, fmt.Sprint("uid ", os.Getuid())), reason, t.Interview, t.Study, e.counts[i], of})
+		}{now, cmp.Or(name, fmt.Sprint("uid ", os.Getuid())), reason, t.Interview, t.Study, e.counts[i], end})
 		if err != nil {
 			return err
 		}

@@ -53,11 +53,11 @@ func (e *Erasure) Print(ctx context.Context, w io.Writer, found []Match, all boo
 		if nothing++; nothing > maxShown && !all {
 			continue
 		}
-		of := t.String()
+		target := t.String()
 		if t.Study != "" {
-			of += " that belongs to no interview"
+			target += " that belongs to no interview"
 		}
-		fmt.Fprintf(w, "nothing is stored of %s%s\n", of, erasedBefore(e.tombstones[i]))
+		fmt.Fprintf(w, "nothing is stored of %s%s\n", target, erasedBefore(e.tombstones[i]))
 		if e.tombstones[i] == 0 {
 			fmt.Fprintln(w, cmp.Or(e.conn.OtherCase(ctx, t.filter()), broker.SeeFind))
 		}

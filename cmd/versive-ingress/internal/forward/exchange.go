@@ -207,13 +207,13 @@ func (s *stream) forwardErasures(ctx context.Context, hub *publish.Publisher, to
 // position of down, until ctx ends. Tombstones are put where the edge has no copy as well,
 // so that it rejects resends.
 func (s *stream) applyErasures(ctx context.Context, hub *publish.Publisher) error {
-	of, err := hub.JetStream().Stream(ctx, s.name())
+	hubStream, err := hub.JetStream().Stream(ctx, s.name())
 	if err != nil {
 		return err
 	}
 	position := *s.reached.Load()
 	if position.created.IsZero() {
-		position.created = of.CachedInfo().Created
+		position.created = hubStream.CachedInfo().Created
 	}
 	source := subscribe.Source{JetStream: hub.JetStream(), Stream: s.cfg.Settings.Stream, Subject: s.cfg.Settings.Subject}
 	for m, err := range source.Range(ctx, subscribe.Selection{Kind: s.kind, Subject: broker.AnySubject, First: position.sequence + 1, HeadersOnly: true, Follow: true}) {

@@ -257,10 +257,10 @@ func (s *stream) expire(ctx context.Context) error {
 func (s *stream) erase(ctx context.Context, subject string) error {
 	copies, err := s.eraser.EraseSubject(ctx, s.kind, subject)
 	for _, c := range copies {
-		of := s.streams[c.Kind]
-		of.mu.Lock()
-		of.erased = append(of.erased, c.Sequence)
-		of.mu.Unlock()
+		owner := s.streams[c.Kind]
+		owner.mu.Lock()
+		owner.erased = append(owner.erased, c.Sequence)
+		owner.mu.Unlock()
 	}
 	return err
 }

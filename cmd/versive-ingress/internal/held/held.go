@@ -128,11 +128,11 @@ func Open(ctx context.Context, choice Choice) (*Chosen, error) {
 	for i, id := range choice.IDs {
 		id = strings.TrimSpace(id) // copied from a table
 		choice.IDs[i] = id
-		of := slices.IndexFunc(list, func(k Kept) bool { return k.ID == id })
+		other := slices.IndexFunc(list, func(k Kept) bool { return k.ID == id })
 		switch {
 		case err != nil, slices.ContainsFunc(list, func(k Kept) bool { return k.ID == id && choice.selects(k) }):
-		case of >= 0:
-			err = fmt.Errorf("%s is not among the dead letters of consumer %s, but of %s", id, choice.Consumer, list[of].consumer())
+		case other >= 0:
+			err = fmt.Errorf("%s is not among the dead letters of consumer %s, but of %s", id, choice.Consumer, list[other].consumer())
 		case erased[id] && choice.Kind == schema.KindQuarantine:
 			err = fmt.Errorf("%s is no longer in the quarantine: it was requeued, discarded or erased", id)
 		case erased[id]:

@@ -120,11 +120,11 @@ func (c *Chosen) settle(ctx context.Context, out io.Writer, deleted []uint64) er
 // kept again, and where streams are forwarded, copies at the hub and at the other edges
 // follow. A dead letter must not: its consumer would take the event for erased.
 func (c *Chosen) delete(ctx context.Context, k Kept, sequence uint64) error {
-	of := publish.Copy{Kind: c.Kind, Subject: k.Subject, Sequence: sequence}
+	target := publish.Copy{Kind: c.Kind, Subject: k.Subject, Sequence: sequence}
 	if c.Kind == schema.KindQuarantine {
-		return c.Eraser().Erase(ctx, of)
+		return c.Eraser().Erase(ctx, target)
 	}
-	return c.Eraser().Delete(ctx, of)
+	return c.Eraser().Delete(ctx, target)
 }
 
 // OpenPublisher opens a publisher for the requeued events. It leaves the streams as
