@@ -121,7 +121,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := e.Print(ctx, text, found, o.DryRun); err != nil || o.DryRun {
 		return errors.Join(err, e.Unreadable())
 	}
-	for kind := range schema.KindDead + 1 {
+	for kind := range schema.Kinds {
 		if slices.ContainsFunc(found, func(m Match) bool { return m.kind == kind }) {
 			if err := c.CheckDelete(ctx, kind); err != nil {
 				return err
