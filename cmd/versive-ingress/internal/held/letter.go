@@ -56,7 +56,10 @@ func (c *Chosen) letterRequeuer(ctx context.Context, dryRun bool) (requeuer, err
 		if err := unread[consumer]; err != nil {
 			return "", err, nil
 		}
-		if dryRun {
+		switch {
+		case dryRun && k.request > 0:
+			return "requeued before", nil, nil
+		case dryRun:
 			return "would be requeued", nil, nil
 		}
 		before, err := c.request(ctx, dead, schema.Requeue(consumer, id, k.Sequence), k.Sequence)
