@@ -47,8 +47,8 @@ func renew(s *atomic.Pointer[session], cause error) {
 // open connects to the broker and opens the streams.
 func (p *Publisher) open(ctx context.Context) error {
 	log := p.cfg.Logger
-	closed := make(chan struct{})
-	p.closed = closed
+	closed, closing := make(chan struct{}), new(atomic.Bool)
+	p.closed, p.closing = closed, closing
 	var lastError string // the last one that was logged, and its time; owned by the connection's goroutine for callbacks
 	var lastLogged time.Time
 	options := append([]nats.Option{
@@ -75,7 +75,7 @@ func (p *Publisher) open(ctx context.Context) error {
 			log.Info("broker connection is back", "broker", nc.ConnectedAddr())
 		}),
 		nats.ClosedHandler(func(nc *nats.Conn) {
-			if err := nc.LastError(); err != nil {
+			if err := nc.LastError(); err != nil && !closing.Load() {
 				log.Error("broker connection is closed permanently", "error", err)
 			}
 			close(closed)
@@ -164,6 +164,9 @@ func (p *Publisher) Closed() <-chan struct{} { return p.closed }
 
 // Close closes the connection. A Publish in flight fails.
 func (p *Publisher) Close() {
+	if p.nc != nil {
+		p.closing.Store(true)
+	}
 	if p.stop != nil {
 		p.stop()
 		p.stopped.Wait()

@@ -53,6 +53,7 @@ type Publisher struct {
 	dialError    atomic.Pointer[error] // to why the broker could not be dialled again; nil while there is a connection
 	denied       sync.Map              // permission violations that were logged; see deniedSubject
 	closed       chan struct{}         // closed by a goroutine of the connection
+	closing      *atomic.Bool          // set by Close
 	stop         context.CancelFunc
 	stopped      sync.WaitGroup
 }

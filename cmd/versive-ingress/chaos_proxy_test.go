@@ -23,6 +23,7 @@ type proxy struct {
 
 	limit    int          // bytes a second from the client; 0 is no limit; set by newSlowProxy
 	uploaded atomic.Int64 // bytes from clients, with a limit
+	attempts atomic.Int64 // connections that were accepted
 
 	mu      sync.Mutex
 	severed bool              // no connection is let through; guarded by mu
@@ -108,6 +109,7 @@ func (p *proxy) accept() {
 		if err != nil {
 			return
 		}
+		p.attempts.Add(1)
 		server, err := net.Dial("tcp", p.target)
 		if err != nil || !p.admit(client, server) {
 			client.Close()

@@ -165,6 +165,42 @@ func TestForwardFrozenHub(t *testing.T) {
 	awaitIDs(t, h.js, "VERSIVE", sent...)
 }
 
+// Each reason why the link is down is logged once, also if they alternate, as those of the
+// servers of a hub do. The end of an edge, with the link up, is no error.
+func TestForwardLogsReasonsOnce(t *testing.T) {
+	t.Parallel()
+	h := startHub(t)
+	e := startEdge(t, h, func(s *config.Settings) { s.ForwardURL += ",nats://" + embeddedtest.FreeAddress(t) })
+	id := e.send(t, "msg_0")
+	awaitIDs(t, h.js, "VERSIVE", id)
+	e.link.sever()
+	reasons := func() (logged []string) {
+		for line := range strings.Lines(e.log.String()) {
+			if _, reason, found := strings.Cut(line, "link to the hub is down"); found {
+				logged = append(logged, reason)
+			}
+		}
+		return logged
+	}
+	for _, reason := range []string{"connection refused", "does not answer as a NATS server"} {
+		embeddedtest.Await(t, reason, func() bool { return strings.Contains(strings.Join(reasons(), ""), reason) })
+	}
+	attempts := e.link.attempts.Load()
+	embeddedtest.Await(t, "more attempts", func() bool { return e.link.attempts.Load() >= attempts+5 })
+	logged := reasons()
+	if slices.Sort(logged); len(slices.Compact(logged)) < len(reasons()) {
+		t.Errorf("a reason is repeated: %q", reasons())
+	}
+
+	e.link.restore()
+	embeddedtest.Await(t, "the link is up", func() bool { return strings.HasSuffix(e.metric("versive_ingress_forward_connected"), " 1\n") })
+	before := len(e.log.String())
+	e.Stop()
+	if log := e.log.String()[before:]; strings.Contains(log, `"level":"ERROR"`) {
+		t.Errorf("the end is an error:\n%s", log)
+	}
+}
+
 // What an edge stores after it was restored from an older copy of its data is forwarded,
 // and so is what follows a position after the end of the stream.
 func TestForwardRestoredEdge(t *testing.T) {

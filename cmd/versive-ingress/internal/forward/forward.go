@@ -129,9 +129,12 @@ func (f *Forwarder) Run(ctx context.Context) {
 
 // link opens the hub's streams, and watches the hub until ctx or the connection ends.
 func (f *Forwarder) link(ctx context.Context) {
+	writable, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(closeTimeout, cut) })()
 	cfg := f.cfg.Settings.HubStreams()
 	cfg.URL = f.cfg.Settings.ForwardURL
-	cfg.Options = []nats.Option{f.cfg.Credentials.Option, nats.SetCustomDialer(dialer{ctx}), nats.PingInterval(pingInterval)}
+	cfg.Options = []nats.Option{f.cfg.Credentials.Option, nats.SetCustomDialer(dialer{writable}), nats.PingInterval(pingInterval)}
 	cfg.Explain, cfg.CLI = f.cfg.Credentials.Explain, broker.CLI(f.cfg.Settings.Hub())
 	cfg.Logger = f.log
 	var hub *publish.Publisher
@@ -153,14 +156,15 @@ func (f *Forwarder) link(ctx context.Context) {
 	f.hub.Store(hub)
 	defer f.hub.Store(nil)
 	defer f.connected.Store(false)
-	for logged := ""; ; {
+	logged := make(map[string]bool) // the reasons, since the link is down; attempts to connect may alternate between them
+	for {
 		switch err := hub.Ready(); {
 		case err == nil && !f.connected.Swap(true):
 			f.log.Info("link to the hub is up: events are forwarded", "pending", f.Pending())
-			logged = ""
-		case err != nil && (f.connected.Swap(false) || err.Error() != logged):
+			clear(logged)
+		case err != nil && (f.connected.Swap(false) || !logged[err.Error()]):
 			f.log.Warn("link to the hub is down: events are stored here and wait for it", "error", err, "pending", f.Pending())
-			logged = err.Error()
+			logged[err.Error()] = true
 		case err == nil && errors.Is(CheckHub(ctx, hub.JetStream(), f.cfg.Settings.Stream), ErrForwards): // its configuration, or what the address leads to, has changed
 			return
 		}

@@ -16,6 +16,8 @@ const (
 	// sendBuffer bounds the bytes that the system has taken and not sent, behind which
 	// pings wait.
 	sendBuffer = 512 << 10
+	// closeTimeout is how long the connection can be written to after the forwarder was stopped.
+	closeTimeout = time.Second
 	// pingInterval is the time between two pings of the hub. The third that is not answered
 	// ends the connection.
 	pingInterval = 30 * time.Second
