@@ -32,13 +32,25 @@ func TestRunOnCluster(t *testing.T) {
 	d.Probe = true
 	awaitFindings(t, d)
 
+	js := embeddedtest.Connect(t, s.NATSURL)
+	dead := jetstream.StreamConfig{Name: "VERSIVE_DEAD", Subjects: []string{"versive-dead.>"}, Metadata: schema.KindDead.Metadata("VERSIVE")}
+	if _, err := js.CreateStream(t.Context(), dead); err != nil {
+		t.Fatal(err)
+	}
+	awaitFindings(t, newDoctor(s), "warning stream_replicas: nats stream edit VERSIVE_DEAD --replicas 3")
+	dead.Replicas = 3 // the remedy
+	if _, err := js.UpdateStream(t.Context(), dead); err != nil {
+		t.Fatal(err)
+	}
+	awaitFindings(t, newDoctor(s))
+
 	other := byHand(t, embeddedtest.Connect(t, s.NATSURL), s, "other", func(*jetstream.StreamConfig) {})
 	other.Replicas = 1
 	awaitFindings(t, newDoctor(other), "problem stream_differs: systemctl restart",
 		"unknown sync_unknown: --monitor", "warning one_replica: export INGRESS_REPLICAS=3", "warning one_replica: export INGRESS_REPLICAS=3")
 
 	away := brokers[0]
-	js := embeddedtest.Connect(t, brokers[1].URL())
+	js = embeddedtest.Connect(t, brokers[1].URL())
 	away.Stop()
 	embeddedtest.Await(t, "streams with a replica away", func() bool {
 		if !hasLeader(t, js) { // it may have been the one
@@ -46,7 +58,7 @@ func TestRunOnCluster(t *testing.T) {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine} {
+		for _, kind := range []schema.Kind{schema.KindEvent, schema.KindQuarantine, schema.KindDead} {
 			stream, err := js.Stream(ctx, kind.Stream(s.Stream))
 			if err != nil || !slices.ContainsFunc(stream.CachedInfo().Cluster.Replicas, func(p *jetstream.PeerInfo) bool { return p.Offline }) {
 				return false
@@ -55,7 +67,7 @@ func TestRunOnCluster(t *testing.T) {
 		status, _ := readyz(t, s)
 		return status == http.StatusOK
 	})
-	awaitFindings(t, newDoctor(s), "warning replica_behind: nats stream info VERSIVE  # after you have started that server", "warning replica_behind: nats stream info VERSIVE_QUARANTINE")
+	awaitFindings(t, newDoctor(s), "warning replica_behind: nats stream info VERSIVE  # after you have started that server", "warning replica_behind: nats stream info VERSIVE_QUARANTINE", "warning replica_behind: nats stream info VERSIVE_DEAD")
 }
 
 // awaitFindings is requireFindings for a cluster, whose streams may be without a leader

@@ -112,7 +112,7 @@ func (d *doctor) checkPending(ctx context.Context, r *Result) {
 		switch {
 		case status.Pending > 0 && d.Drained:
 			r.add(Problem, "forward_pending", terminal.Plural(status.Pending, "message", "messages")+" of stream "+name+" not forwarded yet", "an edge that is taken away would take them along",
-				"versive-ingress doctor --drained  # again, once the hub is reachable and the alert is over")
+				"versive-ingress doctor --drained  # again, once the hub is reachable")
 		case status.Oldest >= d.Lag:
 			r.add(Warning, "forward_behind", fmt.Sprintf("%s of stream %s wait for the hub, the oldest stored %s ago", terminal.Plural(status.Pending, "message", "messages"), name, terminal.Age(status.Oldest)),
 				"consumers at the hub do not have them, and the store fills", "journalctl -u versive-ingress | grep hub  # the log has the reason")

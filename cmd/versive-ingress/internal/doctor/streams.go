@@ -183,6 +183,8 @@ func (d *doctor) checkConfig(r *Result, kind schema.Kind, info *jetstream.Stream
 	for _, drift := range s.Streams().Inspect(kind, c) {
 		level, id := Warning, "stream_"+drift.Name
 		switch {
+		case kind == schema.KindDead && drift.Name == "replicas": // an operator may have created it with one
+			drift.Why = "dead letters are lost with the disks that they are on, and consumers cannot write them while these servers are away"
 		case kind == schema.KindDead && drift.Action != publish.Reject && (drift.Name != "max_age" || drift.Action != publish.Tolerate):
 			continue // consumers create that stream
 		case kind == schema.KindDead && drift.Name != "max_age" && drift.Name != "owner":
