@@ -284,11 +284,14 @@ func (p *plantedStore) remove(sys *system) {
 	}
 }
 
-// pick returns the sequence, within bounds, of an event that has no fault yet.
+// pick returns the sequence, within bounds, of an event that has no fault yet, and no
+// tombstone: that would explain why it is missing.
 func (p *plantedStore) pick(first, last uint64) uint64 {
 	for {
 		sequence := first + rand.Uint64N(last-first+1)
-		if _, tombstone := p.tombstones[sequence]; !tombstone && !slices.Contains(slices.Concat(p.foreign, p.inconsistent, p.erased, p.lost), sequence) {
+		_, tombstone := p.tombstones[sequence]
+		_, erased := p.tombstones[sequence+1]
+		if !tombstone && !erased && !slices.Contains(slices.Concat(p.foreign, p.inconsistent, p.lost), sequence) {
 			return sequence
 		}
 	}
