@@ -71,7 +71,7 @@ func (d *Disk) unmount() error {
 	for o := range d.image.faults {
 		d.image.setFault(op(o), nil)
 	}
-	for deadline := time.Now().Add(3 * time.Minute); ; time.Sleep(50 * time.Millisecond) {
+	for started := time.Now(); ; time.Sleep(50 * time.Millisecond) {
 		err := unix.Unmount(d.Dir, 0)
 		switch {
 		case err == nil, errors.Is(err, unix.EINVAL): // EINVAL: it is not mounted
@@ -82,11 +82,37 @@ func (d *Disk) unmount() error {
 		case !errors.Is(err, unix.EBUSY):
 			return fmt.Errorf("unmounting %s: %w", d.Dir, err)
 		}
-		if time.Now().After(deadline) {
+		if time.Since(started) > 3*time.Minute {
 			return fmt.Errorf("unmounting %s: %w; it is in use by %q", d.Dir, err, d.users())
 		}
 		runtime.GC() // closes files that a broker of this process has left open
+		if time.Since(started) > 10*time.Second {
+			if err := d.release(); err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// release replaces the files that this process has open in the file system by /dev/null: a
+// broker that was stopped after a failed write may have left one open for good.
+func (d *Disk) release() error {
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	links, _ := filepath.Glob("/proc/self/fd/*")
+	for _, link := range links {
+		fd, _ := strconv.Atoi(filepath.Base(link))
+		if target, _ := os.Readlink(link); !strings.HasPrefix(target, d.Dir+"/") {
+			continue
+		}
+		if err := unix.Dup3(int(null.Fd()), fd, unix.O_CLOEXEC); err != nil {
+			return fmt.Errorf("replacing an open file of %s: %w", d.Dir, err)
+		}
+	}
+	return nil
 }
 
 // users returns the entries of /proc that use the file system or its loop device: open files,
