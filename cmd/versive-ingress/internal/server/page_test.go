@@ -185,7 +185,8 @@ func TestPageIsSelfContained(t *testing.T) {
 	}
 }
 
-// Without a broker the page still answers, and shows why the ingress is not ready.
+// Without a broker the page still answers, and shows why the ingress is not ready, and that
+// consumers and events are unknown.
 func TestPageWithoutBroker(t *testing.T) {
 	t.Parallel()
 	settings := newSettings(t)
@@ -196,7 +197,7 @@ func TestPageWithoutBroker(t *testing.T) {
 	broker.Stop()
 	embeddedtest.Await(t, "the loss is shown", func() bool { return s.shown(t).Unread != "" })
 	embeddedtest.Await(t, "the ingress is not ready", func() bool { return !s.shown(t).Ready })
-	if _, html := s.admin("/"); !strings.Contains(html, "<strong>Not ready</strong>: ") || !strings.Contains(html, "could not be read") {
+	if _, html := s.admin("/"); !strings.Contains(html, "<strong>Not ready</strong>: ") || !strings.Contains(html, "could not be read") || strings.Count(html, "<p>Unknown.</p>") != 2 {
 		t.Errorf("page:\n%s", html)
 	}
 }
