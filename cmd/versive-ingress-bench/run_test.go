@@ -49,18 +49,24 @@ func TestRun(t *testing.T) {
 	if len(r.Rows) != 6 {
 		t.Errorf("%d rows, want 6", len(r.Rows))
 	}
+	processor := 0.0
 	for _, row := range r.Rows {
 		f := row.Median
 		for _, title := range titles {
 			brokers := title == "broker µs" || title == "broker MiB"
 			none := title == "failures" || title == "forged/s" || title == "log KiB/s" && row.Target != "ingress/embedded" || brokers && row.Target != "naive/lazy"
-			if (f[title] == 0) != none {
+			// Processor time is counted in ticks, of which a short load on a busy machine may have none.
+			if zero := f[title] == 0; zero != none && !(zero && strings.HasSuffix(title, " µs")) {
 				t.Errorf("%v: %s %v", row, title, f[title])
 			}
 		}
+		processor += f["CPU µs"]
 		if len(row.Rounds) != 1 || f["max ms"] < f["p50 ms"] || f["CPU µs"] != f["service µs"]+f["broker µs"] || (f["events read back"] > 0) != (row.Target != "plain") {
 			t.Errorf("%v: %+v", row, f)
 		}
+	}
+	if processor == 0 {
+		t.Error("no load has taken any processor time")
 	}
 
 	svg, err := os.Open(filepath.Join(out, "default.svg"))
