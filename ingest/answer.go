@@ -32,7 +32,7 @@ var (
 	unsupportedEncoding = &outcome{"unsupported_encoding", http.StatusUnsupportedMediaType, "the body must not be encoded", slog.LevelInfo}
 	tooLarge            = &outcome{"too_large", http.StatusRequestEntityTooLarge, "the body is over the limit", slog.LevelWarn}
 	badRequest          = &outcome{"bad_request", http.StatusBadRequest, "", slog.LevelInfo}
-	// The answer is the same for every reason, so that it does not help a forger.
+	// The answer is the same for every reason: it gives a forger no hint.
 	unauthorized = &outcome{"unauthorized", http.StatusUnauthorized, "the request is not signed, or not by a sender that is known here", slog.LevelWarn}
 	unavailable  = &outcome{"unavailable", http.StatusServiceUnavailable, "the event cannot be stored now; send it again", slog.LevelError}
 )

@@ -20,6 +20,19 @@ func namesDenial(out string) bool {
 		strings.Contains(last, "INGRESS_NATS_NKEY") && !strings.Contains(out, "connection closed") && !strings.Contains(out, "unreachable")
 }
 
+// requireDenied runs a command, which must end with a denial before a request times out.
+func requireDenied(t *testing.T, sys *system, args ...string) {
+	t.Helper()
+	started := time.Now()
+	out, err := runCommand(t, "versive-ingress", sys.settings, args...)
+	if err == nil || !namesDenial(out) {
+		t.Errorf("%v: %v\n%s", args, err, out)
+	}
+	if took := time.Since(started); took > broker.Timeout/2 {
+		t.Errorf("%v took %v", args, took)
+	}
+}
+
 // A command whose user may not do what it asks for ends before a request times out, and
 // names the settings of another user.
 func TestCommandsOfDeniedUsers(t *testing.T) {
@@ -37,14 +50,7 @@ func TestCommandsOfDeniedUsers(t *testing.T) {
 		{"quarantine", "discard", "msg_raw", "--yes"},
 		{"consumers", "rewind", "reports", "--first", "1", "--yes"},
 	} {
-		started := time.Now()
-		out, err := runCommand(t, "versive-ingress", sys.settings, args...)
-		if err == nil || !namesDenial(out) {
-			t.Errorf("%v: %v\n%s", args, err, out)
-		}
-		if took := time.Since(started); took > broker.Timeout/2 {
-			t.Errorf("%v took %v", args, took)
-		}
+		requireDenied(t, sys, args...)
 	}
 	// Requests that the account of subscribers does not import have no answer.
 	sys.settings.NATSNKey = u.subscriber
@@ -79,14 +85,7 @@ func TestCommandsOfDeniedOperators(t *testing.T) {
 			storeOne(t, sys, u)
 			sys.settings.NATSNKey = u.operator
 			for _, args := range commands {
-				started := time.Now()
-				out, err := runCommand(t, "versive-ingress", sys.settings, args...)
-				if err == nil || !namesDenial(out) {
-					t.Errorf("%v: %v\n%s", args, err, out)
-				}
-				if took := time.Since(started); took > broker.Timeout/2 {
-					t.Errorf("%v took %v", args, took)
-				}
+				requireDenied(t, sys, args...)
 			}
 		})
 	}
